@@ -1,0 +1,257 @@
+"""The adapter: a coefficient-scaled Cayley rotation of singular directions, added to a frozen base (design 2.1).
+
+For a writer with weight W = U diag(S) V^T (r directions kept), trained Theta and delta, and coefficient a:
+
+    A    = bound(Theta - Theta^T)                         skew-symmetric
+    R(a) = (I - a A / 2)^-1 (I + a A / 2)                 Cayley: orthogonal, R(-a) = R(a)^T, R(0) = I
+    M(a) = R(a) diag(S + a delta) - diag(S)               M(0) = 0
+    y    = base(x) + ((x V) M(a)) U^T
+
+AntiPaSTO (arXiv 2601.07473) writes the same as x V R diag(S + a delta) U^T + x W_res^T; with the residual weight
+cancelled nothing dense is stored, a quantised base stays quantised, and a = 0 is the base bit for bit.
+
+Legend: b batch rows, t tokens, r rank, g modules of one rank.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pasto_cli.core.writers import Writer, dense_weight
+from pasto_cli.errors import PastoError
+from pasto_cli.recipe import AdapterSpec
+
+Coefficients = float | Sequence[float] | Tensor
+"""One for all batch rows, or one for each."""
+
+
+class Factors(NamedTuple):
+    """Frozen singular directions of one module."""
+
+    u: Tensor
+    """(d_out, r) float32."""
+    s: Tensor
+    """(r,) float32."""
+    v: Tensor
+    """(d_in, r) float32."""
+
+
+def decompose(weight: Tensor) -> Factors:
+    """Full singular value decomposition of a dense weight (d_out, d_in), largest first."""
+    u, s, vh = torch.linalg.svd(weight.float(), full_matrices=False)
+    return Factors(u, s, vh.T)
+
+
+def bounded_skew(theta: Tensor, bound: str, max_angle: float) -> Tensor:
+    """The skew-symmetric generator A of a rotation, kept within an angle.
+
+    Args:
+        theta: (..., r, r), any square matrices.
+        bound: `entrywise`: c tanh(A / c), the original's, which bounds entries and not angles; `spectral`: A scaled by
+            c tanh(s / c) / s with s its spectral norm, which bounds every rotation angle by `max_angle`.
+        max_angle: Radians in (0, pi), at coefficient 1.
+
+    Returns:
+        (..., r, r), skew-symmetric.
+    """
+    skew = theta - theta.mT
+    c = 2.0 * math.tan(max_angle / 2.0)
+    if bound == "entrywise":
+        return c * torch.tanh(skew / c)
+    norm = torch.linalg.matrix_norm(skew, ord=2)[..., None, None].clamp_min(torch.finfo(skew.dtype).tiny)
+    return skew * (c * torch.tanh(norm / c) / norm)
+
+
+def cayley(skew: Tensor, coefficient: float) -> Tensor:
+    """R(a) = (I - a A / 2)^-1 (I + a A / 2) for skew-symmetric A (..., r, r); orthogonal."""
+    eye = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
+    half = skew * (coefficient / 2.0)
+    return torch.linalg.solve(eye - half, eye + half)
+
+
+def largest_angle(skew: Tensor, coefficient: float = 1.0) -> float:
+    """Largest rotation angle of R(a) over all planes, degrees: 2 arctan(s a / 2), s the spectral norm of A."""
+    norm = torch.linalg.matrix_norm(skew.detach(), ord=2).max().item()
+    return math.degrees(2.0 * math.atan(norm * abs(coefficient) / 2.0))
+
+
+class Rotation(nn.Module):
+    """Parameters of the adapter at one module."""
+
+    def __init__(self, factors: Factors, theta: Tensor, delta: Tensor) -> None:
+        super().__init__()
+        self.u, self.s, self.v = (nn.Buffer(f.contiguous(), persistent=True) for f in factors)
+        self.theta = nn.Parameter(theta)
+        self.delta = nn.Parameter(delta)
+
+
+class Adapter(nn.Module):
+    """All rotations of a model, with the bound that they share. Changes a model only inside `at`.
+
+    Args:
+        rotations: Exact module path -> rotation.
+        bound: See `bounded_skew`.
+        max_angle: Radians.
+    """
+
+    def __init__(self, rotations: Mapping[str, Rotation], bound: str, max_angle: float) -> None:
+        super().__init__()
+        self.paths = list(rotations)
+        self.rotations = nn.ModuleList(rotations.values())
+        self.bound = bound
+        self.max_angle = max_angle
+
+    @classmethod
+    def create(
+        cls, writers: Sequence[Writer], directions: Mapping[str, Tensor], factors: Mapping[str, Factors], spec: AdapterSpec, seed: int
+    ) -> "Adapter":
+        """A fresh adapter near the identity.
+
+        Args:
+            writers: Where it sits.
+            directions: Path -> indices of the singular directions kept (r,).
+            factors: Path -> full decomposition.
+            spec: Bound, angle and the std of the start.
+            seed: Of the start.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        rotations = {}
+        for writer in writers:
+            keep = directions[writer.path]
+            full = factors[writer.path]
+            kept = Factors(full.u[:, keep], full.s[keep], full.v[:, keep])
+            rank = len(keep)
+            theta, delta = torch.empty(rank, rank), torch.empty(rank)
+            nn.init.trunc_normal_(theta, std=spec.init_theta_std, a=-1, b=1, generator=generator)
+            low, high = spec.init_delta_mean - 2 * spec.init_delta_std, spec.init_delta_mean + 2 * spec.init_delta_std
+            nn.init.trunc_normal_(delta, spec.init_delta_mean, spec.init_delta_std, low, high, generator=generator)
+            rotations[writer.path] = Rotation(kept, theta, delta)
+        return cls(rotations, spec.bound, math.radians(spec.max_angle))
+
+    def generators(self) -> list[tuple[list[int], Tensor]]:
+        """Bounded generators A stacked over modules of equal rank: (indices of modules, (g, r, r))."""
+        by_rank: dict[int, list[int]] = defaultdict(list)
+        for index, rotation in enumerate(self.rotations):
+            by_rank[rotation.theta.shape[0]].append(index)  # type: ignore[union-attr]
+        return [
+            (indices, bounded_skew(torch.stack([self.rotations[i].theta for i in indices]), self.bound, self.max_angle))  # type: ignore[misc]
+            for indices in by_rank.values()
+        ]
+
+    def mixing(self, coefficients: Sequence[float]) -> list[Tensor]:
+        """M(a) of each module for a list of coefficients.
+
+        One solve serves +a and -a, since R(-a) = R(a)^T; coefficient 0 gives exact zeros without a solve.
+
+        Returns:
+            For each module (len(coefficients), r, r) float32, differentiable in Theta and delta.
+        """
+        result: list[Tensor] = [torch.empty(0)] * len(self.paths)
+        magnitudes = sorted({abs(float(a)) for a in coefficients} - {0.0})
+        for indices, skew in self.generators():
+            s = torch.stack([self.rotations[i].s for i in indices])  # type: ignore[misc]  # (g, r)
+            delta = torch.stack([self.rotations[i].delta for i in indices])  # type: ignore[misc]  # (g, r)
+            turned = {a: cayley(skew, a) for a in magnitudes}
+            each = []
+            for a in map(float, coefficients):
+                if a == 0.0:
+                    each.append(torch.zeros_like(skew))
+                    continue
+                rotation = turned[abs(a)] if a > 0 else turned[abs(a)].mT
+                each.append(rotation * (s + a * delta)[:, None, :] - torch.diag_embed(s))
+            stacked = torch.stack(each, dim=1)  # (g, len(coefficients), r, r)
+            for position, index in enumerate(indices):
+                result[index] = stacked[position]
+        return result
+
+    def angle(self, coefficient: float = 1.0) -> float:
+        """True largest rotation angle over all modules, degrees."""
+        with torch.no_grad():
+            return max(largest_angle(skew, coefficient) for _, skew in self.generators())
+
+    def num_parameters(self) -> int:
+        """Number of trained numbers."""
+        return sum(p.numel() for p in self.parameters())
+
+    @contextmanager
+    def at(self, model: nn.Module, coefficients: Coefficients) -> Iterator[None]:
+        """Steer a model inside this context; outside it is the untouched base, also after an exception.
+
+        M(a) is computed once, on entry. Gradients reach Theta and delta where the caller has them enabled.
+
+        Args:
+            model: The base model that the adapter was made for.
+            coefficients: One number for all rows of a batch, or one for each row.
+
+        Raises:
+            PastoError: If a module that the adapter changes is not there, or a coefficient is not finite.
+        """
+        rows, unique = _per_row(coefficients)
+        if set(unique) == {0.0}:
+            yield
+            return
+        modules = [_submodule(model, path) for path in self.paths]
+        handles = []
+        mixing = self.mixing(unique)
+        for module, rotation, mix in zip(modules, self.rotations, mixing, strict=True):
+            handles.append(module.register_forward_hook(_hook(rotation, mix, rows)))  # type: ignore[arg-type]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _per_row(coefficients: Coefficients) -> tuple[Tensor | None, list[float]]:
+    """(index of each row's coefficient or None for one that serves all rows, distinct coefficients)."""
+    if isinstance(coefficients, Tensor):
+        coefficients = coefficients.tolist() if coefficients.dim() else float(coefficients)
+    values = [float(coefficients)] if isinstance(coefficients, int | float) else [float(a) for a in coefficients]
+    if not values or not all(math.isfinite(a) for a in values):
+        raise PastoError(f"coefficients {values} are not finite numbers", "Use numbers such as -1, 0 or 0.5.")
+    if isinstance(coefficients, int | float):
+        return None, values
+    unique = sorted(set(values))
+    return torch.tensor([unique.index(a) for a in values]), unique
+
+
+def _hook(rotation: Rotation, mix: Tensor, rows: Tensor | None) -> Any:
+    """Forward hook that adds ((x V) M(a)) U^T to a module's output.
+
+    The small matrices stay in float32 until M U^T is formed; the product with x runs in the dtype of x.
+    """
+    out = mix @ rotation.u.T  # type: ignore[union-attr,operator]  # (coefficients, r, d_out)
+    cast: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
+
+    def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = inputs[0]  # (b, t, d_in)
+        if x.dtype not in cast:
+            per_row = out if rows is None else out[rows.to(out.device)]
+            cast[x.dtype] = rotation.v.to(x.dtype), per_row.to(x.dtype)  # type: ignore[operator]
+        v, weight = cast[x.dtype]
+        if weight.shape[0] not in (1, x.shape[0]):
+            raise PastoError(
+                f"{weight.shape[0]} coefficients for a batch of {x.shape[0]} rows", "Give one coefficient, or one a row."
+            )
+        return output + ((x @ v) @ weight).to(output.dtype)
+
+    return add
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        raise PastoError(
+            f"{type(model).__name__} has no module {path}", "The adapter was made for another architecture."
+        ) from None
+
+
+def decompose_writers(writers: Sequence[Writer]) -> dict[str, Factors]:
+    """Path -> full decomposition of each writer's (dequantised) weight."""
+    return {writer.path: decompose(dense_weight(writer.module)) for writer in writers}

@@ -1,0 +1,52 @@
+"""The one interface of everything that can set a coefficient on a model, and the dial that users hold."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+from pasto_cli.core.adapter import Adapter, Coefficients
+from pasto_cli.core.models import LoadedModel
+from pasto_cli.errors import PastoError
+
+
+class Steerer(Protocol):
+    """Anything that can set a coefficient: adapter, prompt, control vector.
+
+    Laws, tested for every implementation: coefficient 0 is the base model bit for bit; leaving the context restores the
+    base bit for bit, also after an exception; rows of one batch may have coefficients of their own.
+    """
+
+    def at(self, coefficients: Coefficients) -> AbstractContextManager[None]:
+        """Steer inside this context, with one coefficient or one for each row of the batch."""
+        ...
+
+
+class AdapterSteerer:
+    """An adapter on the model that it was made for."""
+
+    def __init__(self, adapter: Adapter, lm: LoadedModel) -> None:
+        self.adapter = adapter
+        self.lm = lm
+        lm.model.pasto_steerer = self
+
+    def at(self, coefficients: Coefficients) -> AbstractContextManager[None]:
+        """See `Steerer.at`."""
+        return self.adapter.at(self.lm.model, coefficients)
+
+
+@contextmanager
+def steer(model: Any, coefficients: Coefficients) -> Iterator[None]:
+    """`with steer(model, -1.0): model.generate(...)`: steer a model that `pasto_cli.load` returned.
+
+    Args:
+        model: A transformers model with a dial attached.
+        coefficients: One for all rows of a batch, or one for each.
+
+    Raises:
+        PastoError: If the model has no dial.
+    """
+    steerer = getattr(model, "pasto_steerer", None)
+    if steerer is None:
+        raise PastoError("this model has no dial", "Load it with pasto_cli.load(ADAPTER).")
+    with steerer.at(coefficients):
+        yield
