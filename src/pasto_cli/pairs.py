@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pasto_cli import bundled
 from pasto_cli.errors import PastoError
+from pasto_cli.files import write_text
 from pasto_cli.recipe import HubSuffixes, PairsSpec
 
 MIN_PAIRS = 8
@@ -189,7 +190,7 @@ def read_pairs(path: str | Path) -> PairSet:
 
 def write_pairs(pairs: Sequence[Pair], path: str | Path) -> None:
     """Write pairs as JSON lines."""
-    Path(path).write_text("".join(json.dumps(p.model_dump(), ensure_ascii=False) + "\n" for p in pairs), encoding="utf-8")
+    write_text(Path(path), "".join(json.dumps(p.model_dump(), ensure_ascii=False) + "\n" for p in pairs))
 
 
 def split_pairs(pairs: Sequence[Pair], validation: float, certificate: float, seed: int) -> Split:

@@ -287,7 +287,10 @@ class TrainingSpec(Section):
     """Epochs without a better validation loss after which training stops."""
     validate_every: Count = 1
     """Epochs between validations."""
-    node_budget: Annotated[int, Field(ge=64)] = 1024
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """bfloat16 runs the layers (not the adapter's matrices, the output head or the losses) under autocast; auto does so
+    where the processor multiplies bfloat16 natively and the model is float32."""
+    node_budget: Annotated[int, Field(ge=64)] = 512
     """Nodes of a token tree outside training steps (base side, validation, certificate)."""
     base_cache_mb: NonNegative = 1024.0
     """Memory for the cached base side; what does not fit is computed again."""
@@ -296,7 +299,7 @@ class TrainingSpec(Section):
 
 
 class EvaluationSpec(Section):
-    """What `pasto eval` and the end of a quickstart measure."""
+    """What `pasto eval` measures unless told otherwise."""
 
     benchmark: str = "mini-dilemmas"
     """A bundled name, `dailydilemmas`, or a benchmark file."""
@@ -308,12 +311,10 @@ class EvaluationSpec(Section):
     """Dilemmas to take (whole ones, seeded); None takes all."""
     pmass_threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     """An answer row whose P(Yes) + P(No) is below this is invalid: counted, never replaced."""
-    node_budget: Annotated[int, Field(ge=64)] = 1024
+    node_budget: Annotated[int, Field(ge=64)] = 512
     """Nodes of one token tree."""
     seed: int = 0
     """Seed of the choice of dilemmas and of the bootstrap."""
-    prompts: tuple[str, ...] = ()
-    """Prompts answered at -1, 0 and +1 at the end of `pasto run`."""
 
 
 class Recipe(Section):

@@ -43,12 +43,13 @@ def run(lm: LoadedModel, packed: Packed, rows: int = 1, depth: int | None = None
 
     hook = lm.layers[depth - 1].register_forward_hook(capture) if depth else None
     try:
-        output = lm.model.base_model(
-            input_ids=packed.input_ids.repeat(rows, 1),
-            position_ids=packed.position_ids.repeat(rows, 1),
-            attention_mask=_masks(lm, packed, rows),
-            use_cache=False,
-        )
+        with torch.autocast(lm.device.type, torch.bfloat16, enabled=lm.autocast):
+            output = lm.model.base_model(
+                input_ids=packed.input_ids.repeat(rows, 1),
+                position_ids=packed.position_ids.repeat(rows, 1),
+                attention_mask=_masks(lm, packed, rows),
+                use_cache=False,
+            )
     finally:
         if hook:
             hook.remove()

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pasto_cli.core.chat import Chat
-from pasto_cli.core.random_models import build_random
+from pasto_cli.core.random_models import build_random, byte_tokenizer
 from pasto_cli.core.writers import decoder_layers
 from pasto_cli.errors import PastoError
 from pasto_cli.recipe import ModelSpec
@@ -44,6 +44,8 @@ class LoadedModel:
     layers: nn.ModuleList = field(repr=False)
     trees: bool = True
     """Whether token trees are exact on this model; False uses padded rows."""
+    autocast: bool = False
+    """Whether `forward.run` computes the layers in bfloat16 (training only; see `training_precision`)."""
 
     @property
     def device(self) -> torch.device:
@@ -106,6 +108,49 @@ def load_model(spec: ModelSpec, notify: Notify = lambda _: None) -> LoadedModel:
     model.eval().requires_grad_(False)
     _, layers = decoder_layers(model)
     return LoadedModel(model, tokenizer, Chat(tokenizer, spec.system), spec, commit, layers)
+
+
+def load_chat(spec: ModelSpec, notify: Notify = lambda _: None) -> Chat:
+    """Only the tokenizer and chat template of a base model.
+
+    Raises:
+        PastoError: As `load_model`.
+    """
+    _quiet_libraries()
+    if spec.source.startswith("random:"):
+        return Chat(byte_tokenizer(), spec.system)
+    from transformers import AutoTokenizer
+
+    folder, _ = _resolve_source(spec, notify)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+    except Exception as error:
+        raise _load_failure(spec, error) from None
+    return Chat(tokenizer, spec.system)
+
+
+@contextlib.contextmanager
+def training_precision(lm: LoadedModel, precision: str) -> Iterator[bool]:
+    """Run the layers of a float32 model in bfloat16 inside this context, if the recipe or the processor says so.
+
+    Args:
+        lm: The model.
+        precision: `training.precision` of the recipe.
+
+    Yields:
+        Whether bfloat16 autocast is on.
+    """
+    native = lm.device.type == "cuda" or (lm.device.type == "cpu" and torch.backends.mkldnn.is_available() and _cpu_has_bfloat16())
+    wanted = precision == "bfloat16" or (precision == "auto" and native)
+    before, lm.autocast = lm.autocast, wanted and lm.dtype == torch.float32
+    try:
+        yield lm.autocast
+    finally:
+        lm.autocast = before
+
+
+def _cpu_has_bfloat16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def pick_device(name: str) -> torch.device:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from pasto_cli.core import losses
 from pasto_cli.core.adapter import Adapter
@@ -20,6 +21,8 @@ from pasto_cli.core.models import LoadedModel
 from pasto_cli.core.tokentree import cut, pack
 from pasto_cli.recipe import LossesSpec, SubspaceSpec
 
+HEAD_BYTES = 2**28
+"""Largest vocabulary-wide tensor that a training step holds at once."""
 SIGNS = (1.0, -1.0)
 """Coefficients of a training step, in the order of the leading axis."""
 
@@ -119,8 +122,7 @@ class Objective:
                 base[index] = computed
         known = [pair for pair in base if pair is not None]
         steered = self._steered(adapter, batch, neutral)
-        terms = [self._pair_terms(p, b, s) for p, b, s in zip(batch, known, steered, strict=True)]
-        return self._combine(known, steered, terms, ramp)
+        return self._combine(known, steered, self._all_terms(batch, known, steered), ramp)
 
     # -- running the model ----------------------------------------------------------------------------------------------
 
@@ -163,16 +165,55 @@ class Objective:
 
     # -- terms ----------------------------------------------------------------------------------------------------------
 
-    def _pair_terms(self, pair: TokenPair, base: BasePair, steered: Sequence[Side]) -> _PairTerms:
-        """Everything of one pair that needs the vocabulary."""
+    def _all_terms(self, batch: Sequence[TokenPair], base: Sequence[BasePair], steered: Sequence[Sequence[Side]]) -> list[_PairTerms]:
+        """Terms of all pairs, the output head applied to as many positions at once as memory allows.
+
+        One large product reads the head's weight once. Where the batch needs several chunks, their vocabulary-wide tensors
+        are computed again in the backward pass instead of being kept.
+        """
+        vocabulary = self.lm.model.get_output_embeddings().weight.shape[0]
+        groups: list[list[int]] = []
+        used = 0
+        for index, sides in enumerate(steered):
+            rows = 3 * sum(side.last.shape[-2] for side in sides)
+            if not groups or (used + rows) * vocabulary * 4 > HEAD_BYTES:
+                groups.append([])
+                used = 0
+            groups[-1].append(index)
+            used += rows
+        terms: list[_PairTerms] = []
+        for group in groups:
+            pairs, bases = [batch[i] for i in group], [base[i] for i in group]
+            last = [side.last for i in group for side in steered[i]]
+            if len(groups) == 1 or not torch.is_grad_enabled():
+                terms += self._chunk_terms(pairs, bases, *last)
+            else:
+                again = checkpoint(self._chunk_terms, pairs, bases, *last, use_reentrant=False)
+                terms += again  # type: ignore[operator]
+        return terms
+
+    def _chunk_terms(self, pairs: Sequence[TokenPair], base: Sequence[BasePair], *last: Tensor) -> list[_PairTerms]:
+        """Terms of some pairs; `last` are the steered sides' states (2, w, d), pair by pair."""
+        each = len(last) // len(pairs)
+        widths = [x.shape[-2] for x in last]
+        log_p = self.lm.head(torch.cat(last, dim=1)).log_softmax(-1).split(widths, dim=1)
+        with torch.no_grad():
+            still = torch.cat([side.last for b in base for side in b[:each]])
+            log_p0 = self.lm.head(still).log_softmax(-1).split(widths)
+        return [
+            self._pair_terms(pair, log_p[i * each : (i + 1) * each], log_p0[i * each : (i + 1) * each])
+            for i, pair in enumerate(pairs)
+        ]
+
+    def _pair_terms(self, pair: TokenPair, log_p: Sequence[Tensor], log_p0: Sequence[Tensor]) -> _PairTerms:
+        """Terms of one pair, from the log-probabilities of its sides: steered (2, w, v), base (w, v)."""
         spec = self.spec
         m = pair.suffix_len
-        log_p0 = [self.lm.head(side.last).log_softmax(-1) for side in base[: len(steered)]]  # (w, v)
-        log_p = [self.lm.head(side.last).log_softmax(-1) for side in steered]  # (2, w, v)
+        neutral = len(log_p) == 3
         coherent = m + 1 if spec.coherence.tokens == "suffix" else None
         penalties, variations = [], []
         # Chosen side at +1, rejected side at -1, neutral side at both.
-        watched = [(0, 0), (1, 1)] + ([(2, 0), (2, 1)] if len(steered) == 3 else [])
+        watched = [(0, 0), (1, 1)] + ([(2, 0), (2, 1)] if neutral else [])
         for side, sign in watched:
             window = slice(None) if coherent is None else slice(-coherent, None)
             tv = losses.total_variation(log_p[side][sign, window], log_p0[side][window])[None]  # (1, t)
@@ -182,7 +223,7 @@ class Objective:
             variations.append(tv.mean())
         gaps, entropies = self._gaps(pair, log_p, log_p0)
         likeness = torch.full((5,), float("nan"), device=self.lm.device)
-        if len(steered) == 3:
+        if neutral:
             end = slice(-(m + 1), None)
             ratio = log_p0[0][end] - log_p0[1][end]  # (m + 1, v)
             expected = [(x.exp() * ratio).sum(-1).mean(-1) for x in (log_p[2][:, end], log_p0[2][end], log_p0[0][end], log_p0[1][end])]
@@ -190,7 +231,7 @@ class Objective:
         coherence = torch.stack(penalties[:2]).mean() + (torch.stack(penalties[2:]).mean() if penalties[2:] else 0.0)
         return _PairTerms(coherence, torch.stack(variations).mean().detach(), gaps, entropies, likeness)
 
-    def _gaps(self, pair: TokenPair, log_p: list[Tensor], log_p0: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _gaps(self, pair: TokenPair, log_p: Sequence[Tensor], log_p0: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """g at +1, -1, 0 (3,), and the base entropy over the same tokens of both sides ()."""
         means, entropies = [], []
         for side, row in enumerate((pair.chosen, pair.rejected)):

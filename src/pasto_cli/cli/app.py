@@ -1,0 +1,45 @@
+"""The command line: the table of contents, and the one place that turns errors into exit codes.
+
+Exit codes: 0 done; 1 a mistake or a state that the user can mend (one clear line and a next step); 2 wrong usage; 130
+interrupted. Nothing here imports torch: `pasto --help` is instant.
+"""
+
+import os
+import sys
+
+import typer
+
+from pasto_cli.cli import evaluate, generate, make_pairs, push, recipe, train
+from pasto_cli.errors import PastoError
+
+app = typer.Typer(
+    help="A dial for a language model: trained from two words, measured, published.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("make-pairs")(make_pairs.make_pairs)
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("generate")(generate.generate)
+app.command("push")(push.push)
+app.command("recipe")(recipe.recipe)
+
+
+def main() -> None:
+    """Run a command; a `PastoError` becomes a line, a next step and exit code 1."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except PastoError as error:
+        from pasto_cli.cli.output import show_error
+
+        show_error(error)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of stdout went away (`pasto ... | head`): nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,117 @@
+"""`pasto eval`: what the dial does on dilemmas that it never trained on."""
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pasto_cli.cli import options
+from pasto_cli.errors import PastoError
+
+if TYPE_CHECKING:
+    from pasto_cli.evaluation.results import EvalRun
+
+
+def evaluate(
+    adapter: Annotated[str | None, typer.Argument(help="Run folder, adapter folder or Hub id. Default: the latest run.", show_default=False)] = None,
+    benchmark: Annotated[str | None, typer.Option("--benchmark", "-b", help="dailydilemmas, mini-dilemmas or a .yaml file. Default: the recipe's.", show_default=False)] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Local folder with the DailyDilemmas file, instead of the Hub.", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many dilemmas (whole ones; controls stay).", show_default=False)] = None,
+    value: Annotated[str | None, typer.Option(help="The value that the dial should move. Default: the recipe's.", show_default=False)] = None,
+    coeffs: Annotated[str | None, typer.Option(help="Coefficients, such as -1,-0.5,0,0.5,1; -1, 0 and 1 are always measured.", show_default=False)] = None,
+    quantization: options.Quantization = None,
+    device: options.Device = None,
+    no_verify: options.NoVerify = False,
+    json: options.Json = False,
+) -> None:
+    """Measure a dial on a benchmark.
+
+    Writes every row to eval/BENCHMARK.json in the run's folder and prints the scores with n and 95 % intervals (bootstrap over
+    dilemmas).
+
+    Examples:
+      pasto eval --benchmark mini-dilemmas
+
+      pasto eval --benchmark dailydilemmas --data DIR --limit 100 --coeffs -1,-0.5,0,0.5,1
+    """  # fmt: skip
+    coefficients = _parse(coeffs)
+    from pasto_cli import workflows
+    from pasto_cli.cli.output import Screen, out, print_json
+    from pasto_cli.evaluation.results import dump
+
+    screen = Screen()
+    workflows.check_benchmark(benchmark, data)
+    dial = workflows.open_dial(adapter, screen, quantization, device, not no_verify)
+    run, path = workflows.evaluate_dial(dial, screen, benchmark, data, limit, coefficients, value)
+    if json:
+        import json as library
+
+        print_json(library.loads(dump(run)))
+        return
+    _show(run)
+    if path:
+        out.print(f"every row: {path}", highlight=False)
+
+
+def _parse(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise PastoError(f"--coeffs {text!r} is not a list of numbers", "Write --coeffs=-1,-0.5,0,0.5,1") from None
+
+
+def _show(run: "EvalRun") -> None:
+    from rich.table import Table
+
+    from pasto_cli.cli.output import out
+    from pasto_cli.evaluation.report import figure
+
+    s = run.scores
+    dilemmas = s["coefficients"]["0"]["mean_score"]["clusters"]
+    out.print(
+        f"{run.title}: {run.value}, n = {s['n_target']} rows of {dilemmas} dilemmas, {s['n_control']} control rows"
+        + (" (part of the benchmark)" if run.partial else ""),
+        highlight=False, markup=False,
+    )  # fmt: skip
+    table = Table()
+    for name in ("coefficient", "mean score, nats [95 %]", "shift from 0 [95 %]", "acquiescence [95 %]", "P(Yes)+P(No)", "invalid"):
+        table.add_column(name, justify="right")
+    for c in run.coefficients:
+        e = s["coefficients"][f"{c:g}"]
+        zero = c == 0
+        table.add_row(
+            f"{c:+g}" if c else "0", figure(e["mean_score"]), "" if zero else figure(e["shift"]),
+            "" if zero else figure(e["acquiescence"]), f"{e['pmass']:.3f}", str(e["invalid"]),
+        )  # fmt: skip
+    out.print(table)
+    parts = s["parts"]
+    summary = Table(show_header=False)
+    summary.add_column("")
+    summary.add_column("", justify="right")
+    summary.add_row("Steering F1, 0 to 100 [95 %]", figure(s["steering_f1"], 1, False))
+    summary.add_row("Steering F1 on rows valid throughout", figure({"value": s["steering_f1_valid_only"], "low": math.nan}, 1, False))
+    summary.add_row("Surgical Informedness [95 %]", figure(s["informedness"], 1))
+    summary.add_row("target rows fixed / broken at +1", f"{parts['correct_rate']:.1%} / {parts['wrong_rate']:.1%}")
+    summary.add_row("control rows flipped at +1 or -1", f"{parts['arbitrary_rate']:.1%}")
+    summary.add_row("(P(Yes)+P(No)) ratio, squared", f"{parts['pmass_ratio']:.3f}")
+    out.print(summary)
+    if said := _instead(run):
+        out.print(f"invalid answers began with: {said}", highlight=False, markup=False)
+    if math.isnan(s["steering_f1"]["value"]):
+        out.print(f"Scores are undefined: less than {run.pmass_threshold:.0%} of the probability lies on Yes and No.", highlight=False)
+    elif s["steering_f1"]["low"] <= 0:
+        out.print("The interval of Steering F1 reaches 0: this evaluation does not show that the dial moves the value.", highlight=False)
+
+
+def _instead(run: "EvalRun") -> str:
+    """Most frequent openings of invalid answers, with counts."""
+    from collections import Counter
+
+    openings = Counter(
+        answer.said for row in run.rows for answer in row.answers.values() if answer.pmass < run.pmass_threshold
+    )
+    return ", ".join(f"{text!r} ({n})" for text, n in openings.most_common(5))
+
+

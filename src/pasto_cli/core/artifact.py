@@ -1,0 +1,273 @@
+"""The adapter on disk: safetensors and JSON, written atomically, loaded strictly, checked against its base (design 6).
+
+    adapter.safetensors     <module path>.{u,s,v,theta,delta}
+    pasto.json              where it came from, what it was shown to do, fingerprints of the base, reference logits
+    README.md               the card
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import shutil
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from pasto_cli.core.adapter import Adapter, Factors, Rotation
+from pasto_cli.core.certificate import Certificate
+from pasto_cli.core.models import LoadedModel
+from pasto_cli.core.writers import dense_weight
+from pasto_cli.errors import PastoError
+from pasto_cli.files import writing
+from pasto_cli.recipe import ModelSpec
+
+FORMAT_VERSION = 1
+TENSORS, META, CARD = "adapter.safetensors", "pasto.json", "README.md"
+PARTS = ("u", "s", "v", "theta", "delta")
+REFERENCE_PROMPT = "Describe yourself in one sentence."
+REFERENCE_LOGITS = 16
+
+
+class Base(BaseModel):
+    """The model that an adapter was made for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    spec: ModelSpec
+    commit: str | None
+    architecture: str
+    dtype: str
+    fingerprints: dict[str, str]
+    """Module path -> SHA-256 of the weight as it was in memory."""
+
+
+class Reference(BaseModel):
+    """Logits of a fixed prompt, to see after loading that everything fits together."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str
+    token_ids: list[int]
+    logits: dict[str, list[float]]
+    """Coefficient -> logits of `token_ids` after the prompt."""
+
+
+class Meta(BaseModel):
+    """pasto.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: int
+    created: str
+    base: Base
+    bound: str
+    max_angle: float
+    """Degrees, as the recipe says."""
+    largest_angle: float
+    """True largest rotation angle at coefficient 1, degrees."""
+    recipe: dict[str, Any]
+    pairs_sha256: str
+    num_pairs: dict[str, int]
+    personas: list[str]
+    """One filled template of each persona: positive, negative."""
+    training: dict[str, Any]
+    certificate: Certificate | None
+    reference: Reference
+    versions: dict[str, str]
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what its numbers depend on."""
+    names = ("pasto-cli", "torch", "transformers", "safetensors", "bitsandbytes", "numpy")
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def fingerprint(module: Any) -> str:
+    """SHA-256 of a weight's bytes, packed if it is quantised."""
+    data = module.weight.detach().cpu().contiguous()
+    return hashlib.sha256(data.view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def describe_base(lm: LoadedModel, adapter: Adapter) -> Base:
+    """Identity of the base model, with the fingerprints of the adapted weights."""
+    return Base(
+        spec=lm.spec,
+        commit=lm.commit,
+        architecture=type(lm.model).__name__,
+        dtype=str(lm.dtype).removeprefix("torch."),
+        fingerprints={path: fingerprint(lm.model.get_submodule(path)) for path in adapter.paths},
+    )
+
+
+@torch.no_grad()
+def reference_logits(lm: LoadedModel, adapter: Adapter, token_ids: list[int] | None = None) -> Reference:
+    """Logits of the likeliest tokens (or of given ones) after a fixed prompt at -1, 0 and +1."""
+    ids = torch.tensor([lm.chat.prompt(REFERENCE_PROMPT)], device=lm.device)
+    each = {}
+    for a in (-1.0, 0.0, 1.0):
+        with adapter.at(lm.model, a):
+            each[f"{a:g}"] = lm.model(input_ids=ids).logits[0, -1].float().cpu()
+    token_ids = token_ids or each["0"].topk(REFERENCE_LOGITS).indices.tolist()
+    return Reference(prompt=REFERENCE_PROMPT, token_ids=token_ids, logits={c: x[token_ids].tolist() for c, x in each.items()})
+
+
+def save(folder: Path, adapter: Adapter, meta: Meta, card: str) -> None:
+    """Write an artifact; a crash at any moment leaves the old one or the new one, never half of one.
+
+    Raises:
+        PastoError: If the disk is full or the folder cannot be written.
+    """
+    tensors = {
+        f"{path}.{part}": getattr(rotation, part).detach().cpu().contiguous()
+        for path, rotation in zip(adapter.paths, adapter.rotations, strict=True)
+        for part in PARTS
+    }
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".adapter-", dir=folder.parent))
+    old = scratch.with_name(scratch.name + "-old")
+    try:
+        save_file(tensors, scratch / TENSORS, metadata={"format": f"pasto {FORMAT_VERSION}"})
+        (scratch / META).write_text(meta.model_dump_json(indent=1), encoding="utf-8")
+        (scratch / CARD).write_text(card, encoding="utf-8")
+        scratch.chmod(0o755)
+        if folder.exists():
+            folder.rename(old)
+        scratch.rename(folder)
+    except (OSError, SafetensorError) as error:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise PastoError(f"cannot write {folder}: {error}", "Free some disk or choose another folder with --out.") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def read_meta(folder: Path) -> Meta:
+    """Read pasto.json.
+
+    Raises:
+        PastoError: If the folder holds no adapter, or one of another format.
+    """
+    path = folder / META
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PastoError(f"{folder}: no adapter here ({META} is missing)", "Give the folder of a run, its adapter/ folder or a Hub id.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise PastoError(f"{path}: cannot be read ({error})", "Copy or download the adapter again.") from None
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if version != FORMAT_VERSION:
+        raise PastoError(f"{path}: format {version!r}; this pasto reads format {FORMAT_VERSION}", "Use the pasto version that wrote it.")
+    try:
+        return Meta.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PastoError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", "Copy or download the adapter again.") from None
+
+
+def load_adapter(folder: Path, meta: Meta, lm: LoadedModel, verify: bool = True) -> Adapter:
+    """Load an adapter for its base.
+
+    Args:
+        folder: With `adapter.safetensors`.
+        meta: Its pasto.json.
+        lm: The base model, loaded.
+        verify: Check fingerprints and reference logits.
+
+    Raises:
+        PastoError: For missing, unexpected or mis-shaped tensors, a damaged file, or another base.
+    """
+    path = folder / TENSORS
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise PastoError(f"{path}: damaged or missing ({error})", "Copy or download the adapter again.") from None
+    paths = list(meta.base.fingerprints)
+    wanted = {f"{p}.{part}" for p in paths for part in PARTS}
+    if missing := sorted(wanted - set(tensors)):
+        raise PastoError(f"{path}: {len(missing)} tensors are missing, such as {missing[0]}", "Copy or download the adapter again.")
+    if extra := sorted(set(tensors) - wanted):
+        raise PastoError(f"{path}: {len(extra)} unexpected tensors, such as {extra[0]}", "Copy or download the adapter again.")
+    rotations = {}
+    for p in paths:
+        u, s, v, theta, delta = (tensors[f"{p}.{part}"] for part in PARTS)
+        _check_shapes(lm, p, u, s, v, theta, delta)
+        rotations[p] = Rotation(Factors(u, s, v), theta, delta)
+    adapter = Adapter(rotations, meta.bound, torch.pi * meta.max_angle / 180.0).to(lm.device).requires_grad_(False)
+    if verify:
+        _verify_base(lm, adapter, meta.base)
+        _verify_reference(lm, adapter, meta)
+    return adapter
+
+
+def _check_shapes(lm: LoadedModel, path: str, u: Any, s: Any, v: Any, theta: Any, delta: Any) -> None:
+    try:
+        module = lm.model.get_submodule(path)
+    except AttributeError:
+        raise PastoError(
+            f"wrong base: {lm.spec.source} ({type(lm.model).__name__}) has no module {path}", "Load the base that the adapter names."
+        ) from None
+    r = s.shape[0] if s.dim() == 1 else -1
+    shapes = {"u": tuple(u.shape), "s": tuple(s.shape), "v": tuple(v.shape), "theta": tuple(theta.shape), "delta": tuple(delta.shape)}
+    right = {"u": (u.shape[0], r), "s": (r,), "v": (v.shape[0], r), "theta": (r, r), "delta": (r,)}
+    features = (getattr(module, "out_features", u.shape[0]), getattr(module, "in_features", v.shape[0]))
+    if shapes != right or (u.shape[0], v.shape[0]) != features or any(x.dtype != torch.float32 for x in (u, s, v, theta, delta)):
+        raise PastoError(
+            f"{path}: tensors of shape {shapes} do not fit a module of {features[1]} inputs and {features[0]} outputs",
+            "Load the base that the adapter names, or download the adapter again.",
+        )
+
+
+def _same_storage(lm: LoadedModel, base: Base) -> bool:
+    """Whether weights are held as they were when the adapter was made, so that bytes can be compared."""
+    return lm.spec.quantization == base.spec.quantization and str(lm.dtype).removeprefix("torch.") == base.dtype
+
+
+def _verify_base(lm: LoadedModel, adapter: Adapter, base: Base) -> None:
+    for path, rotation in zip(adapter.paths, adapter.rotations, strict=True):
+        module = lm.model.get_submodule(path)
+        if _same_storage(lm, base):
+            fits = fingerprint(module) == base.fingerprints[path]
+        else:
+            # Another precision: the kept singular directions must still diagonalise the weight, U^T W V = diag(S).
+            weight = dense_weight(module).to(rotation.u.device)  # type: ignore[arg-type]
+            core = rotation.u.T @ weight @ rotation.v  # type: ignore[operator]
+            fits = bool((core - torch.diag(rotation.s)).norm() < 0.2 * rotation.s.norm())  # type: ignore[arg-type, operator]
+        if not fits:
+            raise PastoError(
+                f"wrong base: {path} of {lm.spec.source} is not the weight that the adapter was made for",
+                f"It was made for {base.spec.source}" + (f" at {base.commit}" if base.commit else "") + ". Load that, or use --no-verify.",
+            )
+
+
+def _verify_reference(lm: LoadedModel, adapter: Adapter, meta: Meta) -> None:
+    now = reference_logits(lm, adapter, meta.reference.token_ids)
+    exact = _same_storage(lm, meta.base) and lm.dtype == torch.float32 and lm.spec.quantization == "none"
+    for coefficient, then in meta.reference.logits.items():
+        expected, got = torch.tensor(then), torch.tensor(now.logits[coefficient])
+        tolerance = (2e-3 if exact else 1e-1) * expected.abs().max().clamp_min(1.0)
+        if not bool(((expected - got).abs() <= tolerance).all()):
+            error = (expected - got).abs().max().item()
+            raise PastoError(
+                f"reference logits at coefficient {coefficient} differ by {error:.3g} from those stored with the adapter",
+                "The base or a library behaves differently here; see versions in pasto.json, or use --no-verify.",
+            )
+
+
+def now() -> str:
+    """Present time, UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+

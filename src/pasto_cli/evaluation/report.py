@@ -1,0 +1,91 @@
+"""The card of an adapter: every sentence from the run's own facts, never a constant. No torch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pasto_cli.evaluation.results import EvalRun
+
+
+def figure(e: Mapping[str, Any], digits: int = 2, signed: bool = True) -> str:
+    """`+0.31 [+0.12, +0.50]`, or `undefined` where there is no number."""
+    if e["value"] != e["value"] or e["value"] is None:
+        return "undefined"
+    form = f"{{:{'+' if signed else ''}.{digits}f}}"
+    text = form.format(e["value"])
+    if e["low"] == e["low"]:
+        text += f" [{form.format(e['low'])}, {form.format(e['high'])}]"
+    return text
+
+
+def card(meta: Mapping[str, Any], evaluations: Sequence[EvalRun]) -> str:
+    """README.md of an artifact.
+
+    Args:
+        meta: pasto.json as a mapping.
+        evaluations: What was measured with this adapter so far.
+    """
+    base, certificate = meta["base"], meta["certificate"]
+    spec = base["spec"]
+    on_hub = "/" in spec["source"] and ":" not in spec["source"] and not spec["source"].startswith((".", "/", "~"))
+    front = ["---", "library_name: pasto", "tags: [pasto, steering, antipasto]"]
+    front += [f"base_model: {spec['source']}"] if on_hub else []
+    lines = [*front, "---", "", f"# {meta['recipe']['name']}", ""]
+    lines += [
+        f"A dial for `{spec['source']}`" + (f" at `{base['commit']}`" if base["commit"] else "") + ", trained with pasto without labels.",
+        f"Coefficient +1: *{meta['personas'][0]}* Coefficient -1: *{meta['personas'][1]}* 0 is the untouched model.",
+        "", "## Use", "", "```bash", 'pasto generate --adapter THIS --coeff -1 "Your prompt"', "```", "",
+        "```python", "import pasto_cli", 'model, tokenizer, dial = pasto_cli.load("THIS")',
+        'for coeff, text in dial.generate("Your prompt", coeffs=[-1, 0, 1]):', "    print(coeff, text)", "```", "",
+        "## What it was shown to do", "",
+    ]  # fmt: skip
+    lines += _certificate_lines(certificate)
+    for run in evaluations:
+        lines += ["", *_evaluation_lines(run)]
+    pairs = meta["num_pairs"]
+    adapter = meta["recipe"]["adapter"]
+    lines += [
+        "", "## How it was made", "", "| | |", "|---|---|",
+        f"| base | `{spec['source']}`, {base['architecture']}, quantisation {spec['quantization']}, {base['dtype']} |",
+        f"| pairs | {pairs['train']} training, {pairs['validation']} validation, {pairs['certificate']} certificate; SHA-256 `{meta['pairs_sha256'][:16]}` |",
+        f"| adapter | {len(base['fingerprints'])} modules, rank {adapter['rank']}, directions `{adapter['directions']}`, bound `{meta['bound']}` |",
+        f"| largest rotation | {meta['largest_angle']:.1f} degrees at coefficient 1 |",
+        f"| training | {meta['training']['steps']} steps, best epoch {meta['training']['best_epoch']}, seed {meta['recipe']['training']['seed']} |",
+        f"| versions | {', '.join(f'{k} {v}' for k, v in meta['versions'].items())} |",
+        f"| made | {meta['created']} |",
+        "", "The full recipe stands in `pasto.json`. Method: AntiPaSTO (arXiv 2601.07473), with pasto's neutral branch.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _certificate_lines(certificate: Mapping[str, Any] | None) -> list[str]:
+    if certificate is None:
+        return ["No certificate: training was interrupted, or it failed before one could be made."]
+    verdict = "passed" if certificate["passed"] else f"FAILED ({certificate['reason']})"
+    up, down = certificate["strength"]["1"], certificate["strength"]["-1"]
+    stand = certificate["persona_prompts"]
+    return [
+        f"Certificate: **{verdict}**, on {certificate['num_suffixes']} held-out openings under "
+        f"{certificate['num_neutral_prompts']} held-out neutral prompts (n = {up['n']}).",
+        "",
+        "| | strength, prompt-equivalents [95 %] |", "|---|---|",
+        f"| coefficient +1 | {figure(up)} |", f"| coefficient -1 | {figure(down)} |",
+        f"| the positive persona prompt itself | {stand['chosen']:+.2f} |",
+        f"| the negative persona prompt itself | {stand['rejected']:+.2f} |",
+        "", f"One prompt-equivalent is {certificate['span_nats'] / 2:.3f} nats a token here.",
+    ]  # fmt: skip
+
+
+def _evaluation_lines(run: EvalRun) -> list[str]:
+    s = run.scores
+    lines = [
+        f"### {run.title}" + (" (part of it)" if run.partial else ""), "",
+        f"Value: {run.value}. n = {s['n_target']} rows in {s['coefficients']['0']['mean_score']['clusters']} dilemmas, "
+        f"{s['n_control']} control rows. Licence {run.licence}; source: {run.source}.",
+        "", f"Steering F1: {figure(s['steering_f1'], 1, False)}", "",
+        "| coefficient | mean score, nats | acquiescence, nats | P(Yes)+P(No) | invalid |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for c in run.coefficients:
+        e = s["coefficients"][f"{c:g}"]
+        lines.append(f"| {c:+g} | {figure(e['mean_score'])} | {figure(e['acquiescence'])} | {e['pmass']:.3f} | {e['invalid']} |")
+    return lines
+

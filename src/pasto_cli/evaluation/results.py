@@ -1,0 +1,96 @@
+"""What an evaluation leaves behind: every row with every answer, and where it came from. JSON, versioned, re-scorable."""
+
+import json
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+FORMAT_VERSION = 1
+Number = Annotated[float, BeforeValidator(lambda x: math.nan if x is None else x)]
+"""A float; JSON has no NaN, so null stands for it."""
+Kind = Literal["target", "preference", "arithmetic"]
+
+
+class Answer(BaseModel):
+    """How one row was answered at one coefficient."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    y: Number
+    """log P(Yes) - log P(No), nats."""
+    pmass: float
+    """P(Yes) + P(No)."""
+    said: str
+    """The likeliest next token."""
+
+
+class Row(BaseModel):
+    """One item and its answers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    group: str
+    """Rows of one group (the two of a dilemma, the two mirrored questions of a control) are resampled together."""
+    kind: Kind
+    labels: dict[str, int]
+    """Value -> +1 if it belongs to this row's own action only, -1 if to the other only. Empty for controls."""
+    answers: dict[str, Answer]
+    """Coefficient (as text) -> answer."""
+
+
+class EvalRun(BaseModel):
+    """One benchmark at several coefficients."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    benchmark: str
+    title: str
+    licence: str
+    source: str
+    value: str
+    coefficients: list[float]
+    pmass_threshold: float
+    partial: bool
+    """True if only some dilemmas were run (`--limit`)."""
+    rows: list[Row]
+    scores: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def key(coefficient: float) -> str:
+    """Text of a coefficient as it stands in the file: -1, 0, 0.5."""
+    return f"{coefficient:g}"
+
+
+def dump(run: EvalRun) -> str:
+    """An evaluation as JSON; NaN and infinities become null, so that every reader takes it."""
+    return json.dumps(_without_nan(run.model_dump()), indent=1, ensure_ascii=False)
+
+
+def parse(text: str) -> EvalRun:
+    """An evaluation from JSON; null among the scores becomes NaN again.
+
+    Raises:
+        ValueError: If the text is not an evaluation.
+    """
+    raw = json.loads(text)
+    if isinstance(raw, dict):
+        raw["scores"] = _with_nan(raw.get("scores"))
+    return EvalRun.model_validate(raw)
+
+
+def _without_nan(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {k: _without_nan(v) for k, v in x.items()}
+    if isinstance(x, list | tuple):
+        return [_without_nan(v) for v in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
+
+
+def _with_nan(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {k: _with_nan(v) for k, v in x.items()}
+    return math.nan if x is None else x

@@ -1,0 +1,73 @@
+"""Run folders: `runs/<time>-<name>/`, and `runs/latest`, the last finished one."""
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+from pasto_cli.errors import PastoError
+
+RUNS = Path("runs")
+
+
+def new_run(name: str, root: Path = RUNS) -> Path:
+    """Make the folder of a new run.
+
+    Raises:
+        PastoError: If it cannot be made.
+    """
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for attempt in range(100):
+        folder = root / (f"{stamp}-{name}" + (f"-{attempt + 1}" if attempt else ""))
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise PastoError(f"cannot make {folder}: {error.strerror}", "Choose another place with --out.") from None
+    raise PastoError(f"cannot make a new folder in {root}", "Choose another place with --out.")
+
+
+def mark_latest(folder: Path) -> None:
+    """Let `latest` beside a run point to it; a file system without links gets a text file with the name."""
+    latest = folder.parent / "latest"
+    scratch = folder.parent / f".latest-{os.getpid()}"
+    try:
+        scratch.symlink_to(folder.name)
+        os.replace(scratch, latest)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        latest.write_text(folder.name, encoding="utf-8")
+
+
+def latest_run(root: Path = RUNS) -> Path:
+    """The last finished run.
+
+    Raises:
+        PastoError: If there is none.
+    """
+    latest = root / "latest"
+    if latest.is_file():
+        latest = root / latest.read_text(encoding="utf-8").strip()
+    if not latest.is_dir():
+        raise PastoError(f"no finished run in {root}/", "Train one (pasto train recipes/quickstart.yaml), or give --adapter.")
+    return latest.resolve()
+
+
+def adapter_folder(name: str | None, root: Path = RUNS) -> Path | None:
+    """Local adapter folder that a user's argument means, or None where it can only be a Hub id.
+
+    Args:
+        name: Run folder, adapter folder, Hub id, or None for the latest run.
+        root: Where runs are.
+
+    Raises:
+        PastoError: If a path holds no adapter.
+    """
+    start = latest_run(root) if name is None else Path(name).expanduser()
+    for candidate in (start / "adapter", start):
+        if (candidate / "pasto.json").exists():
+            return candidate
+    if name is not None and name.count("/") == 1 and not name.startswith((".", "/", "~")) and not start.exists():
+        return None
+    raise PastoError(f"{start}: no adapter here", "Give the folder of a run, its adapter/ folder or a Hub id (user/name).")

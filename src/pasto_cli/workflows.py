@@ -1,0 +1,366 @@
+"""The verbs: what each command does, without printing. `Watcher` is told what happens."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from pasto_cli import runs
+from pasto_cli.core import artifact, subspaces
+from pasto_cli.core.adapter import Adapter, decompose_writers
+from pasto_cli.core.calibration import end_states
+from pasto_cli.core.certificate import Certificate, certify, measure_likeness
+from pasto_cli.core.chat import TokenPair, require_pairs, tokenise_pairs
+from pasto_cli.core.directions import choose_directions
+from pasto_cli.core.elicitation import Elicitation, elicit
+from pasto_cli.core.forward import settle_packing
+from pasto_cli.core.models import LoadedModel, load_model, training_precision
+from pasto_cli.core.objective import Objective
+from pasto_cli.core.steering import AdapterSteerer
+from pasto_cli.core.trainer import Step, TrainResult, train
+from pasto_cli.core.writers import dense_weight, find_writers, place_writers
+from pasto_cli.errors import PastoError
+from pasto_cli.evaluation.benchmarks import load_benchmark, subset
+from pasto_cli.evaluation.evaluator import evaluate
+from pasto_cli.evaluation.report import card
+from pasto_cli.evaluation.results import EvalRun, dump, parse
+from pasto_cli.expression import parse_subspace
+from pasto_cli.files import write_text, writing
+from pasto_cli.pairs import PairSet, make_pairs, split_pairs, write_pairs
+from pasto_cli.recipe import ModelSpec, Recipe
+from pasto_cli.recipe_file import dump_recipe
+
+
+class Watcher(Protocol):
+    """Receives what a workflow has to say; the command line shows it, a script may ignore it."""
+
+    def note(self, text: str) -> None:
+        """Something worth knowing."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Something that may spoil the result."""
+        ...
+
+    def task(self, label: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
+        """Something that takes time; yields a function that is told of progress."""
+        ...
+
+    def elicitation(self, found: Elicitation) -> None:
+        """What the personas do to the clean base model."""
+        ...
+
+    def training(self) -> AbstractContextManager[Callable[[Step], None]]:
+        """Live view of training; yields a function that receives each step."""
+        ...
+
+
+class Silent:
+    """A watcher that says nothing."""
+
+    def note(self, text: str) -> None:
+        """Ignore."""
+
+    def warn(self, text: str) -> None:
+        """Ignore."""
+
+    def elicitation(self, found: Elicitation) -> None:
+        """Ignore."""
+
+    @contextmanager
+    def task(self, label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:  # noqa: ARG002
+        """Ignore."""
+        yield lambda _: None
+
+    @contextmanager
+    def training(self) -> Iterator[Callable[[Step], None]]:
+        """Ignore."""
+        yield lambda _: None
+
+
+class Tokens(NamedTuple):
+    """The split of a pair set, in tokens."""
+
+    train: list[TokenPair]
+    validation: list[TokenPair]
+    certificate: list[TokenPair]
+    num_prompts: int
+    """Different neutral prompts of the certificate."""
+
+
+class Trained(NamedTuple):
+    """What a training left."""
+
+    folder: Path
+    result: TrainResult
+    certificate: Certificate | None
+
+
+class Dial(NamedTuple):
+    """A loaded adapter on its base."""
+
+    lm: LoadedModel
+    adapter: Adapter
+    steerer: AdapterSteerer
+    meta: artifact.Meta
+    folder: Path
+
+
+def open_model(spec: ModelSpec, watch: Watcher) -> LoadedModel:
+    """Load a base model and settle how prompts are packed on it."""
+    with watch.task(f"loading {spec.source}"):
+        lm = load_model(spec, watch.note)
+        settle_packing(lm, watch.warn)
+    return lm
+
+
+def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trained:
+    """Pairs, elicitation check, training, certificate; the adapter is saved whenever it gets better.
+
+    Raises:
+        PastoError: For anything a user can mend; what was trained until then is on disk.
+    """
+    pair_set = make_pairs(recipe.pairs)
+    lm = open_model(recipe.model, watch)
+    tokens = _tokenise(pair_set, recipe, lm, watch)
+    _check_elicitation(lm, pair_set, tokens, recipe, watch)
+    folder = runs.new_run(recipe.name, root)
+    write_text(folder / "recipe.yaml", dump_recipe(recipe))
+    write_pairs(pair_set.pairs, folder / "pairs.jsonl")
+    with training_precision(lm, recipe.training.precision) as low:
+        if low:
+            watch.note("layers run in bfloat16 during training (training.precision: float32 switches it off)")
+        adapter, objective = _prepare(lm, tokens, recipe, watch)
+    describe = _describer(lm, adapter, recipe, pair_set, tokens)
+    so_far: dict[str, Any] = {"steps": 0, "best_epoch": 0, "best_loss": None, "interrupted": True}
+
+    def save(facts: dict[str, Any], certificate: Certificate | None) -> None:
+        meta = describe(facts, certificate)
+        artifact.save(folder / "adapter", adapter, meta, card(meta.model_dump(mode="json"), []))
+
+    with (
+        _history(folder / "history.jsonl", so_far, watch) as report,
+        training_precision(lm, recipe.training.precision),
+    ):
+        result = train(
+            objective, adapter, tokens.train, tokens.validation, recipe.training, report, lambda: save(so_far, None)
+        )
+    if result.interrupted:
+        watch.warn(f"interrupted after {result.steps} steps; {folder}/adapter holds the best weights so far, without a certificate")
+        return Trained(folder, result, None)
+    facts = result._asdict()
+    save(facts, None)
+    certificate = _certify(lm, adapter, tokens, recipe, watch)
+    save(facts, certificate)
+    runs.mark_latest(folder)
+    return Trained(folder, result, certificate)
+
+
+def _tokenise(pair_set: PairSet, recipe: Recipe, lm: LoadedModel, watch: Watcher) -> Tokens:
+    spec = recipe.training
+    split = split_pairs(pair_set.pairs, spec.validation, spec.certificate, spec.seed)
+    parts = [tokenise_pairs(part, lm.chat) for part in split]
+    dropped = sum((d for _, d in parts), start=parts[0][1].__class__())
+    for why, count in dropped.items():
+        watch.warn(f"{count} pairs dropped: {why}")
+    require_pairs([p for kept, _ in parts for p in kept], dropped)
+    train_part, validation, certificate = (kept for kept, _ in parts)
+    if len(train_part) < 2 or not validation or not certificate:
+        raise PastoError(
+            f"{len(train_part)} training, {len(validation)} validation and {len(certificate)} certificate pairs are too few",
+            "Raise pairs.count or add suffixes.",
+        )
+    return Tokens(train_part, validation, certificate, len({p.neutral for p in split.certificate}))
+
+
+def _check_elicitation(lm: LoadedModel, pair_set: PairSet, tokens: Tokens, recipe: Recipe, watch: Watcher) -> None:
+    first = pair_set.pairs[0]
+    sample = tokens.train[:32]
+    with watch.task("do the personas move the base model?"):
+        found = elicit(lm, sample, (first.chosen, first.rejected), load_benchmark("mini-dilemmas"), recipe.training.node_budget)
+    watch.elicitation(found)
+    if not found.span.value > 1e-6:
+        raise PastoError(
+            "the two personas do not move the base model at all: there is no direction to learn",
+            f"Compare {first.chosen!r} with {first.rejected!r}; choose words that contrast.",
+        )
+    if found.weak:
+        watch.warn(
+            f"the personas hardly move this model ({found.span.value:.4f} nats a token): expect noise. "
+            "Try stronger words, other templates or a larger model."
+        )
+
+
+def _prepare(lm: LoadedModel, tokens: Tokens, recipe: Recipe, watch: Watcher) -> tuple[Adapter, Objective]:
+    """Calibration, decomposition, directions, loss subspace."""
+    spec, space = recipe.adapter, recipe.subspace
+    writers = find_writers(lm.model)
+    placed = place_writers(writers, len(lm.layers), spec.first_layer, spec.last_layer, spec.max_modules)
+    sample = tokens.train[: spec.calibration_pairs]
+    with watch.task(f"calibrating on {len(sample)} pairs, decomposing {len(placed)} modules"):
+        states = end_states(lm, sample, placed if spec.directions == "activation" else [], recipe.training.node_budget)
+        factors = decompose_writers(placed)
+        kept = {
+            w.path: choose_directions(spec.directions, w, factors[w.path], spec.rank, states, recipe.training.seed) for w in placed
+        }
+        depth = lm.depth_index(space.depth)
+        basis = subspaces.build(
+            parse_subspace(space.expression), space.rank, depth, space.center, recipe.training.seed,
+            subspaces.Activations(
+                states.hidden, lm.model.get_output_embeddings().weight.detach().float().cpu(),
+                lambda: [dense_weight(w.module).cpu() for w in writers],
+            ),
+        )  # fmt: skip
+    share = subspaces.captured_share(basis, (states.hidden[0::2] - states.hidden[1::2])[:, depth])
+    text = f"loss subspace {space.expression!r}, rank {basis.shape[1]}, captures {share:.0%} of the mean chosen - rejected direction"
+    (watch.warn if share < 0.25 else watch.note)(text)
+    adapter = Adapter.create(placed, kept, factors, spec, recipe.training.seed).to(lm.device)
+    watch.note(f"adapter: {len(placed)} modules, {adapter.num_parameters():,} parameters")
+    return adapter, Objective(lm, basis, recipe.losses, space, recipe.training.node_budget, recipe.training.base_cache_mb)
+
+
+def _describer(
+    lm: LoadedModel, adapter: Adapter, recipe: Recipe, pair_set: PairSet, tokens: Tokens
+) -> Callable[[dict[str, Any], Certificate | None], artifact.Meta]:
+    base = artifact.describe_base(lm, adapter)  # the base does not change: hash it once
+    first = pair_set.pairs[0]
+
+    def describe(training: dict[str, Any], certificate: Certificate | None) -> artifact.Meta:
+        return artifact.Meta(
+            format_version=artifact.FORMAT_VERSION, created=artifact.now(), base=base, bound=recipe.adapter.bound,
+            max_angle=recipe.adapter.max_angle, largest_angle=adapter.angle(), recipe=recipe.model_dump(mode="json"),
+            pairs_sha256=pair_set.digest, personas=[first.chosen, first.rejected], training=training, certificate=certificate,
+            num_pairs={"train": len(tokens.train), "validation": len(tokens.validation), "certificate": len(tokens.certificate)},
+            reference=artifact.reference_logits(lm, adapter), versions=artifact.versions(),
+        )  # fmt: skip
+
+    return describe
+
+
+@contextmanager
+def _history(path: Path, so_far: dict[str, Any], watch: Watcher) -> Iterator[Callable[[Step], None]]:
+    """history.jsonl, one line a step, and the live view; `so_far` keeps the facts that an early save records."""
+    with writing(path), path.open("w", encoding="utf-8") as history, watch.training() as show:
+
+        def report(step: Step) -> None:
+            with writing(path):
+                history.write(json.dumps(step.record()) + "\n")
+                history.flush()
+            if step.validation and (so_far["best_loss"] is None or step.loss < so_far["best_loss"]):
+                so_far.update(best_epoch=step.epoch, best_loss=step.loss)
+            so_far.update(steps=step.step)
+            show(step)
+
+        yield report
+
+
+def _certify(lm: LoadedModel, adapter: Adapter, tokens: Tokens, recipe: Recipe, watch: Watcher) -> Certificate:
+    with watch.task("certificate: strength on held-out openings", len(tokens.certificate)) as advance:
+        likeness = measure_likeness(
+            lm, AdapterSteerer(adapter, lm), tokens.certificate, [1.0, -1.0], recipe.training.node_budget, advance
+        )
+    return certify(likeness, tokens.num_prompts, recipe.training.seed)
+
+
+def open_dial(
+    name: str | None, watch: Watcher, quantization: str | None = None, device: str | None = None, verify: bool = True
+) -> Dial:
+    """Load an adapter and the base that it names.
+
+    Args:
+        name: Run folder, adapter folder, Hub id, or None for the latest run.
+        watch: Told what is loaded.
+        quantization: Instead of the one that the adapter was trained with.
+        device: Instead of `auto`.
+        verify: Check fingerprints and reference logits.
+    """
+    folder = runs.adapter_folder(name)
+    if folder is None:
+        from pasto_cli.core import hub
+
+        assert name is not None
+        with watch.task(f"fetching {name}"):
+            folder = hub.download(name)
+    elif name is None:
+        watch.note(f"adapter: {folder.parent}")
+    meta = artifact.read_meta(folder)
+    changes = {"quantization": quantization, "device": device}
+    spec = ModelSpec.model_validate(meta.base.spec.model_dump() | {k: v for k, v in changes.items() if v is not None})
+    if spec.revision is None and meta.base.commit and not meta.base.commit.startswith("sha256:"):
+        spec = spec.model_copy(update={"revision": meta.base.commit})
+    lm = open_model(spec, watch)
+    adapter = artifact.load_adapter(folder, meta, lm, verify)
+    return Dial(lm, adapter, AdapterSteerer(adapter, lm), meta, folder)
+
+
+def check_benchmark(name: str | None, data: str | None) -> None:
+    """Refuse an unknown benchmark before a model is loaded; the Hub is not asked."""
+    if name is not None and (name != "dailydilemmas" or data is not None):
+        load_benchmark(name, data)
+
+
+def evaluate_dial(
+    dial: Dial, watch: Watcher, benchmark: str | None, data: str | None, limit: int | None, coefficients: Sequence[float] | None,
+    value: str | None,
+) -> tuple[EvalRun, Path | None]:  # fmt: skip
+    """Run a benchmark with a dial; what is not given comes from the recipe that the dial was trained with.
+
+    Returns:
+        The evaluation, and the file it was written to (None for an adapter that is not in a run folder).
+    """
+    spec = Recipe.model_validate(dial.meta.recipe).evaluation
+    whole = load_benchmark(benchmark or spec.benchmark, data)
+    part = subset(whole, value or spec.value, limit if limit is not None else spec.limit, spec.seed)
+    provenance = {
+        "adapter": str(dial.folder), "pairs_sha256": dial.meta.pairs_sha256, "base": dial.meta.base.spec.source,
+        "base_commit": dial.lm.commit, "quantization": dial.lm.spec.quantization, "created": artifact.now(),
+        "versions": artifact.versions(), "bootstrap_seed": spec.seed, "limit": limit,
+    }  # fmt: skip
+    with watch.task(f"{whole.name}: {len(part.items)} questions", len(part.items)) as advance:
+        run = evaluate(
+            dial.lm, dial.steerer, part, value or spec.value, coefficients or spec.coefficients, spec.pmass_threshold,
+            spec.node_budget, spec.seed, provenance, advance,
+        )  # fmt: skip
+    if dial.folder.name != "adapter" or not (dial.folder.parent / "recipe.yaml").exists():
+        return run, None
+    path = dial.folder.parent / "eval" / f"{whole.name}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, dump(run))
+    return run, path
+
+
+def push_adapter(name: str | None, repo: str, private: bool, dry_run: bool, watch: Watcher) -> tuple[str, list[tuple[str, int]], str | None]:
+    """Publish an adapter with a card made from the run's own facts.
+
+    Returns:
+        The card, the files with their sizes, and the address (None for a dry run).
+    """
+    from pasto_cli.core import hub
+
+    folder = runs.adapter_folder(name)
+    if folder is None:
+        raise PastoError(f"{name} is on the Hub already", "Give a local run or adapter folder.")
+    meta = artifact.read_meta(folder)
+    text = card(meta.model_dump(mode="json"), _evaluations(folder)).replace("THIS", repo)
+    source = meta.base.spec.source
+    if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
+        watch.warn(f"the base {source} is not on the Hub: others need the same file to use this adapter")
+    if meta.certificate is None or not meta.certificate.passed:
+        watch.warn("this adapter has no passed certificate; its card says so")
+    files = [(artifact.TENSORS, (folder / artifact.TENSORS).stat().st_size), (artifact.META, (folder / artifact.META).stat().st_size)]
+    files.append((artifact.CARD, len(text.encode())))
+    if dry_run:
+        return text, files, None
+    with watch.task(f"uploading to {repo}"):
+        return text, files, hub.upload(folder, repo, text, private)
+
+
+def _evaluations(folder: Path) -> list[EvalRun]:
+    """What was measured with a run's adapter; a file that is not an evaluation is passed over."""
+    found = []
+    for path in sorted((folder.parent / "eval").glob("*.json")) if folder.name == "adapter" else []:
+        with contextlib.suppress(ValueError):
+            found.append(parse(path.read_text(encoding="utf-8")))
+    return found
