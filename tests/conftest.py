@@ -42,3 +42,51 @@ def _own_cache(tmp_path_factory, monkeypatch, request):
     """Tests that are not on the demo model get a cache of their own."""
     if "slow" not in request.keywords:
         monkeypatch.setenv("PASTO_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Factory of tiny random models, one of each kind a session; they are never changed outside a context."""
+    from pasto_cli.core.forward import settle_packing
+    from pasto_cli.core.models import load_model
+    from pasto_cli.recipe import ModelSpec
+    from variants import MODELS
+
+    made = {}
+
+    def make(name="llama"):
+        if name not in made:
+            made[name] = load_model(ModelSpec(device="cpu", **MODELS[name]))
+            settle_packing(made[name])
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_pairs(tiny):
+    """Forty tokenised pairs for the byte tokenizer, with short suffixes."""
+    from pasto_cli.core.chat import tokenise_pairs
+    from pasto_cli.pairs import make_pairs
+    from pasto_cli.recipe import PairsSpec
+
+    spec = PairsSpec(words=("honest", "dishonest"), templates=("Be {persona} one.", "Play {persona} one."), count=40)
+    return tokenise_pairs([p.model_copy(update={"neutral": p.neutral[:12]}) for p in make_pairs(spec).pairs], tiny().chat)[0]
+
+
+@pytest.fixture()
+def make_adapter():
+    """Factory of adapters with angles that matter, on the middle layers of a tiny model."""
+    import torch
+
+    from pasto_cli.core.adapter import Adapter, decompose_writers
+    from pasto_cli.core.writers import find_writers, place_writers
+    from pasto_cli.recipe import AdapterSpec
+
+    def make(lm, bound="spectral", rank=12, scale=0.2, seed=0, **spec):
+        writers = place_writers(find_writers(lm.model), len(lm.layers), 0.1, 0.5, 64)
+        kept = {w.path: torch.arange(rank) for w in writers}
+        spec = AdapterSpec(rank=rank, bound=bound, init_theta_std=scale, init_delta_mean=0.05, init_delta_std=0.02, **spec)
+        return Adapter.create(writers, kept, decompose_writers(writers), spec, seed)
+
+    return make

@@ -209,31 +209,32 @@ def split_pairs(pairs: Sequence[Pair], validation: float, certificate: float, se
         else:
             root, source = pair.suffix, pair.source
             groups[source].append([pair])
-    train: list[Pair] = []
-    held: dict[str, list[Pair]] = {"validation": [], "certificate": []}
+    parts: dict[str, list[list[Pair]]] = {"train": [], "validation": [], "certificate": []}
     for source in sorted(groups):
         bins = groups[source]
         rng.shuffle(bins)
         total = sum(map(len, bins))
-        counts = {"validation": 0, "certificate": 0}
+        counts = dict.fromkeys(parts, 0)
         for group in bins:
-            for part, share in (("certificate", certificate), ("validation", validation)):
-                if counts[part] + len(group) / 2 <= share * total:
-                    held[part] += group
-                    counts[part] += len(group)
-                    break
-            else:
-                train += group
-    for part in held:  # a tiny set still needs one pair on each side
-        if not held[part]:
-            held[part].append(train.pop())
+            fits = (
+                part
+                for part, share in (("certificate", certificate), ("validation", validation))
+                if counts[part] + len(group) / 2 <= share * total
+            )
+            part = next(fits, "train")
+            parts[part].append(group)
+            counts[part] += len(group)
+    for part in ("certificate", "validation"):  # a tiny set still needs a group in each part
+        if not parts[part] and len(parts["train"]) > 1:
+            parts[part].append(parts["train"].pop())
+    train, held_out, certified = ([pair for group in parts[part] for pair in group] for part in parts)
     prompts = sorted({p.neutral for p in pairs})
     rng.shuffle(prompts)
     cut = max(1, len(prompts) // 4) if len(prompts) > 1 else 0
     reserved, open_ = prompts[:cut] or prompts, prompts[cut:]
     rng.shuffle(train)
     return Split(
-        _with_prompts(train, open_), _with_prompts(held["validation"], open_), _with_prompts(held["certificate"], reserved)
+        _with_prompts(train, open_), _with_prompts(held_out, open_), _with_prompts(certified, reserved)
     )
 
 

@@ -98,7 +98,7 @@ class Trained(NamedTuple):
     certificate: Certificate | None
 
 
-class Dial(NamedTuple):
+class Opened(NamedTuple):
     """A loaded adapter on its base."""
 
     lm: LoadedModel
@@ -266,7 +266,7 @@ def _certify(lm: LoadedModel, adapter: Adapter, tokens: Tokens, recipe: Recipe, 
 
 def open_dial(
     name: str | None, watch: Watcher, quantization: str | None = None, device: str | None = None, verify: bool = True
-) -> Dial:
+) -> Opened:
     """Load an adapter and the base that it names.
 
     Args:
@@ -292,7 +292,7 @@ def open_dial(
         spec = spec.model_copy(update={"revision": meta.base.commit})
     lm = open_model(spec, watch)
     adapter = artifact.load_adapter(folder, meta, lm, verify)
-    return Dial(lm, adapter, AdapterSteerer(adapter, lm), meta, folder)
+    return Opened(lm, adapter, AdapterSteerer(adapter, lm), meta, folder)
 
 
 def check_benchmark(name: str | None, data: str | None) -> None:
@@ -302,7 +302,7 @@ def check_benchmark(name: str | None, data: str | None) -> None:
 
 
 def evaluate_dial(
-    dial: Dial, watch: Watcher, benchmark: str | None, data: str | None, limit: int | None, coefficients: Sequence[float] | None,
+    dial: Opened, watch: Watcher, benchmark: str | None, data: str | None, limit: int | None, coefficients: Sequence[float] | None,
     value: str | None,
 ) -> tuple[EvalRun, Path | None]:  # fmt: skip
     """Run a benchmark with a dial; what is not given comes from the recipe that the dial was trained with.
