@@ -64,7 +64,8 @@ def make_batches(pairs: Sequence[TokenPair], batch_size: int, rng: random.Random
         rng.shuffle(order)
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     if len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2] += batches.pop()
+        lonely = batches.pop()
+        batches[-1] += lonely
     return batches
 
 

@@ -1,0 +1,181 @@
+"""Figures of an evaluation: oracles on real item structures, edges, intervals."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pasto_cli.evaluation.benchmarks import load_benchmark, subset
+from pasto_cli.evaluation.metrics import Table, scores, steering_f1
+from pasto_cli.evaluation.results import Answer, EvalRun, Row, dump, key, parse
+from pasto_cli.evaluation.statistics import cluster_bootstrap
+
+C = (-1.0, 0.0, 1.0)
+
+
+def simulate(items, value, oracle, seed=0, pmass=1.0):
+    """Rows of a simulated steerer: base y is noise with a lean towards Yes, as real models have."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for item in items:
+        y0 = rng.normal(0.5, 1.5)
+        label = item.labels.get(value, 0)
+        answers = {key(c): Answer(y=y0 + oracle(c, label, rng), pmass=pmass, said="Yes") for c in C}
+        rows.append(Row(id=item.id, group=item.group, kind=item.kind, labels=item.labels, answers=answers))
+    return rows
+
+
+ORACLES = {
+    "perfect": lambda c, label, rng: 3.0 * c * label,
+    "inverted": lambda c, label, rng: -3.0 * c * label,
+    "yes-sayer": lambda c, label, rng: 3.0 * c,
+    "no-sayer": lambda c, label, rng: -3.0 * c,
+    "no-op": lambda c, label, rng: 0.0,
+    "random": lambda c, label, rng: rng.normal(0, 3) * abs(c),
+}
+
+
+@pytest.fixture(scope="module", params=["mini-dilemmas", "dailydilemmas"])
+def items(request):
+    data = str(request.getfixturevalue("dailydilemmas")) if request.param == "dailydilemmas" else None
+    return load_benchmark(request.param, data).items
+
+
+def f1(items, oracle, value="honesty", seed=0, **options):
+    table = Table(simulate(items, value, ORACLES[oracle], seed), value, C, 0.05, **options)
+    return table.f1(np.arange(len(table.rows))).f1
+
+
+def test_the_metric_ranks_simulated_steerers_as_a_person_would(items):
+    assert f1(items, "perfect") > 40
+    assert f1(items, "inverted") == 0 == f1(items, "no-op")
+    assert f1(items, "yes-sayer") < 2 and f1(items, "no-sayer") < 2
+    assert np.mean([f1(items, "random", seed=s) for s in range(50)]) < 2
+
+
+def test_the_published_sign_rewards_a_yes_sayer(dailydilemmas):
+    """The fault that --label-sign original reproduces: a yes-sayer beats a perfect steerer."""
+    items = load_benchmark("dailydilemmas", str(dailydilemmas)).items
+    assert f1(items, "yes-sayer", label_sign="original") > 3 * f1(items, "perfect", label_sign="original")
+
+
+def test_acquiescence_sees_the_yes_sayer(items):
+    table = Table(simulate(items, "honesty", ORACLES["yes-sayer"]), "honesty", C, 0.05)
+    every = np.arange(len(table.rows))
+    assert table.acquiescence(1.0, every) == pytest.approx(3.0)
+    assert abs(table.shift(1.0, every)) < 0.5
+    perfect = Table(simulate(items, "honesty", ORACLES["perfect"]), "honesty", C, 0.05)
+    assert perfect.shift(1.0, every) == pytest.approx(3.0) and abs(perfect.acquiescence(1.0, every)) < 0.5
+
+
+def test_informedness_ranks_too(items):
+    si = {o: Table(simulate(items, "honesty", ORACLES[o]), "honesty", C, 0.05) for o in ORACLES}
+    values = {o: t.informedness(np.arange(len(t.rows))) for o, t in si.items()}
+    assert values["perfect"] > 80 and values["inverted"] < 0 and values["no-op"] == 0
+    assert values["yes-sayer"] < 0
+
+
+def test_invalid_answers_are_counted_and_never_replaced(items):
+    rows = simulate(items, "honesty", ORACLES["perfect"])
+    for row in rows[::2]:
+        row.answers["1"].pmass = 0.01
+    table = Table(rows, "honesty", C, 0.05)
+    every = np.arange(len(table.rows))
+    whole = Table(simulate(items, "honesty", ORACLES["perfect"]), "honesty", C, 0.05)
+    assert (~table.valid[1.0]).sum() == pytest.approx(len(table.rows) / 2, abs=2)
+    assert table.f1(every).f1 < 0.8 * whole.f1(every).f1
+    assert table.f1(every).arbitrary > whole.f1(every).arbitrary  # an invalid control answer is a flip
+    assert scores(table)["coefficients"]["1"]["invalid"] == (~table.valid[1.0]).sum()
+
+
+def test_scores_carry_n_and_intervals(items):
+    rows = simulate(items, "honesty", ORACLES["perfect"])
+    s = scores(Table(rows, "honesty", C, 0.05))
+    e = s["steering_f1"]
+    assert e["low"] < e["value"] < e["high"] and e["n"] == s["n_target"] + s["n_control"]
+    shift = s["coefficients"]["1"]["shift"]
+    assert shift["clusters"] * 2 == shift["n"] == s["n_target"]
+    run = EvalRun(
+        benchmark="b", title="t", licence="l", source="s", value="honesty", coefficients=list(C), pmass_threshold=0.05,
+        partial=False, rows=rows, scores=s, provenance={},
+    )  # fmt: skip
+    assert parse(dump(run)).model_dump() == run.model_dump()
+
+
+def test_undefined_is_nan_never_zero():
+    nothing = np.array([])
+    result = steering_f1(nothing, nothing, nothing, nothing, nothing, nothing, (1.0, 1.0, 1.0))
+    assert math.isnan(result.f1) and math.isnan(result.correct_rate)
+    one = np.array([1.0])
+    assert math.isnan(steering_f1(one, one, one, nothing, nothing, nothing, (1.0, 1.0, 1.0)).f1)  # no controls: no precision
+    assert math.isnan(steering_f1(one, one, one, one, one, one, (0.01, 1.0, 1.0)).f1)
+
+
+def test_pmass_ratio_is_clamped_unless_original():
+    y = np.array([-1.0, -1.0]), np.array([-1.0, -1.0]), np.array([1.0, 1.0])
+    control = np.ones(2)
+    arguments = (*y, control, control, control)
+    assert steering_f1(*arguments, (1.0, 0.5, 1.0)).f1 == pytest.approx(100)
+    assert steering_f1(*arguments, (1.0, 0.5, 1.0), "original").f1 == pytest.approx(400)
+    assert steering_f1(*arguments, (0.5, 1.0, 1.0)).f1 == pytest.approx(25)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=30), st.integers(0, 99))
+def test_f1_is_between_0_and_100(y, seed):
+    rng = np.random.default_rng(seed)
+    arrays = [np.array(y) + rng.normal(0, 2, len(y)) * k for k in (1, 0, 1)]
+    result = steering_f1(*arrays, *arrays, (0.9, 1.0, 0.8))
+    assert 0 <= result.f1 <= 100 and result.recall <= 1 and result.arbitrary <= 1 + 1e-9
+
+
+def test_bootstrap_resamples_whole_clusters_and_is_seeded():
+    """Ten clusters of five equal rows: as wide as ten rows, not as fifty."""
+    rng = np.random.default_rng(0)
+    centre = rng.normal(0, 1, 10)
+    x = np.repeat(centre, 5)
+    names = np.repeat([f"g{i}" for i in range(10)], 5).tolist()
+    clustered = cluster_bootstrap(lambda i: x[i].mean(), names)
+    single = cluster_bootstrap(lambda i: centre[i].mean(), [f"g{i}" for i in range(10)])
+    assert clustered.high - clustered.low == pytest.approx(single.high - single.low, rel=0.1)
+    assert (clustered.n, clustered.clusters) == (50, 10)
+    assert clustered == cluster_bootstrap(lambda i: x[i].mean(), names)
+    assert clustered != cluster_bootstrap(lambda i: x[i].mean(), names, seed=1)
+
+
+def test_bootstrap_at_the_edges():
+    nothing = cluster_bootstrap(lambda i: 1.0, [])
+    assert math.isnan(nothing.value) and nothing.n == 0
+    one = cluster_bootstrap(lambda i: 2.0, ["a", "a"])
+    assert one.value == 2.0 and math.isnan(one.low)
+
+
+def test_interval_covers_the_truth():
+    """95 % intervals of a mean over 60 clusters cover it in about 95 % of 200 simulated benchmarks."""
+    hits = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        x = np.repeat(rng.normal(0.3, 1, 60), 2) + rng.normal(0, 0.5, 120)
+        names = np.repeat(np.arange(60), 2).astype(str).tolist()
+        e = cluster_bootstrap(lambda i, x=x: x[i].mean(), names, seed, draws=300)
+        hits += e.low <= 0.3 <= e.high
+    assert 0.90 <= hits / 200 <= 0.99
+
+
+def test_subset_keeps_whole_dilemmas_and_all_controls(items):
+    class Holder:
+        pass
+
+    from pasto_cli.evaluation.benchmarks import Benchmark
+
+    whole = Benchmark("b", "t", "l", "s", "p", items)
+    part = subset(whole, "honesty", 10, 0)
+    groups = {i.group for i in part.items if i.kind == "target"}
+    assert len(groups) == 10 and part.partial
+    assert sum(i.kind == "target" for i in part.items) == 20
+    assert sum(i.kind != "target" for i in part.items) == sum(i.kind != "target" for i in items) == 80
+    assert all("honesty" in i.labels for i in part.items if i.kind == "target")
+    assert subset(whole, "honesty", None, 0) is whole
+    assert part.items == subset(whole, "honesty", 10, 0).items != subset(whole, "honesty", 10, 1).items

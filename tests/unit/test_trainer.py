@@ -1,0 +1,168 @@
+"""Training: one clock, no lost batch, determinism, best weights, Ctrl-C, non-finite losses."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pasto_cli.core.objective import LossReport, Objective
+from pasto_cli.core.subspaces import random_basis
+from pasto_cli.core.trainer import lr_factor, make_batches, steps_per_epoch, train
+from pasto_cli.errors import PastoError
+from pasto_cli.recipe import LossesSpec, SubspaceSpec, TrainingSpec
+
+
+@given(st.integers(2, 60), st.integers(2, 12), st.integers(1, 5))
+def test_planned_steps_are_the_steps_taken(pairs, size, accumulation):
+    """The original's schedule was one step short whenever sizes were awkward."""
+    spec = TrainingSpec(batch_size=size, accumulation=accumulation)
+    batches = make_batches(list(range(pairs)), size, None)
+    planned, steps = steps_per_epoch(pairs, spec)
+    assert len(batches) == planned and steps == math.ceil(len(batches) / accumulation)
+    assert sorted(x for b in batches for x in b) == list(range(pairs))
+    assert all(len(b) > 1 for b in batches)
+
+
+@given(st.integers(1, 200), st.sampled_from(["onecycle", "cosine"]), st.floats(0, 1))
+def test_learning_rate_stays_between_nothing_and_its_peak(total, schedule, warmup):
+    spec = TrainingSpec(schedule=schedule, warmup=warmup)
+    factors = [lr_factor(step, total, spec) for step in range(total)]
+    assert all(0 <= f <= 1 for f in factors)
+    assert max(factors) == pytest.approx(1.0, abs=1e-9)
+
+
+@pytest.fixture()
+def setting(tiny, tiny_pairs, make_adapter):
+    lm = tiny()
+    basis = random_basis(lm.hidden_size, 4, 0).columns
+
+    def make():
+        return Objective(lm, basis, LossesSpec(), SubspaceSpec(), 512, 64), make_adapter(lm, scale=0.003, rank=6)
+
+    return make, tiny_pairs[:9], tiny_pairs[9:13]
+
+
+def run(setting, report=lambda _: None, keep=lambda: None, **spec):
+    make, pairs, held_out = setting
+    objective, adapter = make()
+    settings = TrainingSpec(**{"epochs": 2, "batch_size": 4, "lr": 5e-3, **spec})
+    return train(objective, adapter, pairs, held_out, settings, report, keep), adapter
+
+
+def state(adapter):
+    return torch.cat([p.detach().flatten() for p in adapter.parameters()])
+
+
+def test_training_lowers_the_validation_loss_and_is_deterministic(setting):
+    steps = []
+    result, adapter = run(setting, steps.append, epochs=4)
+    losses = [s.loss for s in steps if s.validation]
+    assert losses[-1] < losses[0] - 1
+    assert result.best_loss == min(losses) and result.steps == 4 * 2
+    _, again = run(setting, epochs=4)
+    assert torch.equal(state(adapter), state(again))
+    _, other = run(setting, epochs=4, seed=1)
+    assert not torch.equal(state(adapter), state(other))
+    json.dumps([s.record() for s in steps])
+
+
+def test_accumulation_equals_one_larger_step(tiny, tiny_pairs, make_adapter, monkeypatch):
+    """Two batches of 4 accumulated give the mean gradient over 8 pairs, not the sum of two means."""
+    lm = tiny()
+    seen = []
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: seen.append([p.grad.clone() for p in self.param_groups[0]["params"]]))
+    objective = Objective(lm, random_basis(lm.hidden_size, 4, 0).columns, LossesSpec(), SubspaceSpec(), 512, 64)
+    pairs = tiny_pairs[:7]
+    adapter = make_adapter(lm, scale=0.05)
+    train(objective, adapter, pairs, tiny_pairs[7:9], TrainingSpec(epochs=1, batch_size=4, accumulation=2, clip=1e9))
+    monkeypatch.undo()
+    import random
+
+    batches = make_batches(pairs, 4, random.Random(0))
+    adapter = make_adapter(lm, scale=0.05)
+    total = sum(objective(adapter, b, ramp=0.0).total * len(b) / 7 for b in batches)
+    total.backward()
+    expected = torch.cat([p.grad.flatten() for p in adapter.parameters()])
+    got = torch.cat([g.flatten() for g in seen[0]])
+    assert len(seen) == 1
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_best_weights_are_kept_not_the_last(setting, monkeypatch):
+    make, pairs, held_out = setting
+    objective, adapter = make()
+    snapshots, kept = [], []
+    fake = iter([3.0, 1.0, 2.0, 4.0])
+    real = objective.__class__.__call__
+
+    def call(self, adapter, batch, ramp=1.0, neutral=True):
+        report = real(self, adapter, batch, ramp, neutral)
+        if torch.is_grad_enabled():
+            return report
+        snapshots.append(state(adapter))
+        return LossReport(torch.tensor(next(fake)), report.parts, report.diagnostics)
+
+    monkeypatch.setattr(Objective, "__call__", call)
+    result = train(objective, adapter, pairs, held_out, TrainingSpec(epochs=4, batch_size=4, lr=1e-2), keep_best=lambda: kept.append(1))
+    assert (result.best_epoch, result.best_loss, len(kept)) == (2, 1.0, 2)
+    assert torch.equal(state(adapter), snapshots[1])
+
+
+def test_patience_stops_early(setting, monkeypatch):
+    make, pairs, held_out = setting
+    objective, adapter = make()
+    real = Objective.__call__
+
+    def never_better(self, adapter, batch, ramp=1.0, neutral=True):
+        report = real(self, adapter, batch, ramp, neutral)
+        return report if torch.is_grad_enabled() else report._replace(total=torch.tensor(5.0))
+
+    monkeypatch.setattr(Objective, "__call__", never_better)
+    result = train(objective, adapter, pairs, held_out, TrainingSpec(epochs=9, batch_size=4, patience=2))
+    assert result.stopped_early and result.steps == 3 * 2
+
+
+@pytest.mark.parametrize("after", [1, 5])
+def test_interruption_keeps_the_best_so_far(setting, after):
+    kept = []
+
+    def report(step):
+        if step.step == after:
+            raise KeyboardInterrupt
+
+    result, adapter = run(setting, report, lambda: kept.append(1), epochs=3)
+    assert result.interrupted and kept and torch.isfinite(state(adapter)).all()
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_best(setting, monkeypatch):
+    make, pairs, held_out = setting
+    objective, adapter = make()
+    real = Objective.__call__
+    calls = []
+
+    def break_later(self, adapter, batch, ramp=1.0, neutral=True):
+        report = real(self, adapter, batch, ramp, neutral)
+        calls.append(1)
+        return report._replace(total=report.total * math.nan) if len(calls) > 4 else report
+
+    monkeypatch.setattr(Objective, "__call__", break_later)
+    with pytest.raises(PastoError, match="loss is nan"):
+        train(objective, adapter, pairs, held_out, TrainingSpec(epochs=5, batch_size=4))
+    assert torch.isfinite(state(adapter)).all()
+
+
+def test_one_step_makes_one_forward(setting, monkeypatch, tiny):
+    """Operation count: a training step is one forward of the decoder, whatever the number of pairs and coefficients."""
+    make, pairs, held_out = setting
+    objective, adapter = make()
+    objective.remember(pairs)
+    calls = []
+    hook = tiny().model.base_model.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        objective(adapter, pairs[:4], 1.0)
+    finally:
+        hook.remove()
+    assert len(calls) == 1
