@@ -51,8 +51,11 @@ def f1(items, oracle, value="honesty", seed=0, **options):
 def test_the_metric_ranks_simulated_steerers_as_a_person_would(items):
     assert f1(items, "perfect") > 40
     assert f1(items, "inverted") == 0 == f1(items, "no-op")
-    assert f1(items, "yes-sayer") < 2 and f1(items, "no-sayer") < 2
-    assert np.mean([f1(items, "random", seed=s) for s in range(50)]) < 2
+    # net is clamped at 0, so that chance alone scores above 0: E max(0, net) falls with the square root of n only. 403 dilemmas
+    # keep it under 2; the 48 of mini-dilemmas do not, which is why its interval must be read.
+    few = len({i.group for i in items if "honesty" in i.labels}) < 100
+    for oracle in ("yes-sayer", "no-sayer", "random"):
+        assert np.mean([f1(items, oracle, seed=s) for s in range(20)]) < (5 if few else 2), oracle
 
 
 def test_the_published_sign_rewards_a_yes_sayer(dailydilemmas):

@@ -94,8 +94,8 @@ def settle_packing(lm: LoadedModel, notify: Notify = lambda _: None) -> None:
     with torch.no_grad():
         plain = [lm.model(input_ids=torch.tensor([row], device=lm.device)).logits[0, -1].float() for row in rows]
         scale = max(p.abs().max().item() for p in plain)
-        # Quantised and half-precision layers round differently for every sequence length; a wrong mask is far outside.
-        exact = lm.dtype == torch.float32 and lm.spec.quantization == "none"
+        # 8-bit and half-precision layers round differently for every sequence length; a wrong mask is far outside.
+        exact = lm.dtype == torch.float32 and lm.spec.quantization != "8bit"
         tolerance = scale * (1e-4 if exact else 5e-2)
         for trees in (True, False):
             try:

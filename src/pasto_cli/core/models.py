@@ -105,6 +105,7 @@ def load_model(spec: ModelSpec, notify: Notify = lambda _: None) -> LoadedModel:
         commit = commit or getattr(model.config, "_commit_hash", None)
     if spec.quantization == "none":
         model = model.to(device)
+    _plain_4bit_kernels(model)
     model.eval().requires_grad_(False)
     _, layers = decoder_layers(model)
     return LoadedModel(model, tokenizer, Chat(tokenizer, spec.system), spec, commit, layers)
@@ -277,6 +278,17 @@ def _quantization_config(kind: str, dtype: torch.dtype) -> Any:
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     except ImportError:
         raise PastoError("model.quantization needs bitsandbytes", "Install it: pip install bitsandbytes.") from None
+
+
+def _plain_4bit_kernels(model: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights in place on the first inference on a CPU.
+
+    The packed kernel rounds to bfloat16, so that a prompt's logits would depend on what else is in the batch (0.5 of 38 on
+    SmolLM2-135M), and `dequantize_4bit` does not know its layout, so that a later decomposition would be of noise.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _load_failure(spec: ModelSpec, error: Exception) -> PastoError:

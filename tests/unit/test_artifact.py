@@ -1,0 +1,139 @@
+"""The artifact: bit-equal after a round trip, strict about everything else, whole or not at all."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pasto_cli.core import artifact
+from pasto_cli.core.models import load_model
+from pasto_cli.errors import PastoError
+from pasto_cli.recipe import ModelSpec
+
+
+@pytest.fixture()
+def saved(tiny, make_adapter, tmp_path):
+    return save(tiny(), make_adapter(tiny()), tmp_path / "adapter")
+
+
+def save(lm, adapter, folder):
+    meta = artifact.Meta(
+        format_version=1, created=artifact.now(), base=artifact.describe_base(lm, adapter), bound="spectral", max_angle=45.0,
+        largest_angle=adapter.angle(), recipe={}, pairs_sha256="0", num_pairs={}, personas=["a", "b"], training={},
+        certificate=None, reference=artifact.reference_logits(lm, adapter), versions=artifact.versions(),
+    )  # fmt: skip
+    artifact.save(folder, adapter, meta, "card")
+    return folder, lm, adapter
+
+
+def load(folder, lm, verify=True):
+    return artifact.load_adapter(folder, artifact.read_meta(folder), lm, verify)
+
+
+def test_round_trip_is_bit_equal(saved):
+    folder, lm, adapter = saved
+    again = load(folder, lm)
+    ids = torch.arange(40, 60)[None]
+    for a in (-1.0, 0.5):
+        with torch.no_grad(), adapter.at(lm.model, a):
+            one = lm.model(input_ids=ids).logits
+        with torch.no_grad(), again.at(lm.model, a):
+            assert torch.equal(one, lm.model(input_ids=ids).logits)
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["adapter"]  # no scratch left
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "adapter.safetensors", "pasto.json"]
+
+
+def change_tensors(folder, change):
+    path = folder / "adapter.safetensors"
+    tensors = load_file(path)
+    change(tensors, sorted(tensors))
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda t, k: t.pop(k[0]), "1 tensors are missing"),
+        (lambda t, k: t.update(extra=torch.zeros(1)), "unexpected tensors, such as extra"),
+        (lambda t, k: t.update({k[0]: t[k[0]][:-1].clone()}), "do not fit a module"),
+        (lambda t, k: t.update({n: t[n].double() for n in k}), "do not fit a module"),
+        (lambda t, k: t.update({n: t[n] * 1.5 for n in k if n.endswith("theta")}), "reference logits at coefficient"),
+    ],
+)
+def test_tampered_tensors_are_refused(saved, change, expected):
+    folder, lm, _ = saved
+    change_tensors(folder, change)
+    with pytest.raises(PastoError, match=expected):
+        load(folder, lm)
+
+
+def test_truncated_file(saved):
+    folder, lm, _ = saved
+    path = folder / "adapter.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(PastoError, match="damaged or missing"):
+        load(folder, lm)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda m: m.update(format_version=2), "format 2"),
+        (lambda m: m.pop("base"), "base"),
+        (lambda m: m.update(surprise=1), "surprise"),
+    ],
+)
+def test_bad_metadata(saved, change, expected):
+    folder, lm, _ = saved
+    meta = json.loads((folder / "pasto.json").read_text())
+    change(meta)
+    (folder / "pasto.json").write_text(json.dumps(meta))
+    with pytest.raises(PastoError, match=expected):
+        load(folder, lm)
+    (folder / "pasto.json").write_text("{")
+    with pytest.raises(PastoError, match="cannot be read"):
+        artifact.read_meta(folder)
+    with pytest.raises(PastoError, match="no adapter here"):
+        artifact.read_meta(folder.parent)
+
+
+def test_a_wrong_base_is_refused(saved, tiny):
+    folder, lm, _ = saved
+    from pasto_cli.core.random_models import build_random
+
+    other = load_model(ModelSpec(source="random:llama", device="cpu"))
+    other.model = build_random("llama", "sdpa", torch.float32, seed=1)[0]
+    with pytest.raises(PastoError, match="wrong base: model.layers"):
+        load(folder, other)
+    with pytest.raises(PastoError, match="wrong base: random:gpt2"):
+        load(folder, tiny("gpt2"))
+    load(folder, other, verify=False)  # the user insists
+
+
+def test_the_same_base_in_another_precision_is_accepted(saved, tiny):
+    folder, _, _ = saved
+    load(folder, tiny("llama-8bit"))
+    half = load_model(ModelSpec(source="random:llama", device="cpu", dtype="bfloat16"))
+    load(folder, half)
+
+
+def test_a_failed_write_leaves_the_old_artifact(saved, monkeypatch):
+    folder, lm, adapter = saved
+    before = (folder / "adapter.safetensors").read_bytes()
+    meta = artifact.read_meta(folder)
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(artifact, "save_file", full)
+    with pytest.raises(PastoError, match="No space left"):
+        artifact.save(folder, adapter, meta, "card")
+    assert (folder / "adapter.safetensors").read_bytes() == before
+    assert [p.name for p in folder.parent.iterdir()] == ["adapter"]
+
+
+@pytest.mark.parametrize("name", ["llama-4bit", "llama-8bit", "gpt2"])
+def test_round_trip_on_other_bases(tiny, make_adapter, tmp_path, name):
+    folder, lm, _ = save(tiny(name), make_adapter(tiny(name)), tmp_path / "adapter")
+    load(folder, lm)
