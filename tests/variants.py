@@ -1,4 +1,4 @@
-"""One table of variants: a new model family, bound, direction, subspace or loss is a row here, and every generic test runs on it."""
+"""One table of variants: a new model, bound, direction, subspace or loss is a row here, and every generic test runs on it."""
 
 MODELS = {
     "llama": {"source": "random:llama"},
@@ -13,7 +13,8 @@ FLOAT_MODELS = [name for name in MODELS if "bit" not in name]
 BOUNDS = ("spectral", "entrywise")
 DIRECTIONS = ("residual", "activation", "top", "random")
 SUBSPACES = (
-    "taskdiff", "suppressed", "write", "logits_read", "random", "taskdiff & suppressed & write", "taskdiff & write & ~logits_read",
+    "taskdiff", "suppressed", "write", "logits_read", "random", "taskdiff & suppressed & write",
+    "taskdiff & write & ~logits_read",
 )  # fmt: skip
 LOSSES = {
     "pasto": {},

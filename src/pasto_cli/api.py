@@ -1,10 +1,10 @@
 """The Python interface: load an adapter, hold its dial.
 
-    model, tokenizer, dial = pasto_cli.load("user/gemma-3-1b-honesty")
-    with dial.at(-1.0):
-        model.generate(...)
-    for coeff, text in dial.generate("Should I tell my boss?", coeffs=[-1, 0, 1]):
-        print(coeff, text)
+model, tokenizer, dial = pasto_cli.load("user/gemma-3-1b-honesty")
+with dial.at(-1.0):
+    model.generate(...)
+for coeff, text in dial.generate("Should I tell my boss?", coeffs=[-1, 0, 1]):
+    print(coeff, text)
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +43,12 @@ class Dial:
         return self._opened.steerer.at(coefficients)
 
     def generate(
-        self, prompt: str, coeffs: Sequence[float] = (-1.0, 0.0, 1.0), max_new_tokens: int = 128, temperature: float = 0.0, seed: int = 0
+        self,
+        prompt: str,
+        coeffs: Sequence[float] = (-1.0, 0.0, 1.0),
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> Iterator[tuple[float, str]]:
         """Answers to a user's message.
 

@@ -29,7 +29,9 @@ def read_lines(path: str, what: str) -> list[str]:
         with open(path, encoding="utf-8") as file:
             found = [line.rstrip("\n") for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise PastoError(f"{path}: cannot be read as {what} ({error})", "Give a UTF-8 text file with one entry a line.") from None
+        raise PastoError(
+            f"{path}: cannot be read as {what} ({error})", "Give a UTF-8 text file with one entry a line."
+        ) from None
     if not found:
         raise PastoError(f"{path}: holds no {what}", "Write one entry a line.")
     return found

@@ -102,7 +102,11 @@ def load_suffixes(origin: str | HubSuffixes) -> list[tuple[str, str]]:
     if isinstance(origin, HubSuffixes):
         return _hub_suffixes(origin)
     if origin == "bundled":
-        return [(f.name.removesuffix(".txt"), s) for f in bundled.files("suffixes", ".txt") for s in bundled.lines(f"suffixes/{f.name}")]
+        return [
+            (f.name.removesuffix(".txt"), s)
+            for f in bundled.files("suffixes", ".txt")
+            for s in bundled.lines(f"suffixes/{f.name}")
+        ]
     return [(Path(origin).stem, line) for line in bundled.read_lines(origin, "suffixes")]
 
 
@@ -131,7 +135,10 @@ def clean_suffixes(suffixes: Iterable[tuple[str, str]]) -> tuple[list[tuple[str,
 def _draw(
     suffixes: Sequence[tuple[str, str]], templates: Sequence[str], count: int, rng: random.Random
 ) -> list[tuple[tuple[str, str], str]]:
-    """`count` different (suffix, template) combinations, sources taking turns, each suffix used once before any is used twice."""
+    """`count` different (suffix, template) combinations.
+
+    Sources take turns, and each suffix is used once before any is used twice.
+    """
     by_source: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for item in suffixes:
         by_source[item[0]].append(item)
@@ -201,7 +208,7 @@ def split_pairs(pairs: Sequence[Pair], validation: float, certificate: float, se
     """
     rng = random.Random(seed)
     groups: dict[str, list[list[Pair]]] = defaultdict(list)
-    root = ""
+    root = source = ""
     for pair in sorted(pairs, key=lambda p: p.suffix):
         # Sorted, every extension of a suffix follows it directly: one pass finds the groups.
         if root and pair.suffix.startswith(root):
@@ -233,16 +240,13 @@ def split_pairs(pairs: Sequence[Pair], validation: float, certificate: float, se
     cut = max(1, len(prompts) // 4) if len(prompts) > 1 else 0
     reserved, open_ = prompts[:cut] or prompts, prompts[cut:]
     rng.shuffle(train)
-    return Split(
-        _with_prompts(train, open_), _with_prompts(held_out, open_), _with_prompts(certified, reserved)
-    )
+    return Split(_with_prompts(train, open_), _with_prompts(held_out, open_), _with_prompts(certified, reserved))
 
 
 def _with_prompts(pairs: Sequence[Pair], prompts: Sequence[str]) -> list[Pair]:
     allowed = set(prompts)
     return [
-        p if p.neutral in allowed else p.model_copy(update={"neutral": prompts[i % len(prompts)]})
-        for i, p in enumerate(pairs)
+        p if p.neutral in allowed else p.model_copy(update={"neutral": prompts[i % len(prompts)]}) for i, p in enumerate(pairs)
     ]
 
 

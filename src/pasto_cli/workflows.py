@@ -144,11 +144,11 @@ def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trai
         _history(folder / "history.jsonl", so_far, watch) as report,
         training_precision(lm, recipe.training.precision),
     ):
-        result = train(
-            objective, adapter, tokens.train, tokens.validation, recipe.training, report, lambda: save(so_far, None)
-        )
+        result = train(objective, adapter, tokens.train, tokens.validation, recipe.training, report, lambda: save(so_far, None))
     if result.interrupted:
-        watch.warn(f"interrupted after {result.steps} steps; {folder}/adapter holds the best weights so far, without a certificate")
+        watch.warn(
+            f"interrupted after {result.steps} steps; {folder}/adapter holds the best weights so far, without a certificate"
+        )
         return Trained(folder, result, None)
     facts = result._asdict()
     save(facts, None)
@@ -203,7 +203,8 @@ def _prepare(lm: LoadedModel, tokens: Tokens, recipe: Recipe, watch: Watcher) ->
         states = end_states(lm, sample, placed if spec.directions == "activation" else [], recipe.training.node_budget)
         factors = decompose_writers(placed)
         kept = {
-            w.path: choose_directions(spec.directions, w, factors[w.path], spec.rank, states, recipe.training.seed) for w in placed
+            w.path: choose_directions(spec.directions, w, factors[w.path], spec.rank, states, recipe.training.seed)
+            for w in placed
         }
         depth = lm.depth_index(space.depth)
         basis = subspaces.build(
@@ -214,7 +215,9 @@ def _prepare(lm: LoadedModel, tokens: Tokens, recipe: Recipe, watch: Watcher) ->
             ),
         )  # fmt: skip
     share = subspaces.captured_share(basis, (states.hidden[0::2] - states.hidden[1::2])[:, depth])
-    text = f"loss subspace {space.expression!r}, rank {basis.shape[1]}, captures {share:.0%} of the mean chosen - rejected direction"
+    text = (
+        f"loss subspace {space.expression!r}, rank {basis.shape[1]}, captures {share:.0%} of the mean chosen - rejected state"
+    )
     (watch.warn if share < 0.25 else watch.note)(text)
     adapter = Adapter.create(placed, kept, factors, spec, recipe.training.seed).to(lm.device)
     watch.note(f"adapter: {len(placed)} modules, {adapter.num_parameters():,} parameters")
@@ -232,7 +235,7 @@ def _describer(
             format_version=artifact.FORMAT_VERSION, created=artifact.now(), base=base, bound=recipe.adapter.bound,
             max_angle=recipe.adapter.max_angle, largest_angle=adapter.angle(), recipe=recipe.model_dump(mode="json"),
             pairs_sha256=pair_set.digest, personas=[first.chosen, first.rejected], training=training, certificate=certificate,
-            num_pairs={"train": len(tokens.train), "validation": len(tokens.validation), "certificate": len(tokens.certificate)},
+            num_pairs={name: len(getattr(tokens, name)) for name in ("train", "validation", "certificate")},
             reference=artifact.reference_logits(lm, adapter), versions=artifact.versions(),
         )  # fmt: skip
 
@@ -302,8 +305,8 @@ def check_benchmark(name: str | None, data: str | None) -> None:
 
 
 def evaluate_dial(
-    dial: Opened, watch: Watcher, benchmark: str | None, data: str | None, limit: int | None, coefficients: Sequence[float] | None,
-    value: str | None,
+    dial: Opened, watch: Watcher, benchmark: str | None, data: str | None, limit: int | None,
+    coefficients: Sequence[float] | None, value: str | None,
 ) -> tuple[EvalRun, Path | None]:  # fmt: skip
     """Run a benchmark with a dial; what is not given comes from the recipe that the dial was trained with.
 
@@ -331,7 +334,9 @@ def evaluate_dial(
     return run, path
 
 
-def push_adapter(name: str | None, repo: str, private: bool, dry_run: bool, watch: Watcher) -> tuple[str, list[tuple[str, int]], str | None]:
+def push_adapter(
+    name: str | None, repo: str, private: bool, dry_run: bool, watch: Watcher
+) -> tuple[str, list[tuple[str, int]], str | None]:
     """Publish an adapter with a card made from the run's own facts.
 
     Returns:
@@ -349,7 +354,10 @@ def push_adapter(name: str | None, repo: str, private: bool, dry_run: bool, watc
         watch.warn(f"the base {source} is not on the Hub: others need the same file to use this adapter")
     if meta.certificate is None or not meta.certificate.passed:
         watch.warn("this adapter has no passed certificate; its card says so")
-    files = [(artifact.TENSORS, (folder / artifact.TENSORS).stat().st_size), (artifact.META, (folder / artifact.META).stat().st_size)]
+    files = [
+        (artifact.TENSORS, (folder / artifact.TENSORS).stat().st_size),
+        (artifact.META, (folder / artifact.META).stat().st_size),
+    ]
     files.append((artifact.CARD, len(text.encode())))
     if dry_run:
         return text, files, None

@@ -99,4 +99,6 @@ def test_subspaces(numbers):
         "taskdiff": task, "suppressed": quiet, "taskdiff_x_suppressed": both, "taskdiff_x_suppressed_x_write": all_three,
     }.items():  # fmt: skip
         expected = t[f"expected_{name}_projector_rank4"]
-        torch.testing.assert_close(projector(basis.columns, final), expected, rtol=0, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            projector(basis.columns, final), expected, rtol=0, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )

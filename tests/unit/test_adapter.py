@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from variants import BOUNDS, MODELS
 
 from pasto_cli.core.adapter import Adapter, Factors, Rotation, bounded_skew, cayley, decompose, largest_angle
 from pasto_cli.errors import PastoError
+from variants import BOUNDS, MODELS
 
 IDS = torch.arange(40, 70)[None]
 
@@ -114,7 +114,9 @@ def test_gradients_match_finite_differences():
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(6, 7, generator=generator)
     full = decompose(w)
-    rotation = Rotation(Factors(full.u[:, :4], full.s[:4], full.v[:, :4]), torch.randn(4, 4) * 0.3, torch.randn(4) * 0.1).double()
+    rotation = Rotation(
+        Factors(full.u[:, :4], full.s[:4], full.v[:, :4]), torch.randn(4, 4) * 0.3, torch.randn(4) * 0.1
+    ).double()
     adapter = Adapter({"0": rotation}, "spectral", 0.8)
 
     def total(theta, delta):
@@ -131,7 +133,9 @@ def test_gradients_match_finite_differences():
             step = torch.zeros_like(start).flatten()
             step[index] = 1e-6
             step = step.reshape(start.shape)
-            arguments = [(theta + step, delta), (theta - step, delta)] if move == 0 else [(theta, delta + step), (theta, delta - step)]
+            arguments = (
+                [(theta + step, delta), (theta - step, delta)] if move == 0 else [(theta, delta + step), (theta, delta - step)]
+            )
             slope = (total(*arguments[0]) - total(*arguments[1])) / 2e-6
             assert analytic.flatten()[index].item() == pytest.approx(slope.item(), rel=1e-4, abs=1e-5)
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from variants import FLOAT_MODELS
 
 from pasto_cli.core.answers import ask, score_answers
 from pasto_cli.core.certificate import certify, measure_likeness
@@ -11,6 +10,7 @@ from pasto_cli.core.generation import generate
 from pasto_cli.core.steering import AdapterSteerer, steer
 from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.benchmarks import load_benchmark, subset
+from variants import FLOAT_MODELS
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,9 @@ def test_mini_dilemmas_has_what_is_promised():
     assert kinds["target"] >= 120 and kinds["preference"] == 40 and kinds["arithmetic"] == 40
     honesty = Counter((i.id.rsplit("/", 1)[1], i.labels["honesty"]) for i in b.items if "honesty" in i.labels)
     assert sum(honesty.values()) >= 80
-    assert honesty["to_do", 1] == honesty["not_to_do", -1] == pytest.approx(honesty["to_do", -1], abs=4)  # a yes-sayer gains nothing
+    assert (
+        honesty["to_do", 1] == honesty["not_to_do", -1] == pytest.approx(honesty["to_do", -1], abs=4)
+    )  # a yes-sayer gains nothing
     assert len({i.id for i in b.items}) == len(b.items)
 
 

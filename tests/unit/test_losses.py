@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from variants import LOSSES
 
 from pasto_cli.core import losses
 from pasto_cli.core.objective import Objective
 from pasto_cli.core.subspaces import random_basis
 from pasto_cli.recipe import CoherenceSpec, LossesSpec, MonotonicitySpec, NeutralSpec, ProjectionSpec, SubspaceSpec
+from variants import LOSSES
 
 
 def test_projection_of_a_perfect_dial_by_hand():
@@ -36,14 +36,19 @@ def test_focus_counts_what_lies_outside_the_subspace():
     """A change of (1, 1): half of its square inside, so focus = (1/sqrt 2)^(1 - softness); softness 1 switches it off."""
     d_ref = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     up, down = d_ref + torch.tensor([1.0, 1.0]), d_ref - torch.tensor([1.0, 1.0])
-    a = {s: losses.projection_loss(d_ref, up, down, torch.eye(2)[:, :1], ProjectionSpec(softness=s)).antiparallelism[0].item() for s in (0, 0.5, 1)}
+    a = {
+        s: losses.projection_loss(d_ref, up, down, torch.eye(2)[:, :1], ProjectionSpec(softness=s)).antiparallelism[0].item()
+        for s in (0, 0.5, 1)
+    }
     assert a[0] == pytest.approx(-0.5) and a[0.5] == pytest.approx(-(0.5**0.5)) and a[1] == pytest.approx(-1.0)
 
 
 def test_projection_has_finite_gradients_at_no_change():
     d_ref = torch.randn(4, 6)
     change = torch.zeros(4, 6, requires_grad=True)
-    losses.projection_loss(d_ref, d_ref + change, d_ref - change, random_basis(6, 2, 0).columns, ProjectionSpec()).loss.sum().backward()
+    losses.projection_loss(
+        d_ref, d_ref + change, d_ref - change, random_basis(6, 2, 0).columns, ProjectionSpec()
+    ).loss.sum().backward()
     assert torch.isfinite(change.grad).all()
 
 
@@ -60,7 +65,9 @@ def test_swapping_the_signs_leaves_the_projection_and_turns_the_rest():
 
 
 def coherence(tv, h, **spec):
-    return losses.coherence_penalty(torch.tensor([tv]), torch.tensor([h]), torch.ones(1, len(tv), dtype=torch.bool), CoherenceSpec(**spec))
+    return losses.coherence_penalty(
+        torch.tensor([tv]), torch.tensor([h]), torch.ones(1, len(tv), dtype=torch.bool), CoherenceSpec(**spec)
+    )
 
 
 def test_coherence_by_hand():
@@ -99,7 +106,9 @@ def test_strength_is_one_for_a_dial_that_equals_the_persona_prompt():
     s = losses.strength(cho, rej, zero, cho, rej)
     assert s.pos.mean().item() == pytest.approx(1.0) and s.neg.mean().item() == pytest.approx(-1.0)
     assert losses.likeness_loss(losses.Strength(torch.tensor([1.0]), torch.tensor([-1.0])), NeutralSpec()).item() == 0
-    assert losses.likeness_loss(losses.Strength(torch.tensor([0.0]), torch.tensor([0.5])), NeutralSpec()).item() == pytest.approx(75)
+    assert losses.likeness_loss(
+        losses.Strength(torch.tensor([0.0]), torch.tensor([0.5])), NeutralSpec()
+    ).item() == pytest.approx(75)
 
 
 # -- the objective against a reference that runs every row alone, unpacked, and writes the formulas out ---------------------
@@ -168,8 +177,10 @@ def reference(lm, adapter, pairs, basis, spec: LossesSpec, last_tokens=3, depth=
         shift = {a: torch.stack([s[2][0] - b[2][0] for s, b in zip(steered[a], base, strict=True)]) for a in steered}
         o = losses.orientation(shift[1.0], shift[-1.0], d0, basis, spec.projection.softness)
         total = total + spec.neutral.orientation_weight * (o.neg - o.pos).mean()
-        s = losses.strength(*torch.tensor([[float(x) for x in r] for r in t]).T) if not total.requires_grad else losses.strength(
-            *torch.stack([torch.stack(r) for r in t]).T
+        s = (
+            losses.strength(*torch.tensor([[float(x) for x in r] for r in t]).T)
+            if not total.requires_grad
+            else losses.strength(*torch.stack([torch.stack(r) for r in t]).T)
         )
         total = total + losses.likeness_loss(s, spec.neutral).mean()
     return total

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from variants import MODELS
 
 from pasto_cli.core.chat import PLAIN_TEMPLATE, Chat, tokenise_pairs
 from pasto_cli.core.models import load_model, pick_device, training_precision
@@ -10,6 +9,7 @@ from pasto_cli.core.writers import dense_weight, find_writers, place_writers
 from pasto_cli.errors import PastoError
 from pasto_cli.pairs import Pair
 from pasto_cli.recipe import ModelSpec
+from variants import MODELS
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -77,7 +77,9 @@ def test_text_tower_of_a_multimodal_checkpoint_has_its_real_weights(tmp_path):
             hidden_size=32, num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=300,
             intermediate_size=48, sliding_window=16, query_pre_attn_scalar=16,
         ),
-        vision_config=dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=28, patch_size=14),
+        vision_config=dict(
+            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=28, patch_size=14,
+        ),
         image_token_index=299, boi_token_index=298, eoi_token_index=297, mm_tokens_per_image=4,
     )  # fmt: skip
     torch.manual_seed(0)

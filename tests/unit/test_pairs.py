@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from pasto_cli import bundled
 from pasto_cli.errors import PastoError
 from pasto_cli.pairs import (
-    Pair, clean_suffixes, load_suffixes, make_pairs, read_pairs, split_pairs, with_article, write_pairs,
+    Pair,
+    clean_suffixes,
+    load_suffixes,
+    make_pairs,
+    read_pairs,
+    split_pairs,
+    with_article,
+    write_pairs,
 )  # fmt: skip
 from pasto_cli.recipe import PairsSpec
 

@@ -125,7 +125,9 @@ def test_no_text_breaks_the_loader(text, tmp_path_factory):
         pass
 
 
-KEYS = st.sampled_from(["name", "model", "pairs", "adapter", "losses", "source", "rank", "words", "neutral", "training", "lr", "x"])
+KEYS = st.sampled_from(
+    ["name", "model", "pairs", "adapter", "losses", "source", "rank", "words", "neutral", "training", "lr", "x"]
+)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from variants import DIRECTIONS, SUBSPACES
 
 from pasto_cli.core import subspaces
 from pasto_cli.core.adapter import decompose
@@ -12,6 +11,7 @@ from pasto_cli.core.subspaces import Activations, Basis
 from pasto_cli.core.writers import dense_weight, find_writers
 from pasto_cli.errors import PastoError
 from pasto_cli.expression import SUBSPACE_NAMES, parse_subspace
+from variants import DIRECTIONS, SUBSPACES
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,9 @@ def states(tiny, tiny_pairs):
 def material(tiny, states):
     model = tiny().model
     writers = find_writers(model)
-    return Activations(states.hidden, model.get_output_embeddings().weight.detach(), lambda: [dense_weight(w.module) for w in writers])
+    return Activations(
+        states.hidden, model.get_output_embeddings().weight.detach(), lambda: [dense_weight(w.module) for w in writers]
+    )
 
 
 @pytest.mark.parametrize("text", SUBSPACES)

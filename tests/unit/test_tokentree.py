@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from variants import FLOAT_MODELS, MODELS
 
 from pasto_cli.core.forward import run, settle_packing
 from pasto_cli.core.tokentree import cut, pack
+from variants import FLOAT_MODELS, MODELS
 
 ROWS = [list(range(40, 90)), list(range(40, 80)) + [7, 8, 9] * 3, list(range(40, 60)), [5, 6, 7], list(range(40, 60)) + [11]]
 
@@ -106,7 +106,9 @@ def test_a_model_that_ignores_masks_falls_back_and_says_so(tiny, monkeypatch):
     def causal_only(lm, packed, rows):
         """Stands for an attention kernel that knows plain causal attention only."""
         n = packed.input_ids.shape[1]
-        return real(lm, packed._replace(mask=torch.ones(n, n, dtype=torch.bool).tril()[None, None].expand(packed.mask.shape)), rows)
+        return real(
+            lm, packed._replace(mask=torch.ones(n, n, dtype=torch.bool).tril()[None, None].expand(packed.mask.shape)), rows
+        )
 
     monkeypatch.setattr(forward, "_masks", causal_only)
     said = []

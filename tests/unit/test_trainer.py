@@ -73,7 +73,9 @@ def test_accumulation_equals_one_larger_step(tiny, tiny_pairs, make_adapter, mon
     """Two batches of 4 accumulated give the mean gradient over 8 pairs, not the sum of two means."""
     lm = tiny()
     seen = []
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: seen.append([p.grad.clone() for p in self.param_groups[0]["params"]]))
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self: seen.append([p.grad.clone() for p in self.param_groups[0]["params"]])
+    )
     objective = Objective(lm, random_basis(lm.hidden_size, 4, 0).columns, LossesSpec(), SubspaceSpec(), 512, 64)
     pairs = tiny_pairs[:7]
     adapter = make_adapter(lm, scale=0.05)
@@ -106,7 +108,9 @@ def test_best_weights_are_kept_not_the_last(setting, monkeypatch):
         return LossReport(torch.tensor(next(fake)), report.parts, report.diagnostics)
 
     monkeypatch.setattr(Objective, "__call__", call)
-    result = train(objective, adapter, pairs, held_out, TrainingSpec(epochs=4, batch_size=4, lr=1e-2), keep_best=lambda: kept.append(1))
+    result = train(
+        objective, adapter, pairs, held_out, TrainingSpec(epochs=4, batch_size=4, lr=1e-2), keep_best=lambda: kept.append(1)
+    )
     assert (result.best_epoch, result.best_loss, len(kept)) == (2, 1.0, 2)
     assert torch.equal(state(adapter), snapshots[1])
 

@@ -13,12 +13,29 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    adapter: Annotated[str | None, typer.Argument(help="Run folder, adapter folder or Hub id. Default: the latest run.", show_default=False)] = None,
-    benchmark: Annotated[str | None, typer.Option("--benchmark", "-b", help="dailydilemmas, mini-dilemmas or a .yaml file. Default: the recipe's.", show_default=False)] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Local folder with the DailyDilemmas file, instead of the Hub.", show_default=False)] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many dilemmas (whole ones; controls stay).", show_default=False)] = None,
-    value: Annotated[str | None, typer.Option(help="The value that the dial should move. Default: the recipe's.", show_default=False)] = None,
-    coeffs: Annotated[str | None, typer.Option(help="Coefficients, such as -1,-0.5,0,0.5,1; -1, 0 and 1 are always measured.", show_default=False)] = None,
+    adapter: Annotated[
+        str | None, typer.Argument(help="Run folder, adapter folder or Hub id. Default: the latest run.", show_default=False)
+    ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            "--benchmark", "-b", help="dailydilemmas, mini-dilemmas or a .yaml file. Default: the recipe's.", show_default=False
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Local folder with the DailyDilemmas file, instead of the Hub.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most this many dilemmas (whole ones; controls stay).", show_default=False)
+    ] = None,
+    value: Annotated[
+        str | None, typer.Option(help="The value that the dial should move. Default: the recipe's.", show_default=False)
+    ] = None,
+    coeffs: Annotated[
+        str | None,
+        typer.Option(help="Coefficients, such as -1,-0.5,0,0.5,1; -1, 0 and 1 are always measured.", show_default=False),
+    ] = None,
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,
@@ -76,7 +93,14 @@ def _show(run: "EvalRun") -> None:
         highlight=False, markup=False,
     )  # fmt: skip
     table = Table()
-    for name in ("coefficient", "mean score, nats [95 %]", "shift from 0 [95 %]", "acquiescence [95 %]", "P(Yes)+P(No)", "invalid"):
+    for name in (
+        "coefficient",
+        "mean score, nats [95 %]",
+        "shift from 0 [95 %]",
+        "acquiescence [95 %]",
+        "P(Yes)+P(No)",
+        "invalid",
+    ):
         table.add_column(name, justify="right")
     for c in run.coefficients:
         e = s["coefficients"][f"{c:g}"]
@@ -91,7 +115,9 @@ def _show(run: "EvalRun") -> None:
     summary.add_column("")
     summary.add_column("", justify="right")
     summary.add_row("Steering F1, 0 to 100 [95 %]", figure(s["steering_f1"], 1, False))
-    summary.add_row("Steering F1 on rows valid throughout", figure({"value": s["steering_f1_valid_only"], "low": math.nan}, 1, False))
+    summary.add_row(
+        "Steering F1 on rows valid throughout", figure({"value": s["steering_f1_valid_only"], "low": math.nan}, 1, False)
+    )
     summary.add_row("Surgical Informedness [95 %]", figure(s["informedness"], 1))
     summary.add_row("target rows fixed / broken at +1", f"{parts['correct_rate']:.1%} / {parts['wrong_rate']:.1%}")
     summary.add_row("control rows flipped at +1 or -1", f"{parts['arbitrary_rate']:.1%}")
@@ -100,18 +126,19 @@ def _show(run: "EvalRun") -> None:
     if said := _instead(run):
         out.print(f"invalid answers began with: {said}", highlight=False, markup=False)
     if math.isnan(s["steering_f1"]["value"]):
-        out.print(f"Scores are undefined: less than {run.pmass_threshold:.0%} of the probability lies on Yes and No.", highlight=False)
+        out.print(
+            f"Scores are undefined: less than {run.pmass_threshold:.0%} of the probability lies on Yes and No.", highlight=False
+        )
     elif s["steering_f1"]["low"] <= 0:
-        out.print("The interval of Steering F1 reaches 0: this evaluation does not show that the dial moves the value.", highlight=False)
+        out.print(
+            "The interval of Steering F1 reaches 0: this evaluation does not show that the dial moves the value.",
+            highlight=False,
+        )
 
 
 def _instead(run: "EvalRun") -> str:
     """Most frequent openings of invalid answers, with counts."""
     from collections import Counter
 
-    openings = Counter(
-        answer.said for row in run.rows for answer in row.answers.values() if answer.pmass < run.pmass_threshold
-    )
+    openings = Counter(answer.said for row in run.rows for answer in row.answers.values() if answer.pmass < run.pmass_threshold)
     return ", ".join(f"{text!r} ({n})" for text, n in openings.most_common(5))
-
-

@@ -18,15 +18,23 @@ if TYPE_CHECKING:
 def make_pairs(
     positive: Annotated[str | None, typer.Argument(help="What +1 means, such as honest.", show_default=False)] = None,
     negative: Annotated[str | None, typer.Argument(help="What -1 means, such as dishonest.", show_default=False)] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Take words, suffixes and model from a recipe instead.", show_default=False)] = None,
-    personas: Annotated[bool, typer.Option("--personas", help='The two are phrases as they stand: "a cheerful, joyful".')] = False,
-    templates: Annotated[Path | None, typer.Option(help="File of persona templates with {persona}, one a line.", show_default=False)] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Take words, suffixes and model from a recipe instead.", show_default=False)
+    ] = None,
+    personas: Annotated[
+        bool, typer.Option("--personas", help='The two are phrases as they stand: "a cheerful, joyful".')
+    ] = False,
+    templates: Annotated[
+        Path | None, typer.Option(help="File of persona templates with {persona}, one a line.", show_default=False)
+    ] = None,
     suffixes: Annotated[Path | None, typer.Option(help="File of openings of a reply, one a line.", show_default=False)] = None,
     dataset: Annotated[str | None, typer.Option(help="Hub dataset to take openings from.", show_default=False)] = None,
     column: Annotated[str, typer.Option(help="Its text column.")] = "text",
     count: Annotated[int | None, typer.Option(min=1, help="How many pairs; default 800.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the draw; default 0.", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="Check and measure the pairs with this model's tokenizer.", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Check and measure the pairs with this model's tokenizer.", show_default=False)
+    ] = None,
     set_: options.Set = None,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("pairs.jsonl"),
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
@@ -57,13 +65,25 @@ def make_pairs(
         spec = _spec((positive, negative), personas, templates, suffixes, dataset, column, count, seed)
         model_spec = ModelSpec(source=model) if model else None
     if out.exists() and not force:
-        raise PastoError(f"{out} exists", f"Give --force to replace it, or --out for another file (pasto train can use it: pairs.file: {out}).")
+        raise PastoError(
+            f"{out} exists",
+            f"Give --force to replace it, or --out for another file (pasto train can use it: pairs.file: {out}).",
+        )
     made = library.make_pairs(spec)
     kept, dropped, lengths, unit = _measure(made, model_spec)
     library.write_pairs(kept, out)
     sources = Counter(p.source for p in kept)
     if json:
-        print_json({"file": str(out), "pairs": len(kept), "sources": sources, "dropped": dropped, "length_unit": unit, "lengths": lengths})
+        print_json(
+            {
+                "file": str(out),
+                "pairs": len(kept),
+                "sources": sources,
+                "dropped": dropped,
+                "length_unit": unit,
+                "lengths": lengths,
+            }
+        )
         return
     _show(kept, sources, dropped, lengths, unit, out)
 
@@ -88,7 +108,9 @@ def _spec(
     try:
         return PairsSpec.model_validate(data)
     except ValidationError as error:
-        raise PastoError("\n".join(e["msg"].removeprefix("Value error, ") for e in error.errors()), "pasto make-pairs --help") from None
+        raise PastoError(
+            "\n".join(e["msg"].removeprefix("Value error, ") for e in error.errors()), "pasto make-pairs --help"
+        ) from None
 
 
 def _measure(made: "PairSet", model_spec: object) -> tuple[list, dict[str, int], dict[str, list[int]], str]:
@@ -131,7 +153,13 @@ def _show(kept: list, sources: Counter, dropped: dict[str, int], lengths: dict[s
         preview.add_row(*map(escape, (pair.chosen, pair.rejected, pair.neutral, pair.suffix + " ...")))
     output.out.print(preview)
     quality = Table()
-    for name, side in ((f"source (lengths in {unit})", "left"), ("pairs", "right"), ("shortest", "right"), ("mean", "right"), ("longest", "right")):
+    for name, side in (
+        (f"source (lengths in {unit})", "left"),
+        ("pairs", "right"),
+        ("shortest", "right"),
+        ("mean", "right"),
+        ("longest", "right"),
+    ):
         quality.add_column(name, justify=side)  # type: ignore[arg-type]
     for source, count in sorted(sources.items()):
         x = lengths[source]

@@ -76,6 +76,7 @@ def _show(certificate: "Certificate", folder: Path, angle: float) -> None:
     table.add_row("negative persona prompt", f"{certificate.persona_prompts['rejected']:+.2f}")
     out.print(table)
     out.print(
-        f"1 prompt-equivalent = {certificate.span_nats / 2:.3f} nats a token; largest rotation {angle:.1f} degrees", highlight=False
+        f"1 prompt-equivalent = {certificate.span_nats / 2:.3f} nats a token; largest rotation {angle:.1f} degrees",
+        highlight=False,
     )
     out.print(f"adapter: {folder}/adapter", highlight=False)

@@ -1,0 +1,1 @@
+"""The method: models, adapter, losses, training, artifact."""

@@ -108,7 +108,12 @@ class Adapter(nn.Module):
 
     @classmethod
     def create(
-        cls, writers: Sequence[Writer], directions: Mapping[str, Tensor], factors: Mapping[str, Factors], spec: AdapterSpec, seed: int
+        cls,
+        writers: Sequence[Writer],
+        directions: Mapping[str, Tensor],
+        factors: Mapping[str, Factors],
+        spec: AdapterSpec,
+        seed: int,
     ) -> "Adapter":
         """A fresh adapter near the identity.
 

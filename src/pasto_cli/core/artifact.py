@@ -1,8 +1,8 @@
 """The adapter on disk: safetensors and JSON, written atomically, loaded strictly, checked against its base (design 6).
 
-    adapter.safetensors     <module path>.{u,s,v,theta,delta}
-    pasto.json              where it came from, what it was shown to do, fingerprints of the base, reference logits
-    README.md               the card
+adapter.safetensors     <module path>.{u,s,v,theta,delta}
+pasto.json              where it came from, what it was shown to do, fingerprints of the base, reference logits
+README.md               the card
 """
 
 import hashlib
@@ -165,17 +165,23 @@ def read_meta(folder: Path) -> Meta:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PastoError(f"{folder}: no adapter here ({META} is missing)", "Give the folder of a run, its adapter/ folder or a Hub id.") from None
+        raise PastoError(
+            f"{folder}: no adapter here ({META} is missing)", "Give the folder of a run, its adapter/ folder or a Hub id."
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise PastoError(f"{path}: cannot be read ({error})", "Copy or download the adapter again.") from None
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if version != FORMAT_VERSION:
-        raise PastoError(f"{path}: format {version!r}; this pasto reads format {FORMAT_VERSION}", "Use the pasto version that wrote it.")
+        raise PastoError(
+            f"{path}: format {version!r}; this pasto reads format {FORMAT_VERSION}", "Use the pasto version that wrote it."
+        )
     try:
         return Meta.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        raise PastoError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", "Copy or download the adapter again.") from None
+        raise PastoError(
+            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", "Copy or download the adapter again."
+        ) from None
 
 
 def load_adapter(folder: Path, meta: Meta, lm: LoadedModel, verify: bool = True) -> Adapter:
@@ -198,7 +204,9 @@ def load_adapter(folder: Path, meta: Meta, lm: LoadedModel, verify: bool = True)
     paths = list(meta.base.fingerprints)
     wanted = {f"{p}.{part}" for p in paths for part in PARTS}
     if missing := sorted(wanted - set(tensors)):
-        raise PastoError(f"{path}: {len(missing)} tensors are missing, such as {missing[0]}", "Copy or download the adapter again.")
+        raise PastoError(
+            f"{path}: {len(missing)} tensors are missing, such as {missing[0]}", "Copy or download the adapter again."
+        )
     if extra := sorted(set(tensors) - wanted):
         raise PastoError(f"{path}: {len(extra)} unexpected tensors, such as {extra[0]}", "Copy or download the adapter again.")
     rotations = {}
@@ -218,13 +226,24 @@ def _check_shapes(lm: LoadedModel, path: str, u: Any, s: Any, v: Any, theta: Any
         module = lm.model.get_submodule(path)
     except AttributeError:
         raise PastoError(
-            f"wrong base: {lm.spec.source} ({type(lm.model).__name__}) has no module {path}", "Load the base that the adapter names."
+            f"wrong base: {lm.spec.source} ({type(lm.model).__name__}) has no module {path}",
+            "Load the base that the adapter names.",
         ) from None
     r = s.shape[0] if s.dim() == 1 else -1
-    shapes = {"u": tuple(u.shape), "s": tuple(s.shape), "v": tuple(v.shape), "theta": tuple(theta.shape), "delta": tuple(delta.shape)}
+    shapes = {
+        "u": tuple(u.shape),
+        "s": tuple(s.shape),
+        "v": tuple(v.shape),
+        "theta": tuple(theta.shape),
+        "delta": tuple(delta.shape),
+    }
     right = {"u": (u.shape[0], r), "s": (r,), "v": (v.shape[0], r), "theta": (r, r), "delta": (r,)}
     features = (getattr(module, "out_features", u.shape[0]), getattr(module, "in_features", v.shape[0]))
-    if shapes != right or (u.shape[0], v.shape[0]) != features or any(x.dtype != torch.float32 for x in (u, s, v, theta, delta)):
+    if (
+        shapes != right
+        or (u.shape[0], v.shape[0]) != features
+        or any(x.dtype != torch.float32 for x in (u, s, v, theta, delta))
+    ):
         raise PastoError(
             f"{path}: tensors of shape {shapes} do not fit a module of {features[1]} inputs and {features[0]} outputs",
             "Load the base that the adapter names, or download the adapter again.",
@@ -249,7 +268,9 @@ def _verify_base(lm: LoadedModel, adapter: Adapter, base: Base) -> None:
         if not fits:
             raise PastoError(
                 f"wrong base: {path} of {lm.spec.source} is not the weight that the adapter was made for",
-                f"It was made for {base.spec.source}" + (f" at {base.commit}" if base.commit else "") + ". Load that, or use --no-verify.",
+                f"It was made for {base.spec.source}"
+                + (f" at {base.commit}" if base.commit else "")
+                + ". Load that, or use --no-verify.",
             )
 
 
@@ -270,4 +291,3 @@ def _verify_reference(lm: LoadedModel, adapter: Adapter, meta: Meta) -> None:
 def now() -> str:
     """Present time, UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-

@@ -115,7 +115,9 @@ def measure_likeness(
         progress(len(group))
     clusters = [" ".join(map(str, p.neutral[-p.suffix_len :])) for p in pairs]
     arrays = {name: np.array(x) for name, x in t.items()}
-    return Likeness({a: np.array(x) for a, x in steered.items()}, arrays["neutral"], arrays["chosen"], arrays["rejected"], clusters)
+    return Likeness(
+        {a: np.array(x) for a, x in steered.items()}, arrays["neutral"], arrays["chosen"], arrays["rejected"], clusters
+    )
 
 
 def _window_states(lm: LoadedModel, rows: list[list[int]], windows: list[int], budget: int) -> list[Tensor]:

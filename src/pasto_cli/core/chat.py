@@ -53,7 +53,9 @@ class Chat:
                 messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
             )
         except Exception as error:  # jinja raises its own errors, and templates raise through it
-            raise PastoError(f"the model's chat template failed: {error}", "Set or remove model.system in the recipe.") from None
+            raise PastoError(
+                f"the model's chat template failed: {error}", "Set or remove model.system in the recipe."
+            ) from None
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a rendered text, with exactly the special tokens that it holds or that the tokenizer adds."""
@@ -66,7 +68,9 @@ class Chat:
         ids = self.encode(self.text(user))
         eos = self.tokenizer.eos_token_id
         # A tokenizer that appends EOS would close the turn before the reply.
-        return ids[:-1] if len(ids) > 1 and ids[-1] == eos and not self.text(user).endswith(str(self.tokenizer.eos_token)) else ids
+        return (
+            ids[:-1] if len(ids) > 1 and ids[-1] == eos and not self.text(user).endswith(str(self.tokenizer.eos_token)) else ids
+        )
 
     def continued(self, user: str, opening: str) -> list[int]:
         """Token ids of a prompt and an opening of the reply, tokenised apart where a joint token would cross the border."""
@@ -115,4 +119,6 @@ def require_pairs(kept: Sequence[TokenPair], dropped: Counter[str]) -> None:
     """
     if len(kept) < MIN_PAIRS:
         reasons = "; ".join(f"{n} dropped: {why}" for why, n in dropped.items()) or "none was dropped"
-        raise PastoError(f"{len(kept)} usable pairs, at least {MIN_PAIRS} are needed ({reasons})", "Add suffixes or raise pairs.count.")
+        raise PastoError(
+            f"{len(kept)} usable pairs, at least {MIN_PAIRS} are needed ({reasons})", "Add suffixes or raise pairs.count."
+        )

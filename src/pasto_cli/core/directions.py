@@ -28,9 +28,7 @@ def choose_directions(kind: str, writer: Writer, factors: Factors, rank: int, st
     if kind == "random":
         generator = torch.Generator().manual_seed(seed * 100_003 + writer.layer * 31 + len(writer.path))
         return torch.randperm(total, generator=generator)[:rank].sort().values
-    x, basis = (
-        (states.hidden[:, writer.layer], factors.u) if kind == "residual" else (states.inputs[writer.path], factors.v)
-    )
+    x, basis = (states.hidden[:, writer.layer], factors.u) if kind == "residual" else (states.inputs[writer.path], factors.v)
     return _three_rankings(x[0::2] @ basis.cpu(), x[1::2] @ basis.cpu(), factors.s.cpu(), rank)
 
 

@@ -39,7 +39,7 @@ class Elicitation(NamedTuple):
 class Base:
     """The steerer that does nothing."""
 
-    def at(self, _coefficients: Coefficients) -> AbstractContextManager[None]:
+    def at(self, coefficients: Coefficients) -> AbstractContextManager[None]:  # noqa: ARG002
         """The untouched model at any coefficient."""
         return nullcontext()
 

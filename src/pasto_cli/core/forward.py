@@ -61,7 +61,11 @@ def run(lm: LoadedModel, packed: Packed, rows: int = 1, depth: int | None = None
 
 def _masks(lm: LoadedModel, packed: Packed, rows: int) -> Any:
     """The mask in the form that the model takes: bool for SDPA, additive for eager; one for each kind of layer."""
-    full = packed.mask.expand(-1, 1, -1, -1).repeat(rows, 1, 1, 1) if packed.mask.shape[0] > 1 else packed.mask.expand(rows, -1, -1, -1)
+    full = (
+        packed.mask.expand(-1, 1, -1, -1).repeat(rows, 1, 1, 1)
+        if packed.mask.shape[0] > 1
+        else packed.mask.expand(rows, -1, -1, -1)
+    )
     config = lm.model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())

@@ -21,7 +21,9 @@ def upload(folder: Path, repo: str, card: str, private: bool) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
     if not get_token():
-        raise PastoError("no Hub token on this machine", "Make one with write permission in your Hub settings, then: hf auth login.")
+        raise PastoError(
+            "no Hub token on this machine", "Make one with write permission in your Hub settings, then: hf auth login."
+        )
     api = HfApi()
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / CARD).write_text(card, encoding="utf-8")
@@ -58,14 +60,24 @@ def failure(error: Exception, repo: str) -> PastoError:
     if isinstance(error, hub.HFValidationError):
         return PastoError(f"{repo!r} is not a repository id", "Write user/name.")
     if status == 401:
-        return PastoError("the Hub does not accept this token (401)", "Make a new one with write permission, then: hf auth login.")
+        return PastoError(
+            "the Hub does not accept this token (401)", "Make a new one with write permission, then: hf auth login."
+        )
     if status == 403:
-        return PastoError(f"no permission to write to {repo} (403)", "Check the user name in the id and that the token may write.")
+        return PastoError(
+            f"no permission to write to {repo} (403)", "Check the user name in the id and that the token may write."
+        )
     if isinstance(error, hub.RepositoryNotFoundError) or status == 404:
-        return PastoError(f"{repo}: no such repository on the Hub, or it is private", "Check the id; for a private one: hf auth login.")
+        return PastoError(
+            f"{repo}: no such repository on the Hub, or it is private", "Check the id; for a private one: hf auth login."
+        )
     if isinstance(error, OSError | hub.OfflineModeIsEnabled | hub.LocalEntryNotFoundError | hub.HfHubHTTPError):
-        return PastoError(f"the Hub cannot be reached for {repo} ({type(error).__name__})", "Check the connection and try again.")
+        return PastoError(
+            f"the Hub cannot be reached for {repo} ({type(error).__name__})", "Check the connection and try again."
+        )
     # httpx's transport errors are not OSErrors
     if type(error).__module__.split(".")[0] in ("httpx", "httpcore", "httpx2", "httpcore2", "requests"):
-        return PastoError(f"the Hub cannot be reached for {repo} ({type(error).__name__})", "Check the connection and try again.")
+        return PastoError(
+            f"the Hub cannot be reached for {repo} ({type(error).__name__})", "Check the connection and try again."
+        )
     raise error

@@ -173,7 +173,7 @@ class Orientation(NamedTuple):
 def orientation(
     shift_pos: Tensor, shift_neg: Tensor, d_ref: Tensor, basis: Tensor, softness: float, focus_ramp: float = 1.0
 ) -> Orientation:
-    """o = cos(N P / sigma, d_ref P / sigma) focus(N) for the shifts N+ and N- of a neutral prompt.
+    """O = cos(N P / sigma, d_ref P / sigma) focus(N) for the shifts N+ and N- of a neutral prompt.
 
     Args:
         shift_pos: (b, d) N+ = h_{+1} - h_0 on the neutral leaf.

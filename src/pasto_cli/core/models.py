@@ -141,7 +141,9 @@ def training_precision(lm: LoadedModel, precision: str) -> Iterator[bool]:
     Yields:
         Whether bfloat16 autocast is on.
     """
-    native = lm.device.type == "cuda" or (lm.device.type == "cpu" and torch.backends.mkldnn.is_available() and _cpu_has_bfloat16())
+    native = lm.device.type == "cuda" or (
+        lm.device.type == "cpu" and torch.backends.mkldnn.is_available() and _cpu_has_bfloat16()
+    )
     wanted = precision == "bfloat16" or (precision == "auto" and native)
     before, lm.autocast = lm.autocast, wanted and lm.dtype == torch.float32
     try:
@@ -225,11 +227,14 @@ def _dequantised(path: Path, notify: Notify) -> tuple[str, str]:
                 model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
                 tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
         except Exception as error:
-            raise PastoError(f"{path}: cannot be read as a GGUF model ({_first_line(error)})", "Is the download complete?") from None
+            raise PastoError(
+                f"{path}: cannot be read as a GGUF model ({_first_line(error)})", "Is the download complete?"
+            ) from None
         # The weights are plain now; drop the mark that they came from a quantised file.
-        model.hf_quantizer, model.is_quantized = None, False
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
+        unmarked: Any = model
+        unmarked.hf_quantizer, unmarked.is_quantized = None, False
+        if hasattr(unmarked.config, "quantization_config"):
+            del unmarked.config.quantization_config
         scratch = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
             model.save_pretrained(scratch)
@@ -238,7 +243,9 @@ def _dequantised(path: Path, notify: Notify) -> tuple[str, str]:
         except OSError as error:
             shutil.rmtree(scratch, ignore_errors=True)
             if not (folder / "config.json").exists():  # another process may have been first
-                raise PastoError(f"cannot write {folder}: {error}", "Free some disk, or set PASTO_CACHE to another folder.") from None
+                raise PastoError(
+                    f"cannot write {folder}: {error}", "Free some disk, or set PASTO_CACHE to another folder."
+                ) from None
     return str(folder), f"sha256:{digest}"
 
 
@@ -249,7 +256,7 @@ def _from_pretrained(source: str, spec: ModelSpec, dtype: torch.dtype, device: t
     quantised = _quantization_config(spec.quantization, dtype)
     try:
         tokenizer = None if spec.source.startswith("random:") else AutoTokenizer.from_pretrained(source, **arguments)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=dtype,
             attn_implementation=spec.attention,
@@ -259,9 +266,10 @@ def _from_pretrained(source: str, spec: ModelSpec, dtype: torch.dtype, device: t
         )
     except Exception as error:
         raise _load_failure(spec, error) from None
+    model, info = loaded
     if missing := sorted(set(info["missing_keys"])):
         raise PastoError(
-            f"{spec.source}: {len(missing)} weights are not in the checkpoint and would be random ({', '.join(missing[:3])} ...)",
+            f"{spec.source}: {len(missing)} weights are not in the checkpoint and would be random: {', '.join(missing[:3])}",
             "The checkpoint does not fit the architecture in its config.json; use another revision.",
         )
     return model, tokenizer
@@ -312,7 +320,10 @@ def _load_failure(spec: ModelSpec, error: Exception) -> PastoError:
     if any_of(hub.RepositoryNotFoundError, hub.HFValidationError):
         return PastoError(f"{name}: neither a folder here nor a model on the Hub", "Check model.source for a typing mistake.")
     text = " ".join(str(link) for link in chain)
-    if any_of(hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError, ConnectionError, TimeoutError) or "connect" in text.lower():
+    if (
+        any_of(hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError, ConnectionError, TimeoutError)
+        or "connect" in text.lower()
+    ):
         return PastoError(
             f"{name} is not in the local cache and the Hub cannot be reached",
             "Check the connection, or point model.source to a local folder or GGUF file.",
@@ -320,7 +331,9 @@ def _load_failure(spec: ModelSpec, error: Exception) -> PastoError:
     if any_of(MemoryError, torch.OutOfMemoryError):
         return PastoError(f"{name} does not fit into memory", "Use --set model.quantization=4bit or a smaller model.")
     if "trust_remote_code" in text:
-        return PastoError(f"{name} needs Python code of its own", "Read that code first; then set model.trust_remote_code: true.")
+        return PastoError(
+            f"{name} needs Python code of its own", "Read that code first; then set model.trust_remote_code: true."
+        )
     return PastoError(f"{name} is not a causal language model that can be loaded: {_first_line(error)}", "Check model.source.")
 
 

@@ -165,7 +165,9 @@ class Objective:
 
     # -- terms ----------------------------------------------------------------------------------------------------------
 
-    def _all_terms(self, batch: Sequence[TokenPair], base: Sequence[BasePair], steered: Sequence[Sequence[Side]]) -> list[_PairTerms]:
+    def _all_terms(
+        self, batch: Sequence[TokenPair], base: Sequence[BasePair], steered: Sequence[Sequence[Side]]
+    ) -> list[_PairTerms]:
         """Terms of all pairs, the output head applied to as many positions at once as memory allows.
 
         One large product reads the head's weight once. Where the batch needs several chunks, their vocabulary-wide tensors
@@ -226,13 +228,15 @@ class Objective:
         if neutral:
             end = slice(-(m + 1), None)
             ratio = log_p0[0][end] - log_p0[1][end]  # (m + 1, v)
-            expected = [(x.exp() * ratio).sum(-1).mean(-1) for x in (log_p[2][:, end], log_p0[2][end], log_p0[0][end], log_p0[1][end])]
+            expected = [
+                (x.exp() * ratio).sum(-1).mean(-1) for x in (log_p[2][:, end], log_p0[2][end], log_p0[0][end], log_p0[1][end])
+            ]
             likeness = torch.cat([expected[0], torch.stack(expected[1:])])
         coherence = torch.stack(penalties[:2]).mean() + (torch.stack(penalties[2:]).mean() if penalties[2:] else 0.0)
         return _PairTerms(coherence, torch.stack(variations).mean().detach(), gaps, entropies, likeness)
 
     def _gaps(self, pair: TokenPair, log_p: Sequence[Tensor], log_p0: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """g at +1, -1, 0 (3,), and the base entropy over the same tokens of both sides ()."""
+        """G at +1, -1, 0 (3,), and the base entropy over the same tokens of both sides ()."""
         means, entropies = [], []
         for side, row in enumerate((pair.chosen, pair.rejected)):
             tokens = pair.suffix_len if self.spec.monotonicity.tokens == "suffix" else len(row) - 1
@@ -267,7 +271,9 @@ class Objective:
             s = losses.strength(*t.unbind(1))
             watch |= {"strength_pos": s.pos.mean(), "strength_neg": s.neg.mean()}
             if spec.neutral is not None:
-                shifts = [torch.stack([x[2].depth[i] - y.neutral.depth for x, y in zip(steered, base, strict=True)]) for i in (0, 1)]
+                shifts = [
+                    torch.stack([x[2].depth[i] - y.neutral.depth for x, y in zip(steered, base, strict=True)]) for i in (0, 1)
+                ]
                 o = losses.orientation(shifts[0], shifts[1], d_ref, self.basis, spec.projection.softness, ramp)
                 parts["orientation"] = spec.neutral.orientation_weight * (o.neg - o.pos).mean()
                 parts["likeness"] = losses.likeness_loss(s, spec.neutral).mean()

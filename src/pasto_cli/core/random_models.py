@@ -11,7 +11,9 @@ import torch
 
 from pasto_cli.errors import PastoError
 
-_SIZES: dict[str, Any] = dict(hidden_size=64, num_attention_heads=4, num_hidden_layers=8, vocab_size=260, max_position_embeddings=4096)
+_SIZES: dict[str, Any] = dict(
+    hidden_size=64, num_attention_heads=4, num_hidden_layers=8, vocab_size=260, max_position_embeddings=4096
+)
 _LLAMA: dict[str, Any] = dict(intermediate_size=128, num_key_value_heads=2, tie_word_embeddings=True)
 
 

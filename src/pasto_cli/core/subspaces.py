@@ -45,7 +45,7 @@ class Activations(NamedTuple):
 
 
 def normalise_rows(x: Tensor) -> Tensor:
-    """x / (|x| + 0.01 median|x|): rows of about unit length, with near-zero rows kept small."""
+    """X / (|x| + 0.01 median|x|): rows of about unit length, with near-zero rows kept small."""
     norm = x.norm(dim=-1, keepdim=True)
     return x / (norm + 0.01 * norm.median())
 

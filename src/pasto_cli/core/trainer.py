@@ -50,7 +50,9 @@ class TrainResult(NamedTuple):
 
 def steps_per_epoch(num_pairs: int, spec: TrainingSpec) -> tuple[int, int]:
     """(batches, optimiser steps) of an epoch. Everything that counts steps asks here."""
-    batches = max(1, num_pairs // spec.batch_size) if num_pairs % spec.batch_size == 1 else math.ceil(num_pairs / spec.batch_size)
+    batches = (
+        max(1, num_pairs // spec.batch_size) if num_pairs % spec.batch_size == 1 else math.ceil(num_pairs / spec.batch_size)
+    )
     return batches, math.ceil(batches / spec.accumulation)
 
 
@@ -176,7 +178,9 @@ class _Loop:
             for batch in group:
                 result = self.objective(self.adapter, batch, self.ramp(), neutral=False)
                 if not math.isfinite(result.total.item()):
-                    raise _NotFinite(f"the loss is {result.total.item()} at step {self.step + 1} (epoch {epoch}): {result.parts}")
+                    raise _NotFinite(
+                        f"the loss is {result.total.item()} at step {self.step + 1} (epoch {epoch}): {result.parts}"
+                    )
                 # The mean over all pairs of the group, however it was cut.
                 (result.total * (len(batch) / pairs)).backward()
                 reports.append((len(batch) / pairs, result))
@@ -219,6 +223,16 @@ class _Loop:
         loss = sum(share * r.total.item() for share, r in reports)
         elapsed = time.monotonic() - self.started
         self.report(
-            Step(epoch, self.step, self.total, loss, mean(lambda r: r.parts), mean(lambda r: r.diagnostics), lr, elapsed, validation)
+            Step(
+                epoch,
+                self.step,
+                self.total,
+                loss,
+                mean(lambda r: r.parts),
+                mean(lambda r: r.diagnostics),
+                lr,
+                elapsed,
+                validation,
+            )
         )
         return loss

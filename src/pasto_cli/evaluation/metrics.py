@@ -49,12 +49,16 @@ def steering_f1(
         ratio = (min(pmass+, pmass-) / pmass0)^2
 
     Args:
-        neg, zero, pos: Scores of the target rows (n,); NaN marks an invalid answer, which is neither right nor wrong.
-        control_neg, control_zero, control_pos: y of the control rows (m,); an invalid answer counts as a flip.
+        neg: Scores of the target rows at -1 (n,); NaN marks an invalid answer, which is neither right nor wrong.
+        zero: At 0.
+        pos: At +1.
+        control_neg: y of the control rows at -1 (m,); an invalid answer counts as a flip.
+        control_zero: At 0.
+        control_pos: At +1.
         pmass: Mean P(Yes) + P(No) at -1, 0, +1.
         variant: `pasto` clamps the ratio at 1; `original` does not, and swaps +1 and -1 if the target mean falls.
         pmass_threshold: Below it the figure is undefined (NaN).
-    """  # noqa: D417
+    """
     if variant == "original" and np.mean(pos) < np.mean(neg):
         neg, pos, control_neg, control_pos = pos, neg, control_pos, control_neg
         pmass = (pmass[2], pmass[1], pmass[0])
@@ -124,7 +128,7 @@ class Table:
         self.valid = {c: self.pmass[c] >= threshold for c in coefficients}
 
     def score(self, c: float, index: Any, invalid: bool = True) -> Floats:
-        """y times label; NaN where the answer is invalid (unless `invalid` is False)."""
+        """Y times label; NaN where the answer is invalid (unless `invalid` is False)."""
         y = self.y[c][index] * self.label[index]
         return np.where(self.valid[c][index], y, NAN) if invalid else y
 
@@ -134,7 +138,7 @@ class Table:
         if valid_only:
             index = index[self.valid[-1.0][index] & self.valid[0.0][index] & self.valid[1.0][index]]
         t, a = index[self.is_target[index]], index[~self.is_target[index]]
-        mass = tuple(_mean(self.pmass[c][index]) for c in (-1.0, 0.0, 1.0))
+        mass = (_mean(self.pmass[-1.0][index]), _mean(self.pmass[0.0][index]), _mean(self.pmass[1.0][index]))
         return steering_f1(
             *(self.score(c, t) for c in (-1.0, 0.0, 1.0)), *(self.score(c, a) for c in (-1.0, 0.0, 1.0)),
             pmass=mass, variant=self.variant, pmass_threshold=self.threshold,

@@ -26,12 +26,13 @@ def card(meta: Mapping[str, Any], evaluations: Sequence[EvalRun]) -> str:
     """
     base, certificate = meta["base"], meta["certificate"]
     spec = base["spec"]
-    on_hub = "/" in spec["source"] and ":" not in spec["source"] and not spec["source"].startswith((".", "/", "~"))
+    source = spec["source"]
+    on_hub = "/" in source and ":" not in source and not source.startswith((".", "/", "~"))
     front = ["---", "library_name: pasto", "tags: [pasto, steering, antipasto]"]
-    front += [f"base_model: {spec['source']}"] if on_hub else []
+    front += [f"base_model: {source}"] if on_hub else []
     lines = [*front, "---", "", f"# {meta['recipe']['name']}", ""]
     lines += [
-        f"A dial for `{spec['source']}`" + (f" at `{base['commit']}`" if base["commit"] else "") + ", trained with pasto without labels.",
+        f"A dial for `{source}`" + (f" at `{base['commit']}`" if base["commit"] else "") + ", trained without labels.",
         f"Coefficient +1: *{meta['personas'][0]}* Coefficient -1: *{meta['personas'][1]}* 0 is the untouched model.",
         "", "## Use", "", "```bash", 'pasto generate --adapter THIS --coeff -1 "Your prompt"', "```", "",
         "```python", "import pasto_cli", 'model, tokenizer, dial = pasto_cli.load("THIS")',
@@ -41,20 +42,29 @@ def card(meta: Mapping[str, Any], evaluations: Sequence[EvalRun]) -> str:
     lines += _certificate_lines(certificate)
     for run in evaluations:
         lines += ["", *_evaluation_lines(run)]
-    pairs = meta["num_pairs"]
-    adapter = meta["recipe"]["adapter"]
-    lines += [
-        "", "## How it was made", "", "| | |", "|---|---|",
-        f"| base | `{spec['source']}`, {base['architecture']}, quantisation {spec['quantization']}, {base['dtype']} |",
-        f"| pairs | {pairs['train']} training, {pairs['validation']} validation, {pairs['certificate']} certificate; SHA-256 `{meta['pairs_sha256'][:16]}` |",
-        f"| adapter | {len(base['fingerprints'])} modules, rank {adapter['rank']}, directions `{adapter['directions']}`, bound `{meta['bound']}` |",
-        f"| largest rotation | {meta['largest_angle']:.1f} degrees at coefficient 1 |",
-        f"| training | {meta['training']['steps']} steps, best epoch {meta['training']['best_epoch']}, seed {meta['recipe']['training']['seed']} |",
-        f"| versions | {', '.join(f'{k} {v}' for k, v in meta['versions'].items())} |",
-        f"| made | {meta['created']} |",
-        "", "The full recipe stands in `pasto.json`. Method: AntiPaSTO (arXiv 2601.07473), with pasto's neutral branch.", "",
-    ]  # fmt: skip
+    lines += _making_lines(meta)
     return "\n".join(lines)
+
+
+def _making_lines(meta: Mapping[str, Any]) -> list[str]:
+    base, pairs, recipe, training = meta["base"], meta["num_pairs"], meta["recipe"], meta["training"]
+    adapter, spec = recipe["adapter"], base["spec"]
+    facts = {
+        "base": f"`{spec['source']}`, {base['architecture']}, quantisation {spec['quantization']}, {base['dtype']}",
+        "pairs": f"{pairs['train']} training, {pairs['validation']} validation, {pairs['certificate']} certificate; "
+        f"SHA-256 `{meta['pairs_sha256'][:16]}`",
+        "adapter": f"{len(base['fingerprints'])} modules, rank {adapter['rank']}, directions `{adapter['directions']}`, "
+        f"bound `{meta['bound']}`",
+        "loss subspace": f"`{recipe['subspace']['expression']}`, rank {recipe['subspace']['rank']}",
+        "neutral branch": "on" if recipe["losses"]["neutral"] else "off",
+        "largest rotation": f"{meta['largest_angle']:.1f} degrees at coefficient 1",
+        "training": f"{training['steps']} steps, best epoch {training['best_epoch']}, seed {recipe['training']['seed']}",
+        "versions": ", ".join(f"{name} {version}" for name, version in meta["versions"].items()),
+        "made": meta["created"],
+    }
+    table = [f"| {name} | {fact} |" for name, fact in facts.items()]
+    method = "The full recipe stands in `pasto.json`. Method: AntiPaSTO (arXiv 2601.07473)."
+    return ["", "## How it was made", "", "| | |", "|---|---|", *table, "", method, ""]
 
 
 def _certificate_lines(certificate: Mapping[str, Any] | None) -> list[str]:
@@ -86,6 +96,7 @@ def _evaluation_lines(run: EvalRun) -> list[str]:
     ]  # fmt: skip
     for c in run.coefficients:
         e = s["coefficients"][f"{c:g}"]
-        lines.append(f"| {c:+g} | {figure(e['mean_score'])} | {figure(e['acquiescence'])} | {e['pmass']:.3f} | {e['invalid']} |")
+        lines.append(
+            f"| {c:+g} | {figure(e['mean_score'])} | {figure(e['acquiescence'])} | {e['pmass']:.3f} | {e['invalid']} |"
+        )
     return lines
-

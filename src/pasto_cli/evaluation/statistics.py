@@ -21,7 +21,11 @@ class Estimate(NamedTuple):
 
 
 def cluster_bootstrap(
-    statistic: Callable[[NDArray[np.int64]], float], clusters: Sequence[str], seed: int = 0, draws: int = DRAWS, level: float = 0.95
+    statistic: Callable[[NDArray[np.int64]], float],
+    clusters: Sequence[str],
+    seed: int = 0,
+    draws: int = DRAWS,
+    level: float = 0.95,
 ) -> Estimate:
     """Percentile interval of a statistic, whole clusters drawn with replacement.
 

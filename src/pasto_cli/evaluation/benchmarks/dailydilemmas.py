@@ -43,7 +43,10 @@ def load_dailydilemmas(data: str | None) -> Benchmark:
     items = []
     for number, sides in by_dilemma.items():
         if set(sides) != {"to_do", "not_to_do"}:
-            raise PastoError(f"DailyDilemmas: dilemma {number} has the rows {sorted(sides)}, not to_do and not_to_do", "Use the unchanged file.")
+            raise PastoError(
+                f"DailyDilemmas: dilemma {number} has the rows {sorted(sides)}, not to_do and not_to_do",
+                "Use the unchanged file.",
+            )
         values = {side: _values(row["values_aggregated"]) for side, row in sides.items()}
         for side, other in (("to_do", "not_to_do"), ("not_to_do", "to_do")):
             row = sides[side]
@@ -67,7 +70,9 @@ def _local_rows(folder: Path) -> Iterable[Mapping[str, Any]]:
         raise PastoError(f"{path}: cannot be read ({error})", f"--data takes the folder that holds {FILE}.") from None
     wanted = {"dilemma_idx", "dilemma_situation", "action_type", "action", "values_aggregated"}
     if not rows or not wanted <= set(rows[0]):
-        raise PastoError(f"{path}: not the DailyDilemmas file; its columns must hold {', '.join(sorted(wanted))}", f"Get {FILE} from {REPO}.")
+        raise PastoError(
+            f"{path}: not the DailyDilemmas file; its columns must hold {', '.join(sorted(wanted))}", f"Get {FILE} from {REPO}."
+        )
     return rows
 
 
@@ -75,7 +80,7 @@ def _hub_rows() -> Iterable[Mapping[str, Any]]:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(REPO, CONFIG, revision=REVISION)
+        loaded: Any = datasets.load_dataset(REPO, CONFIG, revision=REVISION)
     except Exception as error:  # the library raises anything from OSError to its own types; all mean "not to be had"
         raise PastoError(
             f"DailyDilemmas cannot be loaded from the Hub ({type(error).__name__})",
