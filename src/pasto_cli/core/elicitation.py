@@ -45,7 +45,7 @@ class Base:
 
 
 def elicit(
-    lm: LoadedModel, pairs: Sequence[TokenPair], personas: tuple[str, str], benchmark: Benchmark, budget: int, count: int = 8
+    lm: LoadedModel, pairs: Sequence[TokenPair], personas: tuple[str, str], benchmark: Benchmark, budget: int, count: int = 6
 ) -> Elicitation:
     """Measure the personas on the clean base model.
 

@@ -36,7 +36,7 @@ class AdapterSteerer:
 
 @contextmanager
 def steer(model: Any, coefficients: Coefficients) -> Iterator[None]:
-    """Steer a model that `pasto_cli.load` returned: `with steer(model, -1.0): model.generate(...)`.
+    """A model that `pasto_cli.load` returned, steered inside this context.
 
     Args:
         model: A transformers model with a dial attached.
