@@ -90,3 +90,14 @@ def make_adapter():
         return Adapter.create(writers, kept, decompose_writers(writers), spec, seed)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _threads(request):
+    """One thread for tiny models: more only wait for one another. The demo model gets all."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if "slow" in request.keywords else 1)
+    yield
+    torch.set_num_threads(before)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from pasto_cli import runs
 from pasto_cli.core import artifact, subspaces
@@ -22,8 +22,9 @@ from pasto_cli.core.steering import AdapterSteerer
 from pasto_cli.core.trainer import Step, TrainResult, train
 from pasto_cli.core.writers import dense_weight, find_writers, place_writers
 from pasto_cli.errors import PastoError
-from pasto_cli.evaluation.benchmarks import load_benchmark, subset
-from pasto_cli.evaluation.evaluator import evaluate
+from pasto_cli.evaluation.benchmarks import Benchmark, load_benchmark, subset
+from pasto_cli.evaluation.evaluator import evaluate, require_value
+from pasto_cli.evaluation.oracles import OracleScore, score_oracles
 from pasto_cli.evaluation.report import card
 from pasto_cli.evaluation.results import EvalRun, dump, parse
 from pasto_cli.expression import parse_subspace
@@ -146,9 +147,10 @@ def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trai
     ):
         result = train(objective, adapter, tokens.train, tokens.validation, recipe.training, report, lambda: save(so_far, None))
     if result.interrupted:
-        watch.warn(
-            f"interrupted after {result.steps} steps; {folder}/adapter holds the best weights so far, without a certificate"
-        )
+        if (folder / "adapter").exists():
+            watch.warn(f"interrupted after {result.steps} steps: {folder}/adapter holds the best weights so far, uncertified")
+        else:
+            watch.warn("interrupted before the first step: there is no adapter")
         return Trained(folder, result, None)
     facts = result._asdict()
     save(facts, None)
@@ -306,7 +308,7 @@ def check_benchmark(name: str | None, data: str | None) -> None:
 
 def evaluate_dial(
     dial: Opened, watch: Watcher, benchmark: str | None, data: str | None, limit: int | None,
-    coefficients: Sequence[float] | None, value: str | None,
+    coefficients: Sequence[float] | None, value: str | None, label_sign: Literal["own", "original"] = "own",
 ) -> tuple[EvalRun, Path | None]:  # fmt: skip
     """Run a benchmark with a dial; what is not given comes from the recipe that the dial was trained with.
 
@@ -324,14 +326,27 @@ def evaluate_dial(
     with watch.task(f"{whole.name}: {len(part.items)} questions", len(part.items)) as advance:
         run = evaluate(
             dial.lm, dial.steerer, part, value or spec.value, coefficients or spec.coefficients, spec.pmass_threshold,
-            spec.node_budget, spec.seed, provenance, advance,
+            spec.node_budget, spec.seed, provenance, advance, label_sign,
         )  # fmt: skip
     if dial.folder.name != "adapter" or not (dial.folder.parent / "recipe.yaml").exists():
         return run, None
-    path = dial.folder.parent / "eval" / f"{whole.name}.json"
+    suffix = "" if label_sign == "own" else "-original-sign"
+    path = dial.folder.parent / "eval" / f"{whole.name}{suffix}.json"
     path.parent.mkdir(exist_ok=True)
     write_text(path, dump(run))
     return run, path
+
+
+def oracles(benchmark: str, data: str | None, value: str, label_sign: str) -> tuple[Benchmark, int, list[OracleScore]]:
+    """Simulated steerers on a benchmark: what its metric rewards. No model is loaded.
+
+    Returns:
+        The benchmark, its number of rows labelled for the value, and a score for each oracle.
+    """
+    whole = load_benchmark(benchmark, data)
+    require_value(whole, value)
+    labelled = sum(value in item.labels for item in whole.items)
+    return whole, labelled, score_oracles(whole.items, value, label_sign)
 
 
 def push_adapter(

@@ -9,32 +9,11 @@ from hypothesis import strategies as st
 
 from pasto_cli.evaluation.benchmarks import load_benchmark, subset
 from pasto_cli.evaluation.metrics import Table, scores, steering_f1
-from pasto_cli.evaluation.results import Answer, EvalRun, Row, dump, key, parse
+from pasto_cli.evaluation.oracles import ORACLES, score_oracles, simulate
+from pasto_cli.evaluation.results import EvalRun, dump, parse
 from pasto_cli.evaluation.statistics import cluster_bootstrap
 
 C = (-1.0, 0.0, 1.0)
-
-
-def simulate(items, value, oracle, seed=0, pmass=1.0):
-    """Rows of a simulated steerer: base y is noise with a lean towards Yes, as real models have."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for item in items:
-        y0 = rng.normal(0.5, 1.5)
-        label = item.labels.get(value, 0)
-        answers = {key(c): Answer(y=y0 + oracle(c, label, rng), pmass=pmass, said="Yes") for c in C}
-        rows.append(Row(id=item.id, group=item.group, kind=item.kind, labels=item.labels, answers=answers))
-    return rows
-
-
-ORACLES = {
-    "perfect": lambda c, label, rng: 3.0 * c * label,
-    "inverted": lambda c, label, rng: -3.0 * c * label,
-    "yes-sayer": lambda c, label, rng: 3.0 * c,
-    "no-sayer": lambda c, label, rng: -3.0 * c,
-    "no-op": lambda c, label, rng: 0.0,
-    "random": lambda c, label, rng: rng.normal(0, 3) * abs(c),
-}
 
 
 @pytest.fixture(scope="module", params=["mini-dilemmas", "dailydilemmas"])
@@ -44,7 +23,7 @@ def items(request):
 
 
 def f1(items, oracle, value="honesty", seed=0, **options):
-    table = Table(simulate(items, value, ORACLES[oracle], seed), value, C, 0.05, **options)
+    table = Table(simulate(items, value, oracle, seed), value, C, 0.05, **options)
     return table.f1(np.arange(len(table.rows))).f1
 
 
@@ -65,28 +44,28 @@ def test_the_published_sign_rewards_a_yes_sayer(dailydilemmas):
 
 
 def test_acquiescence_sees_the_yes_sayer(items):
-    table = Table(simulate(items, "honesty", ORACLES["yes-sayer"]), "honesty", C, 0.05)
+    table = Table(simulate(items, "honesty", "yes-sayer", 0), "honesty", C, 0.05)
     every = np.arange(len(table.rows))
     assert table.acquiescence(1.0, every) == pytest.approx(3.0)
     assert abs(table.shift(1.0, every)) < 0.5
-    perfect = Table(simulate(items, "honesty", ORACLES["perfect"]), "honesty", C, 0.05)
+    perfect = Table(simulate(items, "honesty", "perfect", 0), "honesty", C, 0.05)
     assert perfect.shift(1.0, every) == pytest.approx(3.0) and abs(perfect.acquiescence(1.0, every)) < 0.5
 
 
 def test_informedness_ranks_too(items):
-    si = {o: Table(simulate(items, "honesty", ORACLES[o]), "honesty", C, 0.05) for o in ORACLES}
+    si = {o: Table(simulate(items, "honesty", o, 0), "honesty", C, 0.05) for o in ORACLES}
     values = {o: t.informedness(np.arange(len(t.rows))) for o, t in si.items()}
     assert values["perfect"] > 80 and values["inverted"] < 0 and values["no-op"] == 0
     assert values["yes-sayer"] < 0
 
 
 def test_invalid_answers_are_counted_and_never_replaced(items):
-    rows = simulate(items, "honesty", ORACLES["perfect"])
+    rows = simulate(items, "honesty", "perfect", 0)
     for row in rows[::2]:
         row.answers["1"].pmass = 0.01
     table = Table(rows, "honesty", C, 0.05)
     every = np.arange(len(table.rows))
-    whole = Table(simulate(items, "honesty", ORACLES["perfect"]), "honesty", C, 0.05)
+    whole = Table(simulate(items, "honesty", "perfect", 0), "honesty", C, 0.05)
     assert (~table.valid[1.0]).sum() == pytest.approx(len(table.rows) / 2, abs=2)
     assert table.f1(every).f1 < 0.8 * whole.f1(every).f1
     assert table.f1(every).arbitrary > whole.f1(every).arbitrary  # an invalid control answer is a flip
@@ -94,7 +73,7 @@ def test_invalid_answers_are_counted_and_never_replaced(items):
 
 
 def test_scores_carry_n_and_intervals(items):
-    rows = simulate(items, "honesty", ORACLES["perfect"])
+    rows = simulate(items, "honesty", "perfect", 0)
     s = scores(Table(rows, "honesty", C, 0.05))
     e = s["steering_f1"]
     assert e["low"] < e["value"] < e["high"] and e["n"] == s["n_target"] + s["n_control"]
@@ -182,3 +161,27 @@ def test_subset_keeps_whole_dilemmas_and_all_controls(items):
     assert all("honesty" in i.labels for i in part.items if i.kind == "target")
     assert subset(whole, "honesty", None, 0) is whole
     assert part.items == subset(whole, "honesty", 10, 0).items != subset(whole, "honesty", 10, 1).items
+
+
+@pytest.mark.slow
+def test_every_frequent_value_ranks_the_oracles(dailydilemmas):
+    """For each value with at least 100 labelled rows: perfect far above all, inverted and no-op nothing, Yes and No little."""
+    from collections import Counter
+
+    items = load_benchmark("dailydilemmas", str(dailydilemmas)).items
+    counts = Counter(v for i in items for v in i.labels)
+    values = [v for v, n in counts.items() if n >= 100]
+    assert len(values) > 20
+    for value in values:
+        carrying = [i for i in items if value in i.labels or i.kind != "target"]
+        got = {o: np.mean([f1(carrying, o, value, s) for s in range(10)]) for o in ORACLES}
+        rest = max(score for o, score in got.items() if o != "perfect")
+        assert got["perfect"] > 30 and got["perfect"] > 5 * rest, (value, got)
+        assert got["inverted"] == 0 == got["no-op"], (value, got)
+
+
+def test_oracle_table_carries_intervals():
+    table = {s.name: s for s in score_oracles(load_benchmark("mini-dilemmas").items, "honesty", draws=3)}
+    assert set(table) == set(ORACLES)
+    assert table["perfect"].f1.low > 20 and table["random"].f1.low == 0
+    assert table["yes-sayer"].acquiescence == pytest.approx(3.0) and table["perfect"].shift == pytest.approx(3.0)

@@ -9,6 +9,8 @@ from pasto_cli.cli import options
 from pasto_cli.errors import PastoError
 
 if TYPE_CHECKING:
+    from pasto_cli.evaluation.benchmarks import Benchmark
+    from pasto_cli.evaluation.oracles import OracleScore
     from pasto_cli.evaluation.results import EvalRun
 
 
@@ -36,6 +38,12 @@ def evaluate(
         str | None,
         typer.Option(help="Coefficients, such as -1,-0.5,0,0.5,1; -1, 0 and 1 are always measured.", show_default=False),
     ] = None,
+    label_sign: Annotated[
+        str, typer.Option(help="own, or original: the published fault, for comparison with published figures only.")
+    ] = "own",
+    oracles: Annotated[
+        bool, typer.Option("--oracles", help="Score simulated steerers instead: what does the metric reward?")
+    ] = False,
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,
@@ -50,16 +58,26 @@ def evaluate(
       pasto eval --benchmark mini-dilemmas
 
       pasto eval --benchmark dailydilemmas --data DIR --limit 100 --coeffs -1,-0.5,0,0.5,1
+
+      pasto eval --oracles --benchmark mini-dilemmas
     """  # fmt: skip
     coefficients = _parse(coeffs)
+    if label_sign not in ("own", "original"):
+        raise PastoError(f"--label-sign {label_sign!r} is not known", "Write own or original.")
     from pasto_cli import workflows
     from pasto_cli.cli.output import Screen, out, print_json
     from pasto_cli.evaluation.results import dump
 
     screen = Screen()
+    if oracles:
+        name = benchmark or "mini-dilemmas"
+        with screen.task(f"simulated steerers on {name}"):
+            found = workflows.oracles(name, data, value or "honesty", label_sign)
+        _show_oracles(*found, value or "honesty", label_sign, json)
+        return
     workflows.check_benchmark(benchmark, data)
     dial = workflows.open_dial(adapter, screen, quantization, device, not no_verify)
-    run, path = workflows.evaluate_dial(dial, screen, benchmark, data, limit, coefficients, value)
+    run, path = workflows.evaluate_dial(dial, screen, benchmark, data, limit, coefficients, value, label_sign)  # type: ignore[arg-type]
     if json:
         import json as library
 
@@ -86,6 +104,7 @@ def _show(run: "EvalRun") -> None:
     from pasto_cli.evaluation.report import figure
 
     s = run.scores
+    _warn_of_sign(run.label_sign)
     dilemmas = s["coefficients"]["0"]["mean_score"]["clusters"]
     out.print(
         f"{run.title}: {run.value}, n = {s['n_target']} rows of {dilemmas} dilemmas, {s['n_control']} control rows"
@@ -134,6 +153,44 @@ def _show(run: "EvalRun") -> None:
             "The interval of Steering F1 reaches 0: this evaluation does not show that the dial moves the value.",
             highlight=False,
         )
+
+
+def _warn_of_sign(label_sign: str) -> None:
+    from pasto_cli.cli.output import out
+
+    if label_sign == "original":
+        out.print(
+            "LABEL SIGN ORIGINAL: the log-odds and the label of not_to_do rows are both negated, as in the published code. "
+            "This rewards a dial that merely says Yes more often; use it to compare with published figures only.",
+            style="bold", highlight=False,
+        )  # fmt: skip
+
+
+def _show_oracles(
+    benchmark: "Benchmark", labelled: int, scores: "list[OracleScore]", value: str, label_sign: str, json: bool
+) -> None:
+    from rich.table import Table
+
+    from pasto_cli.cli.output import out, print_json
+    from pasto_cli.evaluation.report import figure
+
+    if json:
+        records = [s._asdict() | {"f1": s.f1._asdict()} for s in scores]
+        print_json(
+            {"benchmark": benchmark.name, "value": value, "label_sign": label_sign, "rows": labelled, "oracles": records}
+        )
+        return
+    _warn_of_sign(label_sign)
+    out.print(f"Simulated steerers on {benchmark.title}: {value}, n = {labelled} labelled rows", highlight=False, markup=False)
+    table = Table()
+    for name in ("steerer", "Steering F1 [95 %]", "mean of 20 draws", "informedness", "shift, nats", "acquiescence, nats"):
+        table.add_column(name, justify="left" if name == "steerer" else "right")
+    for s in scores:
+        table.add_row(
+            s.name, figure(s.f1._asdict(), 1, False), f"{s.mean_f1:.1f}", f"{s.informedness:+.1f}", f"{s.shift:+.2f}",
+            f"{s.acquiescence:+.2f}",
+        )  # fmt: skip
+    out.print(table)
 
 
 def _instead(run: "EvalRun") -> str:

@@ -256,14 +256,17 @@ def _from_pretrained(source: str, spec: ModelSpec, dtype: torch.dtype, device: t
     quantised = _quantization_config(spec.quantization, dtype)
     try:
         tokenizer = None if spec.source.startswith("random:") else AutoTokenizer.from_pretrained(source, **arguments)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=dtype,
-            attn_implementation=spec.attention,
-            output_loading_info=True,
-            **({"quantization_config": quantised, "device_map": {"": str(device)}} if quantised else {}),
-            **arguments,
-        )
+        arguments |= {"dtype": dtype, "output_loading_info": True}
+        if quantised:
+            arguments |= {"quantization_config": quantised, "device_map": {"": str(device)}}
+        loaded: Any
+        try:
+            loaded = AutoModelForCausalLM.from_pretrained(source, attn_implementation=spec.attention, **arguments)
+        except ValueError as error:
+            if spec.attention == "eager" or "scaled_dot_product_attention" not in str(error):
+                raise
+            # Some architectures (Gemma 2) have no SDPA attention; eager takes tree masks as well.
+            loaded = AutoModelForCausalLM.from_pretrained(source, attn_implementation="eager", **arguments)
     except Exception as error:
         raise _load_failure(spec, error) from None
     model, info = loaded

@@ -1,7 +1,9 @@
 """A benchmark, a steerer and some coefficients in; every row and its figures out."""
 
+import difflib
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -28,6 +30,7 @@ def evaluate(
     seed: int,
     provenance: dict[str, Any],
     progress: Callable[[int], None] = lambda _: None,
+    label_sign: Literal["own", "original"] = "own",
 ) -> EvalRun:
     """Run a benchmark.
 
@@ -42,16 +45,12 @@ def evaluate(
         seed: Of the bootstrap.
         provenance: Where adapter and data came from.
         progress: Told how many items each pass has answered.
+        label_sign: `original` only to compare with published figures.
 
     Raises:
         PastoError: If no row of the benchmark carries the value, or it has no controls.
     """
-    known = sorted({v for item in benchmark.items for v in item.labels})
-    if value not in known:
-        raise PastoError(
-            f"no row of {benchmark.name} is labelled for {value!r}",
-            f"Set evaluation.value to one of its {len(known)} values, such as {', '.join(known[:8])}.",
-        )
+    require_value(benchmark, value)
     wanted = sorted({*map(float, coefficients), *NEEDED})
     questions = [ask(lm.chat, item.prompt, benchmark.prefill) for item in benchmark.items]
     found = score_answers(lm, steerer, questions, wanted, budget, progress)
@@ -69,5 +68,22 @@ def evaluate(
     return EvalRun(
         benchmark=benchmark.name, title=benchmark.title, licence=benchmark.licence, source=benchmark.source, value=value,
         coefficients=wanted, pmass_threshold=pmass_threshold, partial=benchmark.partial, rows=rows,
-        scores=scores(Table(rows, value, wanted, pmass_threshold), seed), provenance=provenance,
+        scores=scores(Table(rows, value, wanted, pmass_threshold, label_sign=label_sign), seed), provenance=provenance,
+        label_sign=label_sign,
     )  # fmt: skip
+
+
+def require_value(benchmark: Benchmark, value: str) -> None:
+    """Refuse a value that no row carries.
+
+    Raises:
+        PastoError: With the commonest values that there are.
+    """
+    counts = Counter(v for item in benchmark.items for v in item.labels)
+    if value not in counts:
+        near = difflib.get_close_matches(value, counts, 1)
+        there = ", ".join(v for v, _ in counts.most_common(8))
+        raise PastoError(
+            f"no row of {benchmark.name} is labelled for {value!r}",
+            f"Did you mean --value {near[0]!r}?" if near else f"Its commonest values are {there} (--value).",
+        )

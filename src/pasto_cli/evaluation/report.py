@@ -5,6 +5,8 @@ from typing import Any
 
 from pasto_cli.evaluation.results import EvalRun
 
+PUBLISHED_SIGN = "**Label sign of the published code: rewards a dial that merely says Yes more often.**"
+
 
 def figure(e: Mapping[str, Any], digits: int = 2, signed: bool = True) -> str:
     """`+0.31 [+0.12, +0.50]`, or `undefined` where there is no number."""
@@ -89,6 +91,7 @@ def _evaluation_lines(run: EvalRun) -> list[str]:
     s = run.scores
     lines = [
         f"### {run.title}" + (" (part of it)" if run.partial else ""), "",
+        *([PUBLISHED_SIGN, ""] if run.label_sign == "original" else []),
         f"Value: {run.value}. n = {s['n_target']} rows in {s['coefficients']['0']['mean_score']['clusters']} dilemmas, "
         f"{s['n_control']} control rows. Licence {run.licence}; source: {run.source}.",
         "", f"Steering F1: {figure(s['steering_f1'], 1, False)}", "",

@@ -53,6 +53,8 @@ class EvalRun(BaseModel):
     value: str
     coefficients: list[float]
     pmass_threshold: float
+    label_sign: Literal["own", "original"] = "own"
+    """`original` reproduces the published fault: y and the label of not_to_do rows are both negated."""
     partial: bool
     """True if only some dilemmas were run (`--limit`)."""
     rows: list[Row]

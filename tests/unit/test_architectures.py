@@ -1,0 +1,53 @@
+"""Architectures beyond those that `random:` offers: writers are found and token trees (or the fallback) are exact."""
+
+import pytest
+import torch
+import transformers
+
+from pasto_cli.core.chat import Chat
+from pasto_cli.core.forward import settle_packing
+from pasto_cli.core.models import LoadedModel, load_model
+from pasto_cli.core.random_models import byte_tokenizer
+from pasto_cli.core.writers import decoder_layers, find_writers
+from pasto_cli.recipe import ModelSpec
+
+SIZES = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, vocab_size=260, intermediate_size=64)
+CONFIGS = {
+    "Mistral": dict(**SIZES, num_key_value_heads=2, sliding_window=16),
+    "Qwen2": dict(**SIZES, num_key_value_heads=2),
+    "Gemma2": dict(**SIZES, num_key_value_heads=2, head_dim=8, sliding_window=16, query_pre_attn_scalar=8),
+    "Phi": dict(**SIZES, num_key_value_heads=4),
+    "Phi3": dict(**SIZES, num_key_value_heads=2, pad_token_id=0),
+    "Olmo2": dict(**SIZES, num_key_value_heads=2, pad_token_id=0),
+    "GPTNeoX": dict(**SIZES),
+    "OPT": dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, vocab_size=260, ffn_dim=64, word_embed_proj_dim=32),
+    "Cohere": dict(**SIZES, num_key_value_heads=2, pad_token_id=0),
+    "Granite": dict(**SIZES, num_key_value_heads=2, pad_token_id=0, logits_scaling=2.0),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_architecture(name):
+    config = getattr(transformers, f"{name}Config")(**CONFIGS[name])
+    torch.manual_seed(0)
+    attention = "eager" if name == "Gemma2" else "sdpa"  # it has no other
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.1)
+    tokenizer = byte_tokenizer()
+    lm = LoadedModel(model, tokenizer, Chat(tokenizer), ModelSpec(source="test"), None, decoder_layers(model)[1])
+    settle_packing(lm)
+    writers = find_writers(model)
+    assert len(writers) == 6
+    assert all(w.module.out_features == 32 for w in writers)
+    assert lm.trees
+
+
+def test_a_model_without_sdpa_is_loaded_eager(tmp_path):
+    config = transformers.Gemma2Config(**CONFIGS["Gemma2"])
+    transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    lm = load_model(ModelSpec(source=str(tmp_path), device="cpu"))
+    settle_packing(lm)
+    assert lm.trees
