@@ -1,0 +1,98 @@
+"""The Hub says no: real HTTP answers from a local server become clear errors, and the token stays out of them."""
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+
+import pytest
+
+TOKEN = "hf_thisisasecretthatmustnotshow"
+SCRIPT = """
+import sys
+from pathlib import Path
+from pasto_cli.core import hub
+from pasto_cli.errors import PastoError
+try:
+    if sys.argv[1] == "up":
+        hub.upload(Path(sys.argv[2]), "someone/something", "card", private=True)
+    else:
+        hub.download("someone/something")
+except PastoError as error:
+    print(error)
+"""
+
+
+@pytest.fixture()
+def hub_says():
+    """Factory of a server that answers every request with one status; returns its address and the requests it saw."""
+    servers = []
+
+    def make(status):
+        seen = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def answer(self):
+                seen.append((self.command, self.path, self.rfile.read(int(self.headers.get("content-length", 0)))))
+                body = json.dumps({"error": "no"}).encode()
+                self.send_response(status)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            do_GET = do_POST = do_HEAD = do_PUT = answer
+
+            def log_message(self, *args):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}", seen
+
+    yield make
+    for server in servers:
+        server.shutdown()
+
+
+def run(tmp_path, direction, endpoint, token=TOKEN):
+    for name in ("adapter.safetensors", "pasto.json"):
+        (tmp_path / name).write_text("{}")
+    import os
+
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": token, "HF_HUB_DISABLE_TELEMETRY": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, direction, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert token == "" or token not in done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(401, "does not accept this token"), (403, "no permission to write to someone/something"), (500, "Hub")]
+)
+def test_upload_refused(tmp_path, hub_says, status, expected):
+    endpoint, seen = hub_says(status)
+    assert expected in run(tmp_path, "up", endpoint)
+    assert seen and seen[0][0] == "POST"
+
+
+def test_upload_without_token_asks_nothing(tmp_path, hub_says):
+    endpoint, seen = hub_says(200)
+    assert "no Hub token" in run(tmp_path, "up", endpoint, token="")
+    assert seen == []
+
+
+def test_download_of_what_is_not_there(tmp_path, hub_says):
+    endpoint, _ = hub_says(404)
+    said = run(tmp_path, "down", endpoint)
+    assert "someone/something" in said and "\n" in said.strip()
+
+
+def test_no_network(tmp_path):
+    assert "cannot be reached" in run(tmp_path, "up", "http://127.0.0.1:9")
