@@ -18,7 +18,7 @@ from pasto_cli.core.elicitation import Elicitation, elicit
 from pasto_cli.core.forward import settle_packing
 from pasto_cli.core.models import LoadedModel, load_model, training_precision
 from pasto_cli.core.objective import Objective
-from pasto_cli.core.steering import AdapterSteerer
+from pasto_cli.core.steering import AdapterSteerer, attach
 from pasto_cli.core.trainer import Step, TrainResult, train
 from pasto_cli.core.writers import dense_weight, find_writers, place_writers
 from pasto_cli.errors import PastoError
@@ -297,7 +297,9 @@ def open_dial(
         spec = spec.model_copy(update={"revision": meta.base.commit})
     lm = open_model(spec, watch)
     adapter = artifact.load_adapter(folder, meta, lm, verify)
-    return Opened(lm, adapter, AdapterSteerer(adapter, lm), meta, folder)
+    steerer = AdapterSteerer(adapter, lm)
+    attach(lm, steerer)
+    return Opened(lm, adapter, steerer, meta, folder)
 
 
 def check_benchmark(name: str | None, data: str | None) -> None:
@@ -316,25 +318,41 @@ def evaluate_dial(
         The evaluation, and the file it was written to (None for an adapter that is not in a run folder).
     """
     spec = Recipe.model_validate(dial.meta.recipe).evaluation
-    whole = load_benchmark(benchmark or spec.benchmark, data)
-    part = subset(whole, value or spec.value, limit if limit is not None else spec.limit, spec.seed)
+    part, value, provenance = plan_evaluation(dial, benchmark, data, limit, value)
+    with watch.task(f"{part.name}: {len(part.items)} questions", len(part.items)) as advance:
+        run = evaluate(
+            dial.lm, dial.steerer, part, value, coefficients or spec.coefficients, spec.pmass_threshold, spec.node_budget,
+            spec.seed, provenance, advance, label_sign,
+        )  # fmt: skip
+    return run, keep_evaluation(dial, run)
+
+
+def plan_evaluation(
+    dial: Opened, benchmark: str | None, data: str | None, limit: int | None, value: str | None
+) -> tuple[Benchmark, str, dict[str, Any]]:
+    """The items, the value and the provenance of an evaluation; what is not given comes from the dial's recipe."""
+    spec = Recipe.model_validate(dial.meta.recipe).evaluation
+    value = value or spec.value
+    limit = limit if limit is not None else spec.limit
+    part = subset(load_benchmark(benchmark or spec.benchmark, data), value, limit, spec.seed)
     provenance = {
         "adapter": str(dial.folder), "pairs_sha256": dial.meta.pairs_sha256, "base": dial.meta.base.spec.source,
         "base_commit": dial.lm.commit, "quantization": dial.lm.spec.quantization, "created": artifact.now(),
         "versions": artifact.versions(), "bootstrap_seed": spec.seed, "limit": limit,
     }  # fmt: skip
-    with watch.task(f"{whole.name}: {len(part.items)} questions", len(part.items)) as advance:
-        run = evaluate(
-            dial.lm, dial.steerer, part, value or spec.value, coefficients or spec.coefficients, spec.pmass_threshold,
-            spec.node_budget, spec.seed, provenance, advance, label_sign,
-        )  # fmt: skip
+    return part, value, provenance
+
+
+def keep_evaluation(dial: Opened, run: EvalRun, method: str = "") -> Path | None:
+    """Write an evaluation beside the run that it belongs to; None where there is no run folder."""
     if dial.folder.name != "adapter" or not (dial.folder.parent / "recipe.yaml").exists():
-        return run, None
-    suffix = "" if label_sign == "own" else "-original-sign"
-    path = dial.folder.parent / "eval" / f"{whole.name}{suffix}.json"
-    path.parent.mkdir(exist_ok=True)
+        return None
+    suffix = ("" if run.label_sign == "own" else "-original-sign") + (f"-{method}" if method else "")
+    path = dial.folder.parent / "eval" / f"{run.benchmark}{suffix}.json"
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
     write_text(path, dump(run))
-    return run, path
+    return path
 
 
 def oracles(benchmark: str, data: str | None, value: str, label_sign: str) -> tuple[Benchmark, int, list[OracleScore]]:

@@ -7,7 +7,7 @@ from pasto_cli.core.answers import ask, score_answers
 from pasto_cli.core.certificate import certify, measure_likeness
 from pasto_cli.core.elicitation import Base, elicit
 from pasto_cli.core.generation import generate
-from pasto_cli.core.steering import AdapterSteerer, steer
+from pasto_cli.core.steering import AdapterSteerer, attach, steer
 from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.benchmarks import load_benchmark, subset
 from variants import FLOAT_MODELS
@@ -160,7 +160,7 @@ def test_steer_works_on_a_model_with_a_dial_only(tiny, make_adapter):
     with pytest.raises(PastoError, match="no dial"), steer(torch.nn.Linear(1, 1), 1.0):
         pass
     adapter = make_adapter(lm)
-    AdapterSteerer(adapter, lm)
+    attach(lm, AdapterSteerer(adapter, lm))
     ids = torch.arange(40, 60)[None]
     with torch.no_grad():
         with steer(lm.model, -1.0):

@@ -64,7 +64,12 @@ def run(tmp_path, direction, endpoint, token=TOKEN):
     import os
 
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": token, "HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment |= {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_TOKEN": token,
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, direction, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=120
     )
@@ -74,7 +79,8 @@ def run(tmp_path, direction, endpoint, token=TOKEN):
 
 
 @pytest.mark.parametrize(
-    ("status", "expected"), [(401, "does not accept this token"), (403, "no permission to write to someone/something"), (500, "Hub")]
+    ("status", "expected"),
+    [(401, "does not accept this token"), (403, "no permission to write to someone/something"), (500, "Hub")],
 )
 def test_upload_refused(tmp_path, hub_says, status, expected):
     endpoint, seen = hub_says(status)

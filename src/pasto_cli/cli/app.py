@@ -31,6 +31,8 @@ app.command("recipe")(recipe.recipe)
 def main() -> None:
     """Run a command; a `PastoError` becomes a line, a next step and exit code 1."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that spin while they wait make everything many times slower as soon as another program uses the processor.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()

@@ -9,6 +9,7 @@ from pasto_cli.cli import options
 from pasto_cli.errors import PastoError
 
 if TYPE_CHECKING:
+    from pasto_cli.comparisons import Method
     from pasto_cli.evaluation.benchmarks import Benchmark
     from pasto_cli.evaluation.oracles import OracleScore
     from pasto_cli.evaluation.results import EvalRun
@@ -44,6 +45,16 @@ def evaluate(
     oracles: Annotated[
         bool, typer.Option("--oracles", help="Score simulated steerers instead: what does the metric reward?")
     ] = False,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compare with prompt, engineered-prompt, control-vector, mean-diff or random-rotation. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    equal_kl: Annotated[
+        bool, typer.Option("--equal-kl", help="Scale each method to 1 nat of disturbance (KL p95 on neutral prompts).")
+    ] = False,
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,
@@ -59,12 +70,14 @@ def evaluate(
 
       pasto eval --benchmark dailydilemmas --data DIR --limit 100 --coeffs -1,-0.5,0,0.5,1
 
+      pasto eval --baseline prompt --baseline control-vector --equal-kl
+
       pasto eval --oracles --benchmark mini-dilemmas
     """  # fmt: skip
     coefficients = _parse(coeffs)
     if label_sign not in ("own", "original"):
         raise PastoError(f"--label-sign {label_sign!r} is not known", "Write own or original.")
-    from pasto_cli import workflows
+    from pasto_cli import comparisons, workflows
     from pasto_cli.cli.output import Screen, out, print_json
     from pasto_cli.evaluation.results import dump
 
@@ -76,7 +89,16 @@ def evaluate(
         _show_oracles(*found, value or "honesty", label_sign, json)
         return
     workflows.check_benchmark(benchmark, data)
+    comparisons.check_names(baseline or [])
     dial = workflows.open_dial(adapter, screen, quantization, device, not no_verify)
+    if baseline or equal_kl:
+        part, value, provenance = workflows.plan_evaluation(dial, benchmark, data, limit, value)
+        methods = comparisons.compare(dial, baseline or [], part, value, equal_kl, screen, provenance)
+        for method in methods:
+            name = method.name + ("-equal-kl" if equal_kl else "")
+            workflows.keep_evaluation(dial, method.run, "" if name == "adapter" else name)
+        _show_comparison(methods, json)
+        return
     run, path = workflows.evaluate_dial(dial, screen, benchmark, data, limit, coefficients, value, label_sign)  # type: ignore[arg-type]
     if json:
         import json as library
@@ -189,6 +211,40 @@ def _show_oracles(
         table.add_row(
             s.name, figure(s.f1._asdict(), 1, False), f"{s.mean_f1:.1f}", f"{s.informedness:+.1f}", f"{s.shift:+.2f}",
             f"{s.acquiescence:+.2f}",
+        )  # fmt: skip
+    out.print(table)
+
+
+def _show_comparison(methods: "list[Method]", json: bool) -> None:
+    from rich.table import Table
+
+    from pasto_cli.cli.output import out, print_json
+    from pasto_cli.evaluation.report import figure
+
+    if json:
+        records = [
+            {"method": m.name, "strength": m.strength, "kl_p95": [None if k != k else k for k in m.kl], "scores": m.run.scores}
+            for m in methods
+        ]
+        print_json(records)
+        return
+    run = methods[0].run
+    s = run.scores
+    out.print(
+        f"{run.title}: {run.value}, n = {s['n_target']} rows of {s['coefficients']['0']['mean_score']['clusters']} dilemmas, "
+        f"{s['n_control']} control rows; brackets are 95 % intervals",
+        highlight=False, markup=False,
+    )  # fmt: skip
+    table = Table()
+    for name in ("method", "at +1 / -1", "KL p95 +1 / -1", "shift at +1", "shift at -1", "acquiescence +1", "Steering F1"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for m in methods:
+        s = m.run.scores
+        up, down = s["coefficients"]["1"], s["coefficients"]["-1"]
+        kl = "" if m.kl[0] != m.kl[0] else f"{m.kl[0]:.2f} / {m.kl[1]:.2f}"
+        table.add_row(
+            m.name, f"{m.strength[0]:.3g} / {m.strength[1]:.3g}", kl, figure(up["shift"]), figure(down["shift"]),
+            figure(up["acquiescence"]), figure(s["steering_f1"], 1, False),
         )  # fmt: skip
     out.print(table)
 

@@ -83,6 +83,10 @@ def largest_angle(skew: Tensor, coefficient: float = 1.0) -> float:
 class Rotation(nn.Module):
     """Parameters of the adapter at one module."""
 
+    u: Tensor
+    s: Tensor
+    v: Tensor
+
     def __init__(self, factors: Factors, theta: Tensor, delta: Tensor) -> None:
         super().__init__()
         self.u, self.s, self.v = (nn.Buffer(f.contiguous(), persistent=True) for f in factors)
@@ -138,13 +142,22 @@ class Adapter(nn.Module):
             rotations[writer.path] = Rotation(kept, theta, delta)
         return cls(rotations, spec.bound, math.radians(spec.max_angle))
 
+    def items(self) -> list[tuple[str, Rotation]]:
+        """(module path, rotation) in order."""
+        return [
+            (path, rotation)
+            for path, rotation in zip(self.paths, self.rotations, strict=True)
+            if isinstance(rotation, Rotation)
+        ]
+
     def generators(self) -> list[tuple[list[int], Tensor]]:
         """Bounded generators A stacked over modules of equal rank: (indices of modules, (g, r, r))."""
+        rotations = [rotation for _, rotation in self.items()]
         by_rank: dict[int, list[int]] = defaultdict(list)
-        for index, rotation in enumerate(self.rotations):
-            by_rank[rotation.theta.shape[0]].append(index)  # type: ignore[union-attr]
+        for index, rotation in enumerate(rotations):
+            by_rank[rotation.theta.shape[0]].append(index)
         return [
-            (indices, bounded_skew(torch.stack([self.rotations[i].theta for i in indices]), self.bound, self.max_angle))  # type: ignore[misc]
+            (indices, bounded_skew(torch.stack([rotations[i].theta for i in indices]), self.bound, self.max_angle))
             for indices in by_rank.values()
         ]
 
@@ -156,11 +169,12 @@ class Adapter(nn.Module):
         Returns:
             For each module (len(coefficients), r, r) float32, differentiable in Theta and delta.
         """
+        rotations = [rotation for _, rotation in self.items()]
         result: list[Tensor] = [torch.empty(0)] * len(self.paths)
         magnitudes = sorted({abs(float(a)) for a in coefficients} - {0.0})
         for indices, skew in self.generators():
-            s = torch.stack([self.rotations[i].s for i in indices])  # type: ignore[misc]  # (g, r)
-            delta = torch.stack([self.rotations[i].delta for i in indices])  # type: ignore[misc]  # (g, r)
+            s = torch.stack([rotations[i].s for i in indices])  # (g, r)
+            delta = torch.stack([rotations[i].delta for i in indices])  # (g, r)
             turned = {a: cayley(skew, a) for a in magnitudes}
             each = []
             for a in map(float, coefficients):
@@ -196,15 +210,16 @@ class Adapter(nn.Module):
         Raises:
             PastoError: If a module that the adapter changes is not there, or a coefficient is not finite.
         """
-        rows, unique = _per_row(coefficients)
+        rows, unique = per_row(coefficients)
         if set(unique) == {0.0}:
             yield
             return
         modules = [_submodule(model, path) for path in self.paths]
-        handles = []
         mixing = self.mixing(unique)
-        for module, rotation, mix in zip(modules, self.rotations, mixing, strict=True):
-            handles.append(module.register_forward_hook(_hook(rotation, mix, rows)))  # type: ignore[arg-type]
+        handles = [
+            module.register_forward_hook(_hook(rotation, mix, rows))
+            for module, (_, rotation), mix in zip(modules, self.items(), mixing, strict=True)
+        ]
         try:
             yield
         finally:
@@ -212,7 +227,7 @@ class Adapter(nn.Module):
                 handle.remove()
 
 
-def _per_row(coefficients: Coefficients) -> tuple[Tensor | None, list[float]]:
+def per_row(coefficients: Coefficients) -> tuple[Tensor | None, list[float]]:
     """(index of each row's coefficient or None for one that serves all rows, distinct coefficients)."""
     if isinstance(coefficients, Tensor):
         coefficients = coefficients.tolist() if coefficients.dim() else float(coefficients)
@@ -230,14 +245,14 @@ def _hook(rotation: Rotation, mix: Tensor, rows: Tensor | None) -> Any:
 
     The small matrices stay in float32 until M U^T is formed; the product with x runs in the dtype of x.
     """
-    out = mix @ rotation.u.T  # type: ignore[union-attr,operator]  # (coefficients, r, d_out)
+    out = mix @ rotation.u.T  # (coefficients, r, d_out)
     cast: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
 
     def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]  # (b, t, d_in)
         if x.dtype not in cast:
             per_row = out if rows is None else out[rows.to(out.device)]
-            cast[x.dtype] = rotation.v.to(x.dtype), per_row.to(x.dtype)  # type: ignore[operator]
+            cast[x.dtype] = rotation.v.to(x.dtype), per_row.to(x.dtype)
         v, weight = cast[x.dtype]
         if weight.shape[0] not in (1, x.shape[0]):
             raise PastoError(

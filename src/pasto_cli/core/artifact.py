@@ -131,7 +131,7 @@ def save(folder: Path, adapter: Adapter, meta: Meta, card: str) -> None:
     """
     tensors = {
         f"{path}.{part}": getattr(rotation, part).detach().cpu().contiguous()
-        for path, rotation in zip(adapter.paths, adapter.rotations, strict=True)
+        for path, rotation in adapter.items()
         for part in PARTS
     }
     with writing(folder):
@@ -256,15 +256,15 @@ def _same_storage(lm: LoadedModel, base: Base) -> bool:
 
 
 def _verify_base(lm: LoadedModel, adapter: Adapter, base: Base) -> None:
-    for path, rotation in zip(adapter.paths, adapter.rotations, strict=True):
+    for path, rotation in adapter.items():
         module = lm.model.get_submodule(path)
         if _same_storage(lm, base):
             fits = fingerprint(module) == base.fingerprints[path]
         else:
             # Another precision: the kept singular directions must still diagonalise the weight, U^T W V = diag(S).
-            weight = dense_weight(module).to(rotation.u.device)  # type: ignore[arg-type]
-            core = rotation.u.T @ weight @ rotation.v  # type: ignore[operator]
-            fits = bool((core - torch.diag(rotation.s)).norm() < 0.2 * rotation.s.norm())  # type: ignore[arg-type, operator]
+            weight = dense_weight(module).to(rotation.u.device)
+            core = rotation.u.T @ weight @ rotation.v
+            fits = bool((core - torch.diag(rotation.s)).norm() < 0.2 * rotation.s.norm())
         if not fits:
             raise PastoError(
                 f"wrong base: {path} of {lm.spec.source} is not the weight that the adapter was made for",

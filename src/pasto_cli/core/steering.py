@@ -27,11 +27,15 @@ class AdapterSteerer:
     def __init__(self, adapter: Adapter, lm: LoadedModel) -> None:
         self.adapter = adapter
         self.lm = lm
-        lm.model.pasto_steerer = self
 
     def at(self, coefficients: Coefficients) -> AbstractContextManager[None]:
         """See `Steerer.at`."""
         return self.adapter.at(self.lm.model, coefficients)
+
+
+def attach(lm: LoadedModel, steerer: Steerer) -> None:
+    """Let `steer` find the dial of a model."""
+    lm.model.pasto_steerer = steerer
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from pasto_cli.core.answers import ask, score_answers
+from pasto_cli.core.answers import Answers, ask, score_answers
 from pasto_cli.core.models import LoadedModel
 from pasto_cli.core.steering import Steerer
 from pasto_cli.errors import PastoError
@@ -52,8 +52,7 @@ def evaluate(
     """
     require_value(benchmark, value)
     wanted = sorted({*map(float, coefficients), *NEEDED})
-    questions = [ask(lm.chat, item.prompt, benchmark.prefill) for item in benchmark.items]
-    found = score_answers(lm, steerer, questions, wanted, budget, progress)
+    found = _answers(lm, steerer, benchmark, wanted, budget, progress)
     y = found.log_p[..., 0] - found.log_p[..., 1]  # (c, q)
     pmass = torch.logsumexp(found.log_p, -1).exp()
     rows = [
@@ -71,6 +70,26 @@ def evaluate(
         scores=scores(Table(rows, value, wanted, pmass_threshold, label_sign=label_sign), seed), provenance=provenance,
         label_sign=label_sign,
     )  # fmt: skip
+
+
+def _answers(
+    lm: LoadedModel,
+    steerer: Steerer,
+    benchmark: Benchmark,
+    wanted: Sequence[float],
+    budget: int,
+    progress: Callable[[int], None],
+) -> Answers:
+    """All coefficients in one pass; a steerer that works by words has its own prompts at each coefficient."""
+    lead: Callable[[float], str] | None = getattr(steerer, "lead", None)
+    if lead is None:
+        questions = [ask(lm.chat, item.prompt, benchmark.prefill) for item in benchmark.items]
+        return score_answers(lm, steerer, questions, wanted, budget, progress)
+    each = []
+    for position, a in enumerate(wanted):
+        questions = [ask(lm.chat, lead(a) + item.prompt, benchmark.prefill) for item in benchmark.items]
+        each.append(score_answers(lm, steerer, questions, [0.0], budget, progress if position == 0 else lambda _: None))
+    return Answers(torch.cat([x.log_p for x in each]), [x.said[0] for x in each])
 
 
 def require_value(benchmark: Benchmark, value: str) -> None:
