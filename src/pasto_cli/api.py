@@ -66,7 +66,9 @@ class Dial:
         yield from zip(coeffs, texts, strict=True)
 
 
-def load(name: str, quantization: str | None = None, device: str | None = None, verify: bool = True) -> tuple[Any, Any, Dial]:
+def load(
+    name: str, quantization: str | None = None, device: str | None = None, verify: bool = True, trust_remote_code: bool = False
+) -> tuple[Any, Any, Dial]:
     """Load an adapter and its base model.
 
     Args:
@@ -74,6 +76,7 @@ def load(name: str, quantization: str | None = None, device: str | None = None, 
         quantization: `none`, `4bit` or `8bit` instead of the one it was trained with.
         device: `auto`, `cpu`, `mps`, `cuda`.
         verify: Check fingerprints and reference logits.
+        trust_remote_code: Run Python code from the base model's repository; an adapter cannot ask for it.
 
     Returns:
         Model, tokenizer and dial; the model is at coefficient 0.
@@ -81,5 +84,5 @@ def load(name: str, quantization: str | None = None, device: str | None = None, 
     Raises:
         PastoError: If adapter or base are missing, damaged or do not belong together.
     """
-    opened = open_dial(name, Silent(), quantization, device, verify)
+    opened = open_dial(name, Silent(), quantization, device, verify, trust_remote_code)
     return opened.lm.model, opened.lm.tokenizer, Dial(opened)

@@ -81,7 +81,12 @@ def compare(
         kl = (float("nan"), float("nan"))
         if not isinstance(steerer, PromptSteerer):
             kl = (disturbance(dial.lm, steerer, probe, 1.0), disturbance(dial.lm, steerer, probe, -1.0))
-        facts = provenance | {"method": name, "strength": [up, down], "kl_p95": [None if k != k else k for k in kl]}
+        facts = provenance | {
+            "method": name,
+            "equal_kl": equal_kl,
+            "strength": [up, down],
+            "kl_p95": [None if k != k else k for k in kl],
+        }
         with watch.task(f"{name}: {len(part.items)} questions", len(part.items)) as advance:
             run = evaluate(
                 dial.lm,

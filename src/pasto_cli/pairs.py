@@ -182,7 +182,10 @@ def read_pairs(path: str | Path) -> PairSet:
         PastoError: With the line number of the first bad line, or for fewer than `MIN_PAIRS` pairs.
     """
     pairs = []
-    for number, line in enumerate(bundled.read_lines(str(path), "pairs"), 1):
+    bundled.read_lines(str(path), "pairs")  # the errors of a missing or empty file
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
         try:
             pairs.append(Pair.model_validate_json(line))
         except ValidationError as error:

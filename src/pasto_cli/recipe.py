@@ -4,7 +4,7 @@ Each default is written here and nowhere else. Every model is frozen and refuses
 keys and wording mistakes is `recipe_file`. Nothing here imports torch, so that validation is instant.
 
 Defaults follow the AntiPaSTO paper (arXiv 2601.07473, Table 9) or its published code where an experiment in `docs/LOG.md`
-does not say otherwise; the neutral branch (design of this project) has no counterpart there.
+does not say otherwise; the neutral branch  has no counterpart there.
 """
 
 import re
@@ -110,7 +110,7 @@ class PairsSpec(Section):
 
 
 class AdapterSpec(Section):
-    """The learned rotation: where it sits and how far it may turn (design 2.1, 2.2)."""
+    """The learned rotation: where it sits and how far it may turn."""
 
     rank: Count = 64
     """Directions r kept per module (at most the module's smaller side)."""
@@ -143,7 +143,7 @@ class AdapterSpec(Section):
 
 
 class SubspaceSpec(Section):
-    """The directions in which the loss looks at the residual stream (design 2.3)."""
+    """The directions in which the loss looks at the residual stream."""
 
     expression: str = "taskdiff"
     """Names joined by `&`, `~` before a name for its complement: taskdiff, suppressed, write, logits_read, random."""
@@ -215,7 +215,7 @@ class MonotonicitySpec(Section):
 
 
 class NeutralSpec(Section):
-    """The neutral branch: sign and strength on prompts without a persona (design 2.4)."""
+    """The neutral branch: sign and strength on prompts without a persona."""
 
     orientation_weight: NonNegative = 15.0
     """Weight of mean(o- - o+)."""
@@ -291,7 +291,7 @@ class TrainingSpec(Section):
     """bfloat16 runs the layers (not the adapter's matrices, the output head or the losses) under autocast; auto does so
     where the processor multiplies bfloat16 natively and the model is float32."""
     node_budget: Annotated[int, Field(ge=64)] = 512
-    """Nodes of a token tree outside training steps (base side, validation, certificate)."""
+    """Nodes of a token tree on the base side and in the certificate; a training or validation batch is one tree."""
     base_cache_mb: NonNegative = 1024.0
     """Memory for the cached base side; what does not fit is computed again."""
     seed: int = 0

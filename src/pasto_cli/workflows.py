@@ -7,9 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
+from pydantic import ValidationError
+
 from pasto_cli import runs
 from pasto_cli.core import artifact, subspaces
-from pasto_cli.core.adapter import Adapter, decompose_writers
+from pasto_cli.core.adapter import Adapter, decompose_writer, keep
 from pasto_cli.core.calibration import end_states
 from pasto_cli.core.certificate import Certificate, certify, measure_likeness
 from pasto_cli.core.chat import TokenPair, require_pairs, tokenise_pairs
@@ -147,7 +149,8 @@ def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trai
     ):
         result = train(objective, adapter, tokens.train, tokens.validation, recipe.training, report, lambda: save(so_far, None))
     if result.interrupted:
-        if (folder / "adapter").exists():
+        if result.steps:
+            save(result._asdict(), None)
             watch.warn(f"interrupted after {result.steps} steps: {folder}/adapter holds the best weights so far, uncertified")
         else:
             watch.warn("interrupted before the first step: there is no adapter")
@@ -174,7 +177,8 @@ def _tokenise(pair_set: PairSet, recipe: Recipe, lm: LoadedModel, watch: Watcher
             f"{len(train_part)} training, {len(validation)} validation and {len(certificate)} certificate pairs are too few",
             "Raise pairs.count or add suffixes.",
         )
-    return Tokens(train_part, validation, certificate, len({p.neutral for p in split.certificate}))
+    prompts = {tuple(p.neutral[: -p.suffix_len]) for p in certificate}
+    return Tokens(train_part, validation, certificate, len(prompts))
 
 
 def _check_elicitation(lm: LoadedModel, pair_set: PairSet, tokens: Tokens, recipe: Recipe, watch: Watcher) -> None:
@@ -203,17 +207,17 @@ def _prepare(lm: LoadedModel, tokens: Tokens, recipe: Recipe, watch: Watcher) ->
     sample = tokens.train[: spec.calibration_pairs]
     with watch.task(f"calibrating on {len(sample)} pairs, decomposing {len(placed)} modules"):
         states = end_states(lm, sample, placed if spec.directions == "activation" else [], recipe.training.node_budget)
-        factors = decompose_writers(placed)
-        kept = {
-            w.path: choose_directions(spec.directions, w, factors[w.path], spec.rank, states, recipe.training.seed)
-            for w in placed
-        }
+        kept = {}
+        for writer in placed:  # one at a time: full decompositions of a large model do not fit together
+            factors = decompose_writer(writer)
+            chosen = choose_directions(spec.directions, writer, factors, spec.rank, states, recipe.training.seed)
+            kept[writer.path] = keep(factors, chosen)
         depth = lm.depth_index(space.depth)
         basis = subspaces.build(
             parse_subspace(space.expression), space.rank, depth, space.center, recipe.training.seed,
             subspaces.Activations(
-                states.hidden, lm.model.get_output_embeddings().weight.detach().float().cpu(),
-                lambda: [dense_weight(w.module).cpu() for w in writers],
+                states.hidden, lambda: lm.model.get_output_embeddings().weight.detach().cpu().float(),
+                lambda: (dense_weight(w.module) for w in writers),
             ),
         )  # fmt: skip
     share = subspaces.captured_share(basis, (states.hidden[0::2] - states.hidden[1::2])[:, depth])
@@ -221,7 +225,7 @@ def _prepare(lm: LoadedModel, tokens: Tokens, recipe: Recipe, watch: Watcher) ->
         f"loss subspace {space.expression!r}, rank {basis.shape[1]}, captures {share:.0%} of the mean chosen - rejected state"
     )
     (watch.warn if share < 0.25 else watch.note)(text)
-    adapter = Adapter.create(placed, kept, factors, spec, recipe.training.seed).to(lm.device)
+    adapter = Adapter.create(kept, spec, recipe.training.seed).to(lm.device)
     watch.note(f"adapter: {len(placed)} modules, {adapter.num_parameters():,} parameters")
     return adapter, Objective(lm, basis, recipe.losses, space, recipe.training.node_budget, recipe.training.base_cache_mb)
 
@@ -270,7 +274,12 @@ def _certify(lm: LoadedModel, adapter: Adapter, tokens: Tokens, recipe: Recipe, 
 
 
 def open_dial(
-    name: str | None, watch: Watcher, quantization: str | None = None, device: str | None = None, verify: bool = True
+    name: str | None,
+    watch: Watcher,
+    quantization: str | None = None,
+    device: str | None = None,
+    verify: bool = True,
+    trust_remote_code: bool = False,
 ) -> Opened:
     """Load an adapter and the base that it names.
 
@@ -280,6 +289,7 @@ def open_dial(
         quantization: Instead of the one that the adapter was trained with.
         device: Instead of `auto`.
         verify: Check fingerprints and reference logits.
+        trust_remote_code: Run Python code from the base model's repository.
     """
     folder = runs.adapter_folder(name)
     if folder is None:
@@ -291,8 +301,15 @@ def open_dial(
     elif name is None:
         watch.note(f"adapter: {folder.parent}")
     meta = artifact.read_meta(folder)
-    changes = {"quantization": quantization, "device": device}
-    spec = ModelSpec.model_validate(meta.base.spec.model_dump() | {k: v for k, v in changes.items() if v is not None})
+    # The artifact may be a stranger's: its word never runs code, and its device is not ours.
+    changes = {"quantization": quantization, "device": device or "auto", "trust_remote_code": trust_remote_code}
+    try:
+        spec = ModelSpec.model_validate(meta.base.spec.model_dump() | {k: v for k, v in changes.items() if v is not None})
+        Recipe.model_validate(meta.recipe)
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
+        raise PastoError(problem, "Quantization is none, 4bit or 8bit; device is auto, cpu, mps or cuda.") from None
     if spec.revision is None and meta.base.commit and not meta.base.commit.startswith("sha256:"):
         spec = spec.model_copy(update={"revision": meta.base.commit})
     lm = open_model(spec, watch)
@@ -387,10 +404,9 @@ def push_adapter(
         watch.warn(f"the base {source} is not on the Hub: others need the same file to use this adapter")
     if meta.certificate is None or not meta.certificate.passed:
         watch.warn("this adapter has no passed certificate; its card says so")
-    files = [
-        (artifact.TENSORS, (folder / artifact.TENSORS).stat().st_size),
-        (artifact.META, (folder / artifact.META).stat().st_size),
-    ]
+    if not (folder / artifact.TENSORS).is_file():
+        raise PastoError(f"{folder}: {artifact.TENSORS} is missing", "Train again, or give another adapter with --adapter.")
+    files = [(name, (folder / name).stat().st_size) for name in (artifact.TENSORS, artifact.META)]
     files.append((artifact.CARD, len(text.encode())))
     if dry_run:
         return text, files, None
@@ -403,5 +419,7 @@ def _evaluations(folder: Path) -> list[EvalRun]:
     found = []
     for path in sorted((folder.parent / "eval").glob("*.json")) if folder.name == "adapter" else []:
         with contextlib.suppress(ValueError):
-            found.append(parse(path.read_text(encoding="utf-8")))
+            run = parse(path.read_text(encoding="utf-8"))
+            if run.provenance.get("method", "adapter") == "adapter" and not run.provenance.get("equal_kl"):
+                found.append(run)
     return found

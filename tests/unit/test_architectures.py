@@ -27,7 +27,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_architecture(name):
+def test_architecture(name, make_adapter):
     config = getattr(transformers, f"{name}Config")(**CONFIGS[name])
     torch.manual_seed(0)
     attention = "eager" if name == "Gemma2" else "sdpa"  # it has no other
@@ -42,6 +42,32 @@ def test_architecture(name):
     assert len(writers) == 6
     assert all(w.module.out_features == 32 for w in writers)
     assert lm.trees
+    # Steered per row: a batch of two coefficients is two batches of one.
+    adapter = make_adapter(lm, rank=6)
+    ids = torch.arange(40, 60)[None]
+    with torch.no_grad():
+        each = []
+        for a in (1.0, -1.0):
+            with adapter.at(model, a):
+                each.append(model(input_ids=ids).logits[0])
+        with adapter.at(model, [1.0, -1.0]):
+            both = model(input_ids=ids.repeat(2, 1)).logits
+    assert (each[0] - each[1]).abs().max() > 1e-2
+    torch.testing.assert_close(both, torch.stack(each), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Falcon", "Bloom"])
+def test_models_that_refuse_tree_masks_run_padded(name):
+    """Alibi positions know no tree; plain padded rows give the model's own logits."""
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, vocab_size=260)
+    config = getattr(transformers, f"{name}Config")(**sizes, **({"alibi": True} if name == "Falcon" else {}))
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    tokenizer = byte_tokenizer()
+    lm = LoadedModel(model, tokenizer, Chat(tokenizer), ModelSpec(source="test"), None, decoder_layers(model)[1])
+    said = []
+    settle_packing(lm, said.append)
+    assert not lm.trees and len(said) == 1
 
 
 def test_a_model_without_sdpa_is_loaded_eager(tmp_path):

@@ -115,7 +115,7 @@ def test_strength_is_one_for_a_dial_that_equals_the_persona_prompt():
 
 
 def reference(lm, adapter, pairs, basis, spec: LossesSpec, last_tokens=3, depth=4):
-    """Total loss by design 2.4, one plain forward a row and coefficient, no tree, no cache, no chunk."""
+    """Total loss by its formulas, one plain forward a row and coefficient, no tree, no cache, no chunk."""
 
     def row(ids, a):
         with adapter.at(lm.model, a):

@@ -25,7 +25,7 @@ def material(tiny, states):
     model = tiny().model
     writers = find_writers(model)
     return Activations(
-        states.hidden, model.get_output_embeddings().weight.detach(), lambda: [dense_weight(w.module) for w in writers]
+        states.hidden, lambda: model.get_output_embeddings().weight.detach(), lambda: [dense_weight(w.module) for w in writers]
     )
 
 
@@ -54,7 +54,7 @@ def test_uncentred_taskdiff_keeps_the_mean_direction_and_centring_throws_it_away
 
 
 def test_a_complement_is_orthogonal_to_what_it_leaves_out(material):
-    read = subspaces.logits_read(material.read_weight, 32)
+    read = subspaces.logits_read(material.read_weight(), 32)
     left = subspaces.without(subspaces.taskdiff(material.hidden, 4, False), read)
     assert (left.columns.T @ read.columns).abs().max() < 1e-4
     with pytest.raises(PastoError, match="leaves nothing"):

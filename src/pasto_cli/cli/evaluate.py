@@ -90,13 +90,16 @@ def evaluate(
         return
     workflows.check_benchmark(benchmark, data)
     comparisons.check_names(baseline or [])
+    if (baseline or equal_kl) and (coeffs is not None or label_sign != "own"):
+        raise PastoError(
+            "--coeffs and --label-sign do not go with a comparison", "Leave them out, or leave out --baseline and --equal-kl."
+        )
     dial = workflows.open_dial(adapter, screen, quantization, device, not no_verify)
     if baseline or equal_kl:
         part, value, provenance = workflows.plan_evaluation(dial, benchmark, data, limit, value)
         methods = comparisons.compare(dial, baseline or [], part, value, equal_kl, screen, provenance)
         for method in methods:
-            name = method.name + ("-equal-kl" if equal_kl else "")
-            workflows.keep_evaluation(dial, method.run, "" if name == "adapter" else name)
+            workflows.keep_evaluation(dial, method.run, method.name + ("-equal-kl" if equal_kl else "-compared"))
         _show_comparison(methods, json)
         return
     run, path = workflows.evaluate_dial(dial, screen, benchmark, data, limit, coefficients, value, label_sign)  # type: ignore[arg-type]
@@ -114,7 +117,7 @@ def _parse(text: str | None) -> list[float] | None:
     if text is None:
         return None
     try:
-        return [float(part) for part in text.split(",")]
+        return [float(part) + 0.0 for part in text.split(",")]  # -0 is 0
     except ValueError:
         raise PastoError(f"--coeffs {text!r} is not a list of numbers", "Write --coeffs=-1,-0.5,0,0.5,1") from None
 

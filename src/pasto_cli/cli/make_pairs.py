@@ -54,6 +54,12 @@ def make_pairs(
     from pasto_cli.recipe import ModelSpec
     from pasto_cli.recipe_file import load_recipe
 
+    if recipe is not None and (positive or negative or personas or templates or suffixes or dataset or model):
+        raise PastoError("--recipe takes everything but --count and --seed from the recipe", "Use --set to change a key of it.")
+    if recipe is None and set_:
+        raise PastoError("--set changes a recipe, and none is given", "Add --recipe FILE.")
+    if suffixes and dataset:
+        raise PastoError("--suffixes and --dataset are two sources of openings", "Give one of them.")
     if recipe is not None:
         whole = load_recipe(recipe, set_ or [])
         spec, model_spec = whole.pairs, whole.model

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from pasto_cli.errors import PastoError
+from pasto_cli.evaluation.results import without_nan
 
 if TYPE_CHECKING:
     from pasto_cli.core.elicitation import Elicitation
@@ -31,8 +32,8 @@ def show_error(error: PastoError) -> None:
 
 
 def print_json(data: Any) -> None:
-    """JSON on stdout."""
-    sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    """JSON on stdout; NaN and infinities become null."""
+    sys.stdout.write(json.dumps(without_nan(data), indent=1, ensure_ascii=False) + "\n")
 
 
 class Screen:

@@ -1,4 +1,4 @@
-"""The adapter: a coefficient-scaled Cayley rotation of singular directions, added to a frozen base (design 2.1).
+"""The adapter: a coefficient-scaled Cayley rotation of singular directions, added to a frozen base.
 
 For a writer with weight W = U diag(S) V^T (r directions kept), trained Theta and delta, and coefficient a:
 
@@ -80,6 +80,12 @@ def largest_angle(skew: Tensor, coefficient: float = 1.0) -> float:
     return math.degrees(2.0 * math.atan(norm * abs(coefficient) / 2.0))
 
 
+def keep(factors: Factors, directions: Tensor) -> Factors:
+    """The singular directions at some indices (r,)."""
+    index = directions.to(factors.s.device)
+    return Factors(factors.u[:, index].clone(), factors.s[index].clone(), factors.v[:, index].clone())
+
+
 class Rotation(nn.Module):
     """Parameters of the adapter at one module."""
 
@@ -111,35 +117,23 @@ class Adapter(nn.Module):
         self.max_angle = max_angle
 
     @classmethod
-    def create(
-        cls,
-        writers: Sequence[Writer],
-        directions: Mapping[str, Tensor],
-        factors: Mapping[str, Factors],
-        spec: AdapterSpec,
-        seed: int,
-    ) -> "Adapter":
+    def create(cls, kept: Mapping[str, Factors], spec: AdapterSpec, seed: int) -> "Adapter":
         """A fresh adapter near the identity.
 
         Args:
-            writers: Where it sits.
-            directions: Path -> indices of the singular directions kept (r,).
-            factors: Path -> full decomposition.
+            kept: Module path -> the r singular directions kept.
             spec: Bound, angle and the std of the start.
             seed: Of the start.
         """
         generator = torch.Generator().manual_seed(seed)
         rotations = {}
-        for writer in writers:
-            keep = directions[writer.path]
-            full = factors[writer.path]
-            kept = Factors(full.u[:, keep], full.s[keep], full.v[:, keep])
-            rank = len(keep)
+        for path, factors in kept.items():
+            rank = len(factors.s)
             theta, delta = torch.empty(rank, rank), torch.empty(rank)
             nn.init.trunc_normal_(theta, std=spec.init_theta_std, a=-1, b=1, generator=generator)
             low, high = spec.init_delta_mean - 2 * spec.init_delta_std, spec.init_delta_mean + 2 * spec.init_delta_std
             nn.init.trunc_normal_(delta, spec.init_delta_mean, spec.init_delta_std, low, high, generator=generator)
-            rotations[writer.path] = Rotation(kept, theta, delta)
+            rotations[path] = Rotation(factors, theta, delta)
         return cls(rotations, spec.bound, math.radians(spec.max_angle))
 
     def items(self) -> list[tuple[str, Rotation]]:
@@ -254,11 +248,14 @@ def _hook(rotation: Rotation, mix: Tensor, rows: Tensor | None) -> Any:
             per_row = out if rows is None else out[rows.to(out.device)]
             cast[x.dtype] = rotation.v.to(x.dtype), per_row.to(x.dtype)
         v, weight = cast[x.dtype]
+        if x.dim() == 2 and weight.shape[0] > 1 and x.shape[0] % weight.shape[0] == 0:
+            # Some architectures (OPT) flatten rows and positions before the MLP.
+            x = x.reshape(weight.shape[0], -1, x.shape[-1])
         if weight.shape[0] not in (1, x.shape[0]):
             raise PastoError(
                 f"{weight.shape[0]} coefficients for a batch of {x.shape[0]} rows", "Give one coefficient, or one a row."
             )
-        return output + ((x @ v) @ weight).to(output.dtype)
+        return output + ((x @ v) @ weight).reshape(output.shape).to(output.dtype)
 
     return add
 
@@ -272,6 +269,6 @@ def _submodule(model: nn.Module, path: str) -> nn.Module:
         ) from None
 
 
-def decompose_writers(writers: Sequence[Writer]) -> dict[str, Factors]:
-    """Path -> full decomposition of each writer's (dequantised) weight."""
-    return {writer.path: decompose(dense_weight(writer.module)) for writer in writers}
+def decompose_writer(writer: Writer) -> Factors:
+    """Full decomposition of a writer's (dequantised) weight; large: keep what is needed and let the rest go."""
+    return decompose(dense_weight(writer.module))

@@ -18,8 +18,6 @@ from pasto_cli.core.models import LoadedModel
 from pasto_cli.core.steering import Steerer
 from pasto_cli.core.tokentree import cut, pack
 
-HEAD_BYTES = 2**28
-"""Largest vocabulary-wide tensor held at once."""
 YES_NO = ("Yes", "No")
 
 
@@ -115,7 +113,7 @@ def _answer(
                 path = paths[(index, way[:-1])]
                 nodes[way[:length]] = int(path[len(question.ids) - 1 + length])
     stems = list(nodes)
-    log_p = lm.head(last[:, [nodes[s] for s in stems]]).log_softmax(-1).double().cpu()  # (c, stems, v)
+    log_p = lm.head(last[:, [nodes[s] for s in stems]]).log_softmax(-1).cpu().double()  # (c, stems, v)
     where = {stem: i for i, stem in enumerate(stems)}
     for a, ways in enumerate(question.answers):
         each = torch.stack(

@@ -1,4 +1,4 @@
-"""The adapter on disk: safetensors and JSON, written atomically, loaded strictly, checked against its base (design 6).
+"""The adapter on disk: safetensors and JSON, written atomically, loaded strictly, checked against its base.
 
 adapter.safetensors     <module path>.{u,s,v,theta,delta}
 pasto.json              where it came from, what it was shown to do, fingerprints of the base, reference logits
@@ -24,6 +24,7 @@ from pasto_cli.core.certificate import Certificate
 from pasto_cli.core.models import LoadedModel
 from pasto_cli.core.writers import dense_weight
 from pasto_cli.errors import PastoError
+from pasto_cli.evaluation.results import without_nan
 from pasto_cli.files import writing
 from pasto_cli.recipe import ModelSpec
 
@@ -140,17 +141,17 @@ def save(folder: Path, adapter: Adapter, meta: Meta, card: str) -> None:
     old = scratch.with_name(scratch.name + "-old")
     try:
         save_file(tensors, scratch / TENSORS, metadata={"format": f"pasto {FORMAT_VERSION}"})
-        (scratch / META).write_text(meta.model_dump_json(indent=1), encoding="utf-8")
+        (scratch / META).write_text(json.dumps(without_nan(meta.model_dump(mode="json")), indent=1), encoding="utf-8")
         (scratch / CARD).write_text(card, encoding="utf-8")
         scratch.chmod(0o755)
         if folder.exists():
             folder.rename(old)
         scratch.rename(folder)
     except (OSError, SafetensorError) as error:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
         raise PastoError(f"cannot write {folder}: {error}", "Free some disk or choose another folder with --out.") from None
     finally:
+        if old.exists() and not folder.exists():  # interrupted between the two renames
+            old.rename(folder)
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
@@ -258,10 +259,10 @@ def _same_storage(lm: LoadedModel, base: Base) -> bool:
 def _verify_base(lm: LoadedModel, adapter: Adapter, base: Base) -> None:
     for path, rotation in adapter.items():
         module = lm.model.get_submodule(path)
-        if _same_storage(lm, base):
-            fits = fingerprint(module) == base.fingerprints[path]
-        else:
-            # Another precision: the kept singular directions must still diagonalise the weight, U^T W V = diag(S).
+        fits = _same_storage(lm, base) and fingerprint(module) == base.fingerprints[path]
+        if not fits and (lm.spec.quantization != "none" or not _same_storage(lm, base)):
+            # Another precision, or a quantiser that may round otherwise on another device or version: the kept singular
+            # directions must still diagonalise the weight, U^T W V = diag(S).
             weight = dense_weight(module).to(rotation.u.device)
             core = rotation.u.T @ weight @ rotation.v
             fits = bool((core - torch.diag(rotation.s)).norm() < 0.2 * rotation.s.norm())

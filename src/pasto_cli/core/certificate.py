@@ -19,6 +19,7 @@ from pasto_cli.core.forward import run
 from pasto_cli.core.models import LoadedModel
 from pasto_cli.core.steering import Steerer
 from pasto_cli.core.tokentree import cut, pack
+from pasto_cli.evaluation.results import Number
 from pasto_cli.evaluation.statistics import Estimate, Floats, cluster_bootstrap
 
 MIN_SPAN = 1e-3
@@ -28,11 +29,11 @@ MIN_SPAN = 1e-3
 class Interval(BaseModel):
     """A figure, its 95 % interval and its n."""
 
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+    model_config = ConfigDict(extra="forbid")
 
-    value: float
-    low: float
-    high: float
+    value: Number
+    low: Number
+    high: Number
     n: int
 
 

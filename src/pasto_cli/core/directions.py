@@ -1,4 +1,4 @@
-"""Which r singular directions of a module the adapter may rotate (design 2.2)."""
+"""Which r singular directions of a module the adapter may rotate."""
 
 import torch
 from torch import Tensor

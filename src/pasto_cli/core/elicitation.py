@@ -1,4 +1,4 @@
-"""Before training: do the two personas move the clean base model at all (design 4.6)?
+"""Before training: do the two personas move the clean base model at all?
 
 If prompting with a persona changes nothing, there is no direction to learn, and every later number is noise.
 """

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pasto_cli.core.models import LoadedModel, Notify
 from pasto_cli.core.tokentree import Packed, pack
+from pasto_cli.errors import PastoError
 
 
 class NodeStates(NamedTuple):
@@ -60,7 +61,14 @@ def run(lm: LoadedModel, packed: Packed, rows: int = 1, depth: int | None = None
 
 
 def _masks(lm: LoadedModel, packed: Packed, rows: int) -> Any:
-    """The mask in the form that the model takes: bool for SDPA, additive for eager; one for each kind of layer."""
+    """The mask in the form that the model takes: bool for SDPA, additive for eager; one for each kind of layer.
+
+    Padded rows get the plain mask of real tokens, which every architecture takes.
+    """
+    if packed.lengths is not None:
+        lengths = torch.tensor(packed.lengths, device=lm.device)[:, None]
+        real = torch.arange(packed.input_ids.shape[1], device=lm.device) < lengths
+        return real.long().repeat(rows, 1)
     full = (
         packed.mask.expand(-1, 1, -1, -1).repeat(rows, 1, 1, 1)
         if packed.mask.shape[0] > 1
@@ -88,7 +96,7 @@ def settle_packing(lm: LoadedModel, notify: Notify = lambda _: None) -> None:
     """Compare a tiny token tree with plain forwards; where they differ, use padded rows and say so once.
 
     Raises:
-        AssertionError: If even padded rows and `LoadedModel.head` do not give the model's own logits (our bug).
+        PastoError: If not even padded rows and `LoadedModel.head` give the model's own logits.
     """
     ids = lm.chat.prompt("Say one word.")
     window = getattr(lm.model.config.get_text_config(), "sliding_window", None) or 0
@@ -114,4 +122,7 @@ def settle_packing(lm: LoadedModel, notify: Notify = lambda _: None) -> None:
                 if not trees:
                     notify("this model's attention does not take tree masks: using padded batches (slower, same results)")
                 return
-    raise AssertionError(f"{type(lm.model).__name__}: packed forward differs from the model by {error} of {scale}")
+    raise PastoError(
+        f"{type(lm.model).__name__}: its logits cannot be reproduced from its hidden states (off by {error:.3g} of {scale:.3g})",
+        "This architecture is not supported; please report it.",
+    )

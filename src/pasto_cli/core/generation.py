@@ -41,11 +41,7 @@ def generate(
     arguments: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "pad_token_id": lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else lm.tokenizer.eos_token_id,
-        "do_sample": temperature > 0,
-        # A checkpoint's own sampling settings would change what these arguments mean.
-        "temperature": temperature if temperature > 0 else None,
-        "top_p": None,
-        "top_k": None,
+        **decoding(temperature),
     }
     if stream is not None and len(coefficients) == 1:
         arguments["streamer"] = _streamer(lm.tokenizer, stream)
@@ -58,6 +54,14 @@ def generate(
             output = lm.model.generate(input_ids=rows, attention_mask=torch.ones_like(rows), **arguments)
         texts += lm.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]
+
+
+def decoding(temperature: float) -> dict[str, Any]:
+    """Arguments of `generate` that leave nothing to a checkpoint's own settings (penalties, beams, nucleus)."""
+    return {
+        "do_sample": temperature > 0, "temperature": temperature if temperature > 0 else None, "top_p": None, "top_k": None,
+        "min_p": None, "typical_p": None, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
+    }  # fmt: skip
 
 
 def _streamer(tokenizer: Any, receive: Callable[[str], None]) -> Any:

@@ -1,4 +1,4 @@
-"""The loss terms, as pure functions of tensors (design 2.4; AntiPaSTO, arXiv 2601.07473, section 3).
+"""The loss terms, as pure functions of tensors (AntiPaSTO, arXiv 2601.07473, section 3).
 
 Legend: b pairs, d d_model, k rank of the subspace, t tokens, v vocabulary. All float32, all differentiable in the steered
 side only: what belongs to the base model is detached by the caller.

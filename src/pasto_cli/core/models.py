@@ -27,6 +27,8 @@ from pasto_cli.core.writers import decoder_layers
 from pasto_cli.errors import PastoError
 from pasto_cli.recipe import ModelSpec
 
+HEAD_ROWS = 16_384
+"""Vocabulary entries of the output head that are cast to float32 at once."""
 Notify = Callable[[str], None]
 """Receives one line about what is going on."""
 
@@ -68,7 +70,15 @@ class LoadedModel:
 
     def head(self, last: Tensor) -> Tensor:
         """Logits (..., vocab) float32 of hidden states after the final norm (..., d_model)."""
-        logits = self.model.get_output_embeddings()(last.to(self.dtype)).float()
+        head = self.model.get_output_embeddings()
+        if self.dtype == torch.float32 or head.weight.dtype != self.dtype:
+            logits = head(last.to(self.dtype)).float()
+        else:
+            # In half precision logits near 30 would be rounded to 0.1: multiply in float32, a part of the vocabulary at a time.
+            rows = last.float()
+            logits = torch.cat([rows @ part.float().T for part in head.weight.split(HEAD_ROWS)], dim=-1)
+            if getattr(head, "bias", None) is not None:
+                logits = logits + head.bias.float()
         config = self.model.config.get_text_config()
         if scale := getattr(config, "logit_scale", None):  # Cohere
             logits = logits * scale
@@ -104,7 +114,10 @@ def load_model(spec: ModelSpec, notify: Notify = lambda _: None) -> LoadedModel:
         model, tokenizer = _from_pretrained(folder, spec, dtype, device)
         commit = commit or getattr(model.config, "_commit_hash", None)
     if spec.quantization == "none":
-        model = model.to(device)
+        try:
+            model = model.to(device)
+        except torch.OutOfMemoryError as error:
+            raise _load_failure(spec, error) from None
     _plain_4bit_kernels(model)
     model.eval().requires_grad_(False)
     _, layers = decoder_layers(model)
@@ -141,7 +154,7 @@ def training_precision(lm: LoadedModel, precision: str) -> Iterator[bool]:
     Yields:
         Whether bfloat16 autocast is on.
     """
-    native = lm.device.type == "cuda" or (
+    native = _cuda_has_bfloat16(lm.device) or (
         lm.device.type == "cpu" and torch.backends.mkldnn.is_available() and _cpu_has_bfloat16()
     )
     wanted = precision == "bfloat16" or (precision == "auto" and native)
@@ -150,6 +163,10 @@ def training_precision(lm: LoadedModel, precision: str) -> Iterator[bool]:
         yield lm.autocast
     finally:
         lm.autocast = before
+
+
+def _cuda_has_bfloat16(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _cpu_has_bfloat16() -> bool:
@@ -165,7 +182,11 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}[device.type]()
+    there = {
+        "cuda": lambda: torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available,
+        "cpu": lambda: True,
+    }[device.type]()
     if not there:
         raise PastoError(f"model.device is {name}, but this machine has none", "Write device: auto, or --set model.device=cpu.")
     return device
@@ -173,7 +194,7 @@ def pick_device(name: str) -> torch.device:
 
 def _dtype(spec: ModelSpec, device: torch.device) -> torch.dtype:
     if spec.dtype == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
+        return torch.bfloat16 if _cuda_has_bfloat16(device) or device.type == "mps" else torch.float32
     return getattr(torch, spec.dtype)
 
 
@@ -217,7 +238,8 @@ def _dequantised(path: Path, notify: Notify) -> tuple[str, str]:
     """A folder with the dequantised weights of a GGUF file, made once: dequantising takes long, loading the result does not."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = cache_dir() / "gguf" / f"{path.stem}-{digest[:16]}"
     if not (folder / "config.json").exists():
         notify(f"dequantising {path.name} (once; about half a minute)")
@@ -241,11 +263,12 @@ def _dequantised(path: Path, notify: Notify) -> tuple[str, str]:
             tokenizer.save_pretrained(scratch)
             scratch.rename(folder)
         except OSError as error:
-            shutil.rmtree(scratch, ignore_errors=True)
             if not (folder / "config.json").exists():  # another process may have been first
                 raise PastoError(
                     f"cannot write {folder}: {error}", "Free some disk, or set PASTO_CACHE to another folder."
                 ) from None
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     return str(folder), f"sha256:{digest}"
 
 

@@ -1,7 +1,7 @@
 """Equal disturbance: how far a steerer moves the base model where no value is at stake, and the strength that does so.
 
 KL(p_0 || p_a) at every token of the base model's own greedy answers to neutral open prompts; its 95th percentile is the
-disturbance. Methods are compared at the strength where it is 1 nat, found for each sign apart (design 4.5).
+disturbance. Methods are compared at the strength where it is 1 nat, found for each sign apart.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import torch
 
 from pasto_cli.core.adapter import Coefficients
 from pasto_cli.core.forward import run
+from pasto_cli.core.generation import decoding
 from pasto_cli.core.models import LoadedModel
 from pasto_cli.core.steering import Steerer
 from pasto_cli.core.tokentree import cut, pack
@@ -54,7 +55,7 @@ def make_probe(lm: LoadedModel, prompts: Sequence[str], tokens: int = 12) -> Pro
         whole = lm.model.generate(
             input_ids=torch.tensor([ids], device=lm.device),
             attention_mask=torch.ones(1, len(ids), device=lm.device, dtype=torch.long),
-            max_new_tokens=tokens, do_sample=False, temperature=None, top_p=None, top_k=None,
+            max_new_tokens=tokens, **decoding(0.0),
             pad_token_id=lm.tokenizer.eos_token_id,
         )[0].tolist()  # fmt: skip
         rows.append(whole)

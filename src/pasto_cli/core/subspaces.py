@@ -1,4 +1,4 @@
-"""Loss subspaces: in which directions of the residual stream the losses look (design 2.3).
+"""Loss subspaces: in which directions of the residual stream the losses look.
 
 A subspace is a basis with importance weights. Expressions such as `taskdiff & suppressed & ~logits_read` are evaluated from
 left to right; `&` intersects, `~` takes the orthogonal complement.
@@ -6,7 +6,7 @@ left to right; `&` intersects, `~` takes the orthogonal complement.
 Legend: n rows (cho and rej of each pair in turn), l layers, d d_model, k columns.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,10 +38,10 @@ class Activations(NamedTuple):
 
     hidden: Tensor
     """(n, l + 1, d) float32: residual stream before the first layer and after each; rows alternate cho, rej."""
-    read_weight: Tensor
-    """(vocab, d): output embedding."""
-    writer_weights: Callable[[], Sequence[Tensor]]
-    """Dense weights (d, d_in) of all writers; called only if the expression needs them."""
+    read_weight: Callable[[], Tensor]
+    """Gives the output embedding (vocab, d); called only if the expression needs it."""
+    writer_weights: Callable[[], Iterable[Tensor]]
+    """Gives the dense weights (d, d_in) of all writers one by one; called only if the expression needs them."""
 
 
 def normalise_rows(x: Tensor) -> Tensor:
@@ -93,14 +93,14 @@ def suppressed(hidden: Tensor, read: Basis, k: int = BASE_COLUMNS) -> Basis:
     return Basis(columns, s.square())
 
 
-def write(writer_weights: Sequence[Tensor], k: int = BASE_COLUMNS) -> Basis:
+def write(writer_weights: Iterable[Tensor], k: int = BASE_COLUMNS) -> Basis:
     """Top directions of the sum over all writers of U_256 U_256^T, U_256 a writer's top left-singular vectors."""
-    total = torch.zeros(writer_weights[0].shape[0], writer_weights[0].shape[0])
+    total = torch.zeros(())
     for weight in writer_weights:
         w = weight.float()
         _, vectors = torch.linalg.eigh((w @ w.T).cpu())
         top = vectors.flip(-1)[:, : min(READ_COLUMNS, w.shape[0] // 2)]
-        total += top @ top.T
+        total = total + top @ top.T
     values, vectors = torch.linalg.eigh(total)
     return Basis(vectors.flip(-1)[:, :k], values.flip(-1)[:k].clamp_min(0))
 
@@ -173,9 +173,9 @@ def build(terms: Sequence[Term], rank: int, depth: int, center: bool, seed: int,
         if name == "taskdiff":
             return taskdiff(states.hidden, depth, center, columns)
         if name == "suppressed":
-            return suppressed(states.hidden, logits_read(states.read_weight, wide_columns), columns)
+            return suppressed(states.hidden, logits_read(states.read_weight(), wide_columns), columns)
         if name == "logits_read":
-            return logits_read(states.read_weight, wide_columns if wide else columns)
+            return logits_read(states.read_weight(), wide_columns if wide else columns)
         if name == "write":
             return write(states.writer_weights(), wide_columns if wide else columns)
         return random_basis(d, columns, seed)

@@ -1,7 +1,7 @@
 """Token trees: many token lists that share beginnings, packed into one sequence that holds each shared token once.
 
 A tree (trie) of rows becomes one sequence: every node once, position id = depth, attention = ancestors and itself. One
-forward pass then gives each row exactly what a pass of its own would give, at the cost of the distinct tokens (design 3).
+forward pass then gives each row exactly what a pass of its own would give, at the cost of the distinct tokens.
 `pack(..., tree=False)` gives padded rows behind the same interface; it is the fallback for models that take no such mask.
 
 Legend: s sequences, n nodes a sequence, m = s n flat nodes.
@@ -23,6 +23,8 @@ class Packed(NamedTuple):
     """(s, n) int64: depth of each node."""
     mask: Tensor
     """(s, 1, n, n) bool: query (dim 2) may see key (dim 3)."""
+    lengths: list[int] | None
+    """Real tokens of each sequence of padded rows; None for a tree, whose every node is real."""
     paths: list[Tensor]
     """For each row the flat indices (in s n) of its nodes, root first, int64 (length of the row,)."""
 
@@ -32,9 +34,9 @@ class Packed(NamedTuple):
         return self.input_ids.numel()
 
     def to(self, device: torch.device | str) -> "Packed":
-        """The same on another device."""
-        return Packed(
-            self.input_ids.to(device), self.position_ids.to(device), self.mask.to(device), [p.to(device) for p in self.paths]
+        """The same on another device; paths stay where they are."""
+        return self._replace(
+            input_ids=self.input_ids.to(device), position_ids=self.position_ids.to(device), mask=self.mask.to(device)
         )
 
 
@@ -71,7 +73,7 @@ def _pack_tree(rows: Sequence[Sequence[int]]) -> Packed:
     for node, parent in enumerate(parents):  # parents come first
         if parent >= 0:
             mask[node] |= mask[parent]
-    return Packed(torch.tensor([tokens]), torch.tensor([depths]), mask[None, None], paths)
+    return Packed(torch.tensor([tokens]), torch.tensor([depths]), mask[None, None], None, paths)
 
 
 def _pack_padded(rows: Sequence[Sequence[int]]) -> Packed:
@@ -80,10 +82,10 @@ def _pack_padded(rows: Sequence[Sequence[int]]) -> Packed:
     for index, row in enumerate(rows):
         ids[index, : len(row)] = torch.tensor(list(row))
     positions = torch.arange(longest).expand(len(rows), -1).contiguous()
-    # Causal; padding stands to the right, so no real token sees it.
-    mask = torch.ones(longest, longest, dtype=torch.bool).tril().expand(len(rows), 1, -1, -1).contiguous()
+    # Padding stands to the right, so no real token sees it under the model's own causal mask.
+    mask = torch.ones(longest, longest, dtype=torch.bool).tril().expand(len(rows), 1, -1, -1)
     paths = [index * longest + torch.arange(len(row)) for index, row in enumerate(rows)]
-    return Packed(ids, positions, mask, paths)
+    return Packed(ids, positions, mask, [len(row) for row in rows], paths)
 
 
 def cut(rows: Sequence[Sequence[int]], budget: int, tree: bool = True) -> list[list[int]]:

@@ -26,9 +26,11 @@ ATTENTION_WRITERS = (
 )  # fmt: skip
 MLP_WRITERS = (
     "mlp.down_proj", "mlp.c_proj", "mlp.fc2", "mlp.fc_out", "mlp.dense_4h_to_h", "fc2", "feed_forward.w2",
-    "mlp.shared_expert.down_proj", "mlp.shared_experts.down_proj",
+    "ffn.down_proj", "mlp.shared_expert.down_proj", "mlp.shared_experts.down_proj",
 )  # fmt: skip
-FUSED_EXPERTS = ("mlp.experts", "block_sparse_moe.experts", "feed_forward.experts")
+FUSED_EXPERTS = (
+    "mlp.experts", "block_sparse_moe.experts", "block_sparse_moe.output_linear", "feed_forward.experts", "ffn.experts.mlp",
+)  # fmt: skip
 
 
 class Writer(NamedTuple):
@@ -88,7 +90,7 @@ def find_writers(model: nn.Module) -> list[Writer]:
 
 
 def place_writers(writers: list[Writer], num_layers: int, first: float, last: float, max_modules: int) -> list[Writer]:
-    """Writers in layers [floor(first L), floor(last L)), at most `max_modules`, spread evenly (design 2.2).
+    """Writers in layers [floor(first L), floor(last L)), at most `max_modules`, spread evenly.
 
     Raises:
         PastoError: If no writer lies there.

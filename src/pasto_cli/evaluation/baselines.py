@@ -1,4 +1,4 @@
-"""What an adapter is compared with, as steerers on the same items in the same table (design 4.5)."""
+"""What an adapter is compared with, as steerers on the same items in the same table."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

@@ -1,4 +1,4 @@
-"""From answer rows to figures (design 4.2). No torch; undefined is NaN, never 0.
+"""From answer rows to figures. No torch; undefined is NaN, never 0.
 
 The score of a row is y times its own label: the prompt already asks about the row's own action, so nothing is flipped a
 second time. (The original negates y *and* the label on `not_to_do` rows, which rewards a dial that merely says Yes more

@@ -1,4 +1,4 @@
-"""Simulated steerers on a benchmark's real rows: what the metric rewards, for anyone to see (design 4.3). No torch.
+"""Simulated steerers on a benchmark's real rows: what the metric rewards, for anyone to see. No torch.
 
 An oracle moves y = log P(Yes) - log P(No) by a known rule from simulated base answers. A metric that does not put *perfect*
 far above all, and *yes-sayer* near nothing, measures something else than the value.

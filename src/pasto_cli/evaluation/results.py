@@ -64,12 +64,12 @@ class EvalRun(BaseModel):
 
 def key(coefficient: float) -> str:
     """Text of a coefficient as it stands in the file: -1, 0, 0.5."""
-    return f"{coefficient:g}"
+    return f"{coefficient + 0.0:g}"  # -0 is 0
 
 
 def dump(run: EvalRun) -> str:
     """An evaluation as JSON; NaN and infinities become null, so that every reader takes it."""
-    return json.dumps(_without_nan(run.model_dump()), indent=1, ensure_ascii=False)
+    return json.dumps(without_nan(run.model_dump()), indent=1, ensure_ascii=False)
 
 
 def parse(text: str) -> EvalRun:
@@ -84,11 +84,12 @@ def parse(text: str) -> EvalRun:
     return EvalRun.model_validate(raw)
 
 
-def _without_nan(x: Any) -> Any:
+def without_nan(x: Any) -> Any:
+    """The same data with null for NaN and infinities, which JSON has not."""
     if isinstance(x, dict):
-        return {k: _without_nan(v) for k, v in x.items()}
+        return {k: without_nan(v) for k, v in x.items()}
     if isinstance(x, list | tuple):
-        return [_without_nan(v) for v in x]
+        return [without_nan(v) for v in x]
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 

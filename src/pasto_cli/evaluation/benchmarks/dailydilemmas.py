@@ -1,6 +1,6 @@
 """DailyDilemmas (Chiu, Jiang and Choi, arXiv 2410.02683; CC BY 4.0): 1,360 dilemmas, two rows each.
 
-Each row asks about its own action, so a row's label is the sign of its own side (design 4.1). The data is read from the Hub
+Each row asks about its own action, so a row's label is the sign of its own side. The data is read from the Hub
 at a pinned revision or from a local folder with the same file; it is never part of this package. Controls are ours.
 """
 
@@ -58,7 +58,10 @@ def load_dailydilemmas(data: str | None) -> Benchmark:
 
 
 def _values(cell: Any) -> list[str]:
-    return list(ast.literal_eval(cell)) if isinstance(cell, str) else list(cell)
+    try:
+        return [str(v) for v in (ast.literal_eval(cell) if isinstance(cell, str) else cell)]
+    except (ValueError, SyntaxError, TypeError):
+        raise PastoError(f"DailyDilemmas: {cell!r} is not a list of values", "Use the unchanged file.") from None
 
 
 def _local_rows(folder: Path) -> Iterable[Mapping[str, Any]]:

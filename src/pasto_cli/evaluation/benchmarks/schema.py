@@ -48,7 +48,7 @@ class BenchmarkFile(_Strict):
     """A whole benchmark file."""
 
     format: Literal[1]
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     title: str
     licence: str
     source: str
@@ -80,11 +80,11 @@ def parse_benchmark(text: str, name: str) -> Benchmark:
     """
     try:
         file = BenchmarkFile.model_validate(yaml.safe_load(text))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise PastoError(f"{name}: not valid YAML: {error}", "See mini-dilemmas.yaml in the package for the format.") from None
     except ValidationError as error:
         lines = [f"{name}: {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
         raise PastoError("\n".join(lines[:20]), "See mini-dilemmas.yaml in the package for the format.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise PastoError(f"{name}: not valid YAML: {error}", "See mini-dilemmas.yaml in the package for the format.") from None
     items = [item for dilemma in file.dilemmas for item in _dilemma_items(dilemma, file.instruction)]
     items += control_items(file.controls)
     return Benchmark(file.name, file.title, file.licence, file.source, file.prefill, items)
