@@ -120,9 +120,9 @@ def settle_packing(lm: LoadedModel, notify: Notify = lambda _: None) -> None:
             if error <= tolerance:
                 lm.trees = trees
                 if not trees:
-                    notify("this model's attention does not take tree masks: using padded batches (slower, same results)")
+                    notify("this attention takes no tree masks: using padded batches (slower, same figures)")
                 return
     raise PastoError(
-        f"{type(lm.model).__name__}: its logits cannot be reproduced from its hidden states (off by {error:.3g} of {scale:.3g})",
+        f"{type(lm.model).__name__}: its logits do not follow from its hidden states (off by {error:.3g} of {scale:.3g})",
         "This architecture is not supported; please report it.",
     )
