@@ -18,7 +18,7 @@ from pasto_cli.core.chat import TokenPair, require_pairs, tokenise_pairs
 from pasto_cli.core.directions import choose_directions
 from pasto_cli.core.elicitation import Elicitation, elicit
 from pasto_cli.core.forward import settle_packing
-from pasto_cli.core.models import LoadedModel, load_model, training_precision
+from pasto_cli.core.models import LoadedModel, enough_memory, load_model, training_precision
 from pasto_cli.core.objective import Objective
 from pasto_cli.core.steering import AdapterSteerer, attach
 from pasto_cli.core.trainer import Step, TrainResult, train
@@ -144,6 +144,7 @@ def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trai
         artifact.save(folder / "adapter", adapter, meta, card(meta.model_dump(mode="json"), []))
 
     with (
+        enough_memory("Lower training.batch_size, raise training.accumulation, or set model.quantization: 4bit."),
         _history(folder / "history.jsonl", so_far, watch) as report,
         training_precision(lm, recipe.training.precision),
     ):
@@ -336,7 +337,10 @@ def evaluate_dial(
     """
     spec = Recipe.model_validate(dial.meta.recipe).evaluation
     part, value, provenance = plan_evaluation(dial, benchmark, data, limit, value)
-    with watch.task(f"{part.name}: {len(part.items)} questions", len(part.items)) as advance:
+    with (
+        enough_memory("Lower evaluation.node_budget in the recipe, or load the base with --quantization 4bit."),
+        watch.task(f"{part.name}: {len(part.items)} questions", len(part.items)) as advance,
+    ):
         run = evaluate(
             dial.lm, dial.steerer, part, value, coefficients or spec.coefficients, spec.pmass_threshold, spec.node_budget,
             spec.seed, provenance, advance, label_sign,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pasto_cli.core.chat import PLAIN_TEMPLATE, Chat, tokenise_pairs
-from pasto_cli.core.models import load_model, pick_device, training_precision
+from pasto_cli.core.models import enough_memory, load_model, pick_device, training_precision
 from pasto_cli.core.writers import dense_weight, find_writers, place_writers
 from pasto_cli.errors import PastoError
 from pasto_cli.pairs import Pair
@@ -135,6 +135,13 @@ def test_a_device_that_is_not_there():
         pytest.skip("there is one")
     with pytest.raises(PastoError, match="this machine has none"):
         pick_device("cuda")
+
+
+def test_running_out_of_memory_is_a_clear_error():
+    with pytest.raises(PastoError, match="out of memory"), enough_memory("Use less."):
+        torch.empty(2**60)
+    with pytest.raises(RuntimeError, match="other"), enough_memory("Use less."):
+        raise RuntimeError("other")
 
 
 def test_training_precision_is_put_back(tiny):

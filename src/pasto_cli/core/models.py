@@ -144,6 +144,26 @@ def load_chat(spec: ModelSpec, notify: Notify = lambda _: None) -> Chat:
 
 
 @contextlib.contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """Turn running out of memory inside this context into a clear error.
+
+    Args:
+        remedy: What to write to need less.
+
+    Raises:
+        PastoError: Instead of torch's errors.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise PastoError(f"out of memory: {_first_line(error)}", remedy) from None
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise PastoError(f"out of memory: {_first_line(error)}", remedy) from None
+
+
+@contextlib.contextmanager
 def training_precision(lm: LoadedModel, precision: str) -> Iterator[bool]:
     """Run the layers of a float32 model in bfloat16 inside this context, if the recipe or the processor says so.
 

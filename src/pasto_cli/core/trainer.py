@@ -128,9 +128,8 @@ def train(
             loop.take_best(0, math.nan)
     except _NotFinite as error:
         loop.restore_best()
-        raise PastoError(
-            str(error), "Lower training.lr, or raise training.constraint_ramp; the best adapter so far was kept."
-        ) from None
+        kept = f"the adapter of epoch {loop.best_epoch} was kept" if loop.best_state else "there is no adapter yet"
+        raise PastoError(str(error), f"Lower training.lr or raise training.constraint_ramp; {kept}.") from None
     loop.restore_best()
     return TrainResult(loop.step, loop.best_epoch, loop.best_loss, interrupted, stopped, adapter.angle())
 
