@@ -31,10 +31,10 @@ quickstart: $(VENV)/.demo
 	$(BIN)/pasto push your-name/quickstart --dry-run
 
 test: $(VENV)/.dev $(VENV)/.demo
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check src tests

@@ -100,6 +100,6 @@ def _evaluation_lines(run: EvalRun) -> list[str]:
     for c in run.coefficients:
         e = s["coefficients"][f"{c:g}"]
         lines.append(
-            f"| {c:+g} | {figure(e['mean_score'])} | {figure(e['acquiescence'])} | {e['pmass']:.3f} | {e['invalid']} |"
+            f"| {f'{c:+g}' if c else '0'} | {figure(e['mean_score'])} | {figure(e['acquiescence'])} | {e['pmass']:.3f} | {e['invalid']} |"
         )
     return lines
