@@ -9,6 +9,7 @@ for coeff, text in dial.generate("Should I tell my boss?", coeffs=[-1, 0, 1]):
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from pasto_cli.core.adapter import Coefficients
@@ -67,7 +68,11 @@ class Dial:
 
 
 def load(
-    name: str, quantization: str | None = None, device: str | None = None, verify: bool = True, trust_remote_code: bool = False
+    name: str | Path,
+    quantization: str | None = None,
+    device: str | None = None,
+    verify: bool = True,
+    trust_remote_code: bool = False,
 ) -> tuple[Any, Any, Dial]:
     """Load an adapter and its base model.
 
@@ -84,5 +89,5 @@ def load(
     Raises:
         PastoError: If adapter or base are missing, damaged or do not belong together.
     """
-    opened = open_dial(name, Silent(), quantization, device, verify, trust_remote_code)
+    opened = open_dial(str(name), Silent(), quantization, device, verify, trust_remote_code)
     return opened.lm.model, opened.lm.tokenizer, Dial(opened)

@@ -8,7 +8,7 @@ from pasto_cli import bundled
 from pasto_cli.core.calibration import end_states
 from pasto_cli.core.chat import tokenise_pairs
 from pasto_cli.core.steering import Steerer
-from pasto_cli.core.strength import Scaled, disturbance, equal_strength, make_probe
+from pasto_cli.core.strength import STRONGEST, Scaled, disturbance, equal_strength, make_probe
 from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.baselines import BASELINES, PromptSteerer, build_baseline
 from pasto_cli.evaluation.benchmarks import Benchmark
@@ -81,6 +81,10 @@ def compare(
         kl = (float("nan"), float("nan"))
         if not isinstance(steerer, PromptSteerer):
             kl = (disturbance(dial.lm, steerer, probe, 1.0), disturbance(dial.lm, steerer, probe, -1.0))
+        if equal_kl and any(abs(k - 1) > 0.2 for k in kl):
+            watch.warn(
+                f"{name}: no coefficient up to {STRONGEST:g} disturbs this model by 1 nat; reached {kl[0]:.2f}, {kl[1]:.2f}"
+            )
         facts = provenance | {
             "method": name,
             "equal_kl": equal_kl,

@@ -86,8 +86,8 @@ def make_pairs(spec: PairsSpec) -> PairSet:
     for (source, suffix), template in _draw(suffixes, templates, spec.count, rng):
         pairs.append(
             Pair(
-                chosen=template.format(persona=positive),
-                rejected=template.format(persona=negative),
+                chosen=template.replace("{persona}", positive),
+                rejected=template.replace("{persona}", negative),
                 neutral=rng.choice(neutral),
                 suffix=suffix,
                 source=source,

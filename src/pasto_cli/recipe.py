@@ -98,6 +98,8 @@ class PairsSpec(Section):
         for template in value:
             if template.count("{persona}") != 1:
                 raise ValueError(f"{template!r} must hold {{persona}} exactly once")
+            if set("{}") & set(template.replace("{persona}", "")):
+                raise ValueError(f"{template!r} holds braces other than {{persona}}; take them out")
         return value
 
     @model_validator(mode="after")

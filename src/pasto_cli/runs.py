@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pasto_cli.errors import PastoError
+from pasto_cli.files import writing
 
 RUNS = Path("runs")
 
@@ -36,8 +37,9 @@ def mark_latest(folder: Path) -> None:
         scratch.symlink_to(folder.name)
         os.replace(scratch, latest)
     except OSError:
-        scratch.unlink(missing_ok=True)
-        latest.write_text(folder.name, encoding="utf-8")
+        with writing(latest):
+            scratch.unlink(missing_ok=True)
+            latest.write_text(folder.name, encoding="utf-8")
 
 
 def latest_run(root: Path = RUNS) -> Path:

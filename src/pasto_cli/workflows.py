@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -125,6 +126,7 @@ def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trai
     Raises:
         PastoError: For anything a user can mend; what was trained until then is on disk.
     """
+    check_benchmark(recipe.evaluation.benchmark, None)
     pair_set = make_pairs(recipe.pairs)
     lm = open_model(recipe.model, watch)
     tokens = _tokenise(pair_set, recipe, lm, watch)
@@ -306,18 +308,28 @@ def open_dial(
     changes = {"quantization": quantization, "device": device or "auto", "trust_remote_code": trust_remote_code}
     try:
         spec = ModelSpec.model_validate(meta.base.spec.model_dump() | {k: v for k, v in changes.items() if v is not None})
-        Recipe.model_validate(meta.recipe)
     except ValidationError as error:
         first = error.errors()[0]
         problem = f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
         raise PastoError(problem, "Quantization is none, 4bit or 8bit; device is auto, cpu, mps or cuda.") from None
     if spec.revision is None and meta.base.commit and not meta.base.commit.startswith("sha256:"):
         spec = spec.model_copy(update={"revision": meta.base.commit})
+    _recipe_of(meta, folder)
     lm = open_model(spec, watch)
     adapter = artifact.load_adapter(folder, meta, lm, verify)
     steerer = AdapterSteerer(adapter, lm)
     attach(lm, steerer)
     return Opened(lm, adapter, steerer, meta, folder)
+
+
+def _recipe_of(meta: artifact.Meta, folder: Path) -> Recipe:
+    """The recipe inside an artifact."""
+    try:
+        return Recipe.model_validate(meta.recipe)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("recipe", *first["loc"])))
+        raise PastoError(f"{folder / artifact.META}: {where}: {first['msg']}", "Copy or download the adapter again.") from None
 
 
 def check_benchmark(name: str | None, data: str | None) -> None:
@@ -398,10 +410,13 @@ def push_adapter(
     """
     from pasto_cli.core import hub
 
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise PastoError(f"{repo!r} is not a repository id", "Write user/name.")
     folder = runs.adapter_folder(name)
     if folder is None:
         raise PastoError(f"{name} is on the Hub already", "Give a local run or adapter folder.")
     meta = artifact.read_meta(folder)
+    _recipe_of(meta, folder)
     text = card(meta.model_dump(mode="json"), _evaluations(folder)).replace("THIS", repo)
     source = meta.base.spec.source
     if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
@@ -424,6 +439,6 @@ def _evaluations(folder: Path) -> list[EvalRun]:
     for path in sorted((folder.parent / "eval").glob("*.json")) if folder.name == "adapter" else []:
         with contextlib.suppress(ValueError):
             run = parse(path.read_text(encoding="utf-8"))
-            if run.provenance.get("method", "adapter") == "adapter" and not run.provenance.get("equal_kl"):
+            if "method" not in run.provenance:  # a comparison has a table of its own
                 found.append(run)
     return found

@@ -110,7 +110,7 @@ def evaluate(
         return
     _show(run)
     if path:
-        out.print(f"every row: {path}", highlight=False)
+        out.print(f"every row: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _parse(text: str | None) -> list[float] | None:

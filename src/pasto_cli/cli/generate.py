@@ -31,8 +31,8 @@ def generate(
     """
     if stdin == (prompt is not None):
         raise PastoError("give one prompt, or --stdin", 'For instance: pasto generate --coeff -1 "Hello."')
-    prompts = [line.strip() for line in sys.stdin if line.strip()] if stdin else [prompt or ""]
-    if not prompts or not all(prompts):
+    prompts = _lines() if stdin else [prompt or ""]
+    if not prompts or not all(text.strip() for text in prompts):
         raise PastoError("the prompt is empty", "Write one prompt a line to standard input, or give one in quotes.")
     coefficients = coeff or [1.0]
     from pasto_cli import workflows
@@ -54,6 +54,13 @@ def generate(
             _show(text, coefficients, answers)
     if json:
         print_json(records)
+
+
+def _lines() -> list[str]:
+    try:
+        return [line.strip() for line in sys.stdin if line.strip()]
+    except UnicodeDecodeError:
+        raise PastoError("standard input is not UTF-8", "Convert it to UTF-8 first.") from None
 
 
 def _write(piece: str) -> None:

@@ -115,7 +115,8 @@ def _spec(
         return PairsSpec.model_validate(data)
     except ValidationError as error:
         raise PastoError(
-            "\n".join(e["msg"].removeprefix("Value error, ") for e in error.errors()), "pasto make-pairs --help"
+            "\n".join(e["msg"].removeprefix("Value error, ") for e in error.errors()),
+            "A template holds {persona} once and no other braces; see pasto make-pairs --help.",
         ) from None
 
 
@@ -173,4 +174,6 @@ def _show(kept: list, sources: Counter, dropped: dict[str, int], lengths: dict[s
     output.out.print(quality)
     for why, count in dropped.items():
         output.out.print(f"dropped {count}: {escape(why)}", highlight=False)
-    output.out.print(f"{len(kept)} pairs in {out}" + ("" if dropped else "; none dropped"), highlight=False)
+    output.out.print(
+        f"{len(kept)} pairs in {out}" + ("" if dropped else "; none dropped"), highlight=False, markup=False, soft_wrap=True
+    )

@@ -41,7 +41,7 @@ class Screen:
 
     def note(self, text: str) -> None:
         """One dim line."""
-        err.print(f"[dim]{escape(text)}[/]", highlight=False)
+        err.print(f"[dim]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """One loud line."""

@@ -79,4 +79,4 @@ def _show(certificate: "Certificate", folder: Path, angle: float) -> None:
         f"1 prompt-equivalent = {certificate.span_nats / 2:.3f} nats a token; largest rotation {angle:.1f} degrees",
         highlight=False,
     )
-    out.print(f"adapter: {folder}/adapter", highlight=False)
+    out.print(f"adapter: {folder}/adapter", highlight=False, markup=False, soft_wrap=True)

@@ -12,10 +12,10 @@ import shutil
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -58,6 +58,12 @@ class Reference(BaseModel):
     logits: dict[str, list[float]]
     """Coefficient -> logits of `token_ids` after the prompt."""
 
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if set(self.logits) != {"-1", "0", "1"} or any(len(x) != len(self.token_ids) for x in self.logits.values()):
+            raise ValueError("reference logits must be those at -1, 0 and 1, one for each token")
+        return self
+
 
 class Meta(BaseModel):
     """pasto.json."""
@@ -67,7 +73,7 @@ class Meta(BaseModel):
     format_version: int
     created: str
     base: Base
-    bound: str
+    bound: Literal["spectral", "entrywise"]
     max_angle: float
     """Degrees, as the recipe says."""
     largest_angle: float

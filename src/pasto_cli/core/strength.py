@@ -18,6 +18,8 @@ from pasto_cli.core.steering import Steerer
 from pasto_cli.core.tokentree import cut, pack
 
 PERCENTILE = 0.95
+STRONGEST = 1024.0
+"""Coefficient at which the search for a strength gives up."""
 
 
 class Scaled:
@@ -82,10 +84,10 @@ def disturbance(lm: LoadedModel, steerer: Steerer, probe: Probe, coefficient: fl
 def equal_strength(lm: LoadedModel, steerer: Steerer, probe: Probe, sign: float, target: float = 1.0, rounds: int = 9) -> float:
     """The coefficient's size at which the disturbance is `target` nats, by doubling and bisection; positive.
 
-    Where even 1,024 does not disturb so much, that is returned.
+    Where even `STRONGEST` does not disturb so much, about that is returned.
     """
     low, high = 0.0, 1.0
-    while high < 1024 and disturbance(lm, steerer, probe, sign * high) < target:
+    while high < STRONGEST and disturbance(lm, steerer, probe, sign * high) < target:
         low, high = high, high * 2
     for _ in range(rounds):
         middle = (low + high) / 2

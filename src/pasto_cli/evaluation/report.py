@@ -99,7 +99,8 @@ def _evaluation_lines(run: EvalRun) -> list[str]:
     ]  # fmt: skip
     for c in run.coefficients:
         e = s["coefficients"][f"{c:g}"]
+        name = f"{c:+g}" if c else "0"
         lines.append(
-            f"| {f'{c:+g}' if c else '0'} | {figure(e['mean_score'])} | {figure(e['acquiescence'])} | {e['pmass']:.3f} | {e['invalid']} |"
+            f"| {name} | {figure(e['mean_score'])} | {figure(e['acquiescence'])} | {e['pmass']:.3f} | {e['invalid']} |"
         )
     return lines

@@ -31,7 +31,9 @@ def load_benchmark(name: str, data: str | None = None) -> Benchmark:
         PastoError: If it is unknown or cannot be read.
     """
     if data is not None and name != "dailydilemmas":
-        raise PastoError(f"--data is for dailydilemmas; {name} needs none", "Leave --data out.")
+        raise PastoError(
+            f"--data is for dailydilemmas; {name} needs none", "Add --benchmark dailydilemmas, or leave --data out."
+        )
     if name == "dailydilemmas":
         return load_dailydilemmas(data)
     for file in bundled.files("benchmarks", ".yaml"):

