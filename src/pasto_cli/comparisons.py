@@ -1,25 +1,28 @@
-"""A dial beside its baselines: the same items, the same scores, and (if asked) the same disturbance of the base model."""
+"""A dial beside its baselines and beside its other seeds: the same items, the same scores, one table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from pasto_cli import bundled
+import torch
+
 from pasto_cli.core.calibration import end_states
 from pasto_cli.core.chat import tokenise_pairs
-from pasto_cli.core.steering import Steerer
-from pasto_cli.core.strength import STRONGEST, Scaled, disturbance, equal_strength, make_probe
+from pasto_cli.core.models import enough_memory
+from pasto_cli.core.steering import Steerer, lead
+from pasto_cli.core.strength import STRONGEST, Probe, Scaled, equal_strength
 from pasto_cli.errors import PastoError
-from pasto_cli.evaluation.baselines import BASELINES, PromptSteerer, build_baseline
-from pasto_cli.evaluation.benchmarks import Benchmark
-from pasto_cli.evaluation.evaluator import evaluate
+from pasto_cli.evaluation.baselines import BASELINES, build_baseline
+from pasto_cli.evaluation.evaluator import NEEDED, evaluate, tokenise
 from pasto_cli.evaluation.results import EvalRun
+from pasto_cli.evaluation.statistics import Spread, spread
+from pasto_cli.measurements import LOW_MEMORY, Plan, disturbances, keep_evaluation, neutral_probe
 from pasto_cli.pairs import Pair, make_pairs, read_pairs
 from pasto_cli.recipe import Recipe
 from pasto_cli.workflows import Opened, Watcher
 
-PROBE_PROMPTS = 24
 PAIRS = 64
+"""Training pairs that the baselines' directions are made from."""
 
 
 class Method(NamedTuple):
@@ -29,8 +32,10 @@ class Method(NamedTuple):
     run: EvalRun
     strength: tuple[float, float]
     """Coefficients of the method that stand for +1 and -1."""
-    kl: tuple[float, float]
-    """95th percentile of KL to the base at those, nats."""
+
+    def kl_p95(self, coefficient: str) -> float:
+        """95th percentile of KL to the base at `1` or `-1`, nats."""
+        return self.run.disturbance[coefficient]["kl_p95"]["value"]
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -44,71 +49,99 @@ def check_names(names: Sequence[str]) -> None:
             raise PastoError(f"unknown baseline {name!r}", f"There are {', '.join(BASELINES)}.")
 
 
-def compare(
-    dial: Opened, names: Sequence[str], part: Benchmark, value: str, equal_kl: bool, watch: Watcher, provenance: dict[str, Any]
-) -> list[Method]:
-    """The dial and its baselines on one benchmark.
+def compare(dial: Opened, names: Sequence[str], plan: Plan, equal_kl: bool, watch: Watcher) -> list[Method]:
+    """The dial and its baselines on one benchmark; each result is kept beside the run.
 
     Args:
         dial: The trained adapter.
         names: Of `BASELINES`.
-        part: The items.
-        value: The value measured.
+        plan: Items and value; they are put into tokens once, but for methods that work by words.
         equal_kl: Scale each method so that it disturbs the base by 1 nat (95th percentile) at +1 and at -1; prompts cannot be
             scaled and stand as they are.
         watch: Told of progress.
-        provenance: Recorded with each run.
     """
-    recipe = Recipe.model_validate(dial.meta.recipe)
-    spec = recipe.evaluation
-    steerers: dict[str, Steerer] = {"adapter": dial.steerer}
+    spec = Recipe.model_validate(dial.meta.recipe).evaluation
     with watch.task("building baselines"):
-        if names:
-            pairs, _ = tokenise_pairs(_pairs_of(dial, recipe)[:PAIRS], dial.lm.chat)
-            hidden = end_states(dial.lm, pairs, [], spec.node_budget).hidden
-            depth = dial.lm.depth_index(recipe.subspace.depth)
-            for name in names:
-                personas = (dial.meta.personas[0], dial.meta.personas[1])
-                steerers[name] = build_baseline(name, dial.lm, personas, hidden, dial.adapter, depth, recipe.training.seed)
-        probe = make_probe(dial.lm, bundled.lines("sentiment_prompts.txt")[:PROBE_PROMPTS])
+        steerers = {"adapter": dial.steerer} | _baselines(dial, names)
+        probe = neutral_probe(dial)
+        questions = tokenise(dial.lm, plan.part)
     found = []
     for name, steerer in steerers.items():
-        up = down = 1.0
-        if equal_kl and not isinstance(steerer, PromptSteerer):
-            with watch.task(f"{name}: strength at 1 nat"):
-                up, down = (equal_strength(dial.lm, steerer, probe, sign) for sign in (1.0, -1.0))
-            steerer = Scaled(steerer, up, down)
-        kl = (float("nan"), float("nan"))
-        if not isinstance(steerer, PromptSteerer):
-            kl = (disturbance(dial.lm, steerer, probe, 1.0), disturbance(dial.lm, steerer, probe, -1.0))
-        if equal_kl and any(abs(k - 1) > 0.2 for k in kl):
-            watch.warn(
-                f"{name}: no coefficient up to {STRONGEST:g} disturbs this model by 1 nat; reached {kl[0]:.2f}, {kl[1]:.2f}"
-            )
-        facts = provenance | {
-            "method": name,
-            "equal_kl": equal_kl,
-            "strength": [up, down],
-            "kl_p95": [None if k != k else k for k in kl],
-        }
-        with watch.task(f"{name}: {len(part.items)} questions", len(part.items)) as advance:
+        sizes = (1.0, 1.0)
+        if equal_kl and lead(steerer, 0.0) is None:
+            sizes = _equal_sizes(dial, name, steerer, probe, watch)
+            steerer = Scaled(steerer, *sizes)
+        facts = plan.provenance | {"method": name, "equal_kl": equal_kl, "strength": list(sizes)}
+        with (
+            enough_memory(LOW_MEMORY),
+            watch.task(f"{name}: {len(plan.part.items)} questions", len(plan.part.items)) as advance,
+        ):
             run = evaluate(
-                dial.lm,
-                steerer,
-                part,
-                value,
-                (-1.0, 0.0, 1.0),
-                spec.pmass_threshold,
-                spec.node_budget,
-                spec.seed,
-                facts,
-                advance,
-            )
-        found.append(Method(name, run, (up, down), kl))
+                dial.lm, steerer, plan.part, plan.value, NEEDED, spec.pmass_threshold, spec.node_budget, spec.seed, facts,
+                advance, questions=questions,
+            )  # fmt: skip
+        run = run.model_copy(update={"disturbance": disturbances(dial, steerer, probe, NEEDED, spec.seed)})
+        keep_evaluation(dial, run, name + ("-equal-kl" if equal_kl else "-compared"))
+        found.append(Method(name, run, sizes))
     return found
+
+
+def _baselines(dial: Opened, names: Sequence[str]) -> dict[str, Steerer]:
+    if not names:
+        return {}
+    recipe = Recipe.model_validate(dial.meta.recipe)
+    pairs, _ = tokenise_pairs(_pairs_of(dial, recipe)[:PAIRS], dial.lm.chat)
+    hidden: torch.Tensor = end_states(dial.lm, pairs, [], recipe.evaluation.node_budget).hidden
+    depth = dial.lm.depth_index(recipe.subspace.depth)
+    personas = (dial.meta.personas[0], dial.meta.personas[1])
+    return {
+        name: build_baseline(name, dial.lm, personas, hidden, dial.adapter, depth, recipe.training.seed)
+        for name in dict.fromkeys(names)
+    }
+
+
+def _equal_sizes(dial: Opened, name: str, steerer: Steerer, probe: Probe, watch: Watcher) -> tuple[float, float]:
+    with watch.task(f"{name}: the coefficients that disturb by 1 nat"):
+        up, down = (equal_strength(dial.lm, steerer, probe, sign) for sign in (1.0, -1.0))
+    if STRONGEST in (up, down):
+        watch.warn(f"{name}: no coefficient up to {STRONGEST:g} disturbs this model by 1 nat")
+    return up, down
 
 
 def _pairs_of(dial: Opened, recipe: Recipe) -> list[Pair]:
     """The pairs that the dial was trained on, from its run's folder or made again from its recipe."""
     beside: Path = dial.folder.parent / "pairs.jsonl"
     return (read_pairs(beside) if beside.exists() else make_pairs(recipe.pairs)).pairs
+
+
+FIGURES: dict[str, Callable[[EvalRun], float]] = {
+    "slope of the mean score, nats": lambda r: r.scores["slope"]["value"],
+    "shift at +1, nats": lambda r: r.scores["coefficients"]["1"]["shift"]["value"],
+    "shift at -1, nats": lambda r: r.scores["coefficients"]["-1"]["shift"]["value"],
+    "acquiescence at +1, nats": lambda r: r.scores["coefficients"]["1"]["acquiescence"]["value"],
+    "acquiescence at -1, nats": lambda r: r.scores["coefficients"]["-1"]["acquiescence"]["value"],
+    "Steering F1": lambda r: r.scores["steering_f1"]["value"],
+    "Surgical Informedness": lambda r: r.scores["informedness"]["value"],
+    "control rows flipped, %": lambda r: 100 * r.scores["parts"]["arbitrary_rate"],
+    "KL p95 at +1, nats": lambda r: r.disturbance["1"]["kl_p95"]["value"],
+    "KL p95 at -1, nats": lambda r: r.disturbance["-1"]["kl_p95"]["value"],
+}
+
+
+def across_seeds(runs: Sequence[EvalRun]) -> dict[str, Spread]:
+    """Figures of several adapters: mean, spread, interval over them, and how many agree in sign.
+
+    Raises:
+        PastoError: If they were not measured on the same items and value.
+    """
+    first = runs[0]
+    for other in runs[1:]:
+        if (other.benchmark, other.value, [r.id for r in other.rows]) != (
+            first.benchmark,
+            first.value,
+            [r.id for r in first.rows],
+        ):
+            raise PastoError(
+                "these runs were not measured on the same items and value", "Give --benchmark, --value and --limit."
+            )
+    return {name: spread([figure(r) for r in runs]) for name, figure in FIGURES.items()}

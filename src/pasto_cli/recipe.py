@@ -4,7 +4,7 @@ Each default is written here and nowhere else. Every model is frozen and refuses
 keys and wording mistakes is `recipe_file`. Nothing here imports torch, so that validation is instant.
 
 Defaults follow the AntiPaSTO paper (arXiv 2601.07473, Table 9) or its published code where an experiment in `docs/LOG.md`
-does not say otherwise; the neutral branch  has no counterpart there.
+does not say otherwise; the neutral branch has no counterpart there.
 """
 
 import re
@@ -222,11 +222,19 @@ class NeutralSpec(Section):
     orientation_weight: NonNegative = 15.0
     """Weight of mean(o- - o+)."""
     likeness_weight: NonNegative = 30.0
-    """Weight of relu(m - s(+1)) + relu(m + s(-1))."""
+    """Weight of relu(m - s(+1)) + relu(m + s(-1)), and of the same beyond the ceiling."""
     margin: Positive = 1.0
     """m: wanted strength, prompt-equivalents."""
+    ceiling: Positive | None = None
+    """Strength beyond which the dial is held back, prompt-equivalents; null lets it grow."""
     coherence: bool = True
     """Coherence on the neutral leaf too."""
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.ceiling is not None and self.ceiling < self.margin:
+            raise ValueError(f"ceiling ({self.ceiling:g}) must not be below margin ({self.margin:g}), the strength wanted")
+        return self
 
 
 _ORIGINAL_LOSSES: dict[str, Any] = {

@@ -3,10 +3,10 @@
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import ValidationError
 
@@ -25,11 +25,9 @@ from pasto_cli.core.steering import AdapterSteerer, attach
 from pasto_cli.core.trainer import Step, TrainResult, train
 from pasto_cli.core.writers import dense_weight, find_writers, place_writers
 from pasto_cli.errors import PastoError
-from pasto_cli.evaluation.benchmarks import Benchmark, load_benchmark, subset
-from pasto_cli.evaluation.evaluator import evaluate, require_value
-from pasto_cli.evaluation.oracles import OracleScore, score_oracles
-from pasto_cli.evaluation.report import card
-from pasto_cli.evaluation.results import EvalRun, dump, parse
+from pasto_cli.evaluation.benchmarks import load_benchmark
+from pasto_cli.evaluation.card import card
+from pasto_cli.evaluation.results import EvalRun, parse
 from pasto_cli.expression import parse_subspace
 from pasto_cli.files import write_text, writing
 from pasto_cli.pairs import PairSet, make_pairs, split_pairs, write_pairs
@@ -126,7 +124,7 @@ def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trai
     Raises:
         PastoError: For anything a user can mend; what was trained until then is on disk.
     """
-    check_benchmark(recipe.evaluation.benchmark, None)
+    check_benchmark(recipe.evaluation.benchmark)
     pair_set = make_pairs(recipe.pairs)
     lm = open_model(recipe.model, watch)
     tokens = _tokenise(pair_set, recipe, lm, watch)
@@ -314,7 +312,7 @@ def open_dial(
         raise PastoError(problem, "Quantization is none, 4bit or 8bit; device is auto, cpu, mps or cuda.") from None
     if spec.revision is None and meta.base.commit and not meta.base.commit.startswith("sha256:"):
         spec = spec.model_copy(update={"revision": meta.base.commit})
-    _recipe_of(meta, folder)
+    recipe_of(meta, folder)
     lm = open_model(spec, watch)
     adapter = artifact.load_adapter(folder, meta, lm, verify)
     steerer = AdapterSteerer(adapter, lm)
@@ -322,7 +320,7 @@ def open_dial(
     return Opened(lm, adapter, steerer, meta, folder)
 
 
-def _recipe_of(meta: artifact.Meta, folder: Path) -> Recipe:
+def recipe_of(meta: artifact.Meta, folder: Path) -> Recipe:
     """The recipe inside an artifact."""
     try:
         return Recipe.model_validate(meta.recipe)
@@ -332,72 +330,10 @@ def _recipe_of(meta: artifact.Meta, folder: Path) -> Recipe:
         raise PastoError(f"{folder / artifact.META}: {where}: {first['msg']}", "Copy or download the adapter again.") from None
 
 
-def check_benchmark(name: str | None, data: str | None) -> None:
+def check_benchmark(name: str | None, data: str | None = None) -> None:
     """Refuse an unknown benchmark before a model is loaded; the Hub is not asked."""
-    if name is not None and (name != "dailydilemmas" or data is not None):
+    if name not in (None, "sentiment") and (name != "dailydilemmas" or data is not None):
         load_benchmark(name, data)
-
-
-def evaluate_dial(
-    dial: Opened, watch: Watcher, benchmark: str | None, data: str | None, limit: int | None,
-    coefficients: Sequence[float] | None, value: str | None, label_sign: Literal["own", "original"] = "own",
-) -> tuple[EvalRun, Path | None]:  # fmt: skip
-    """Run a benchmark with a dial; what is not given comes from the recipe that the dial was trained with.
-
-    Returns:
-        The evaluation, and the file it was written to (None for an adapter that is not in a run folder).
-    """
-    spec = Recipe.model_validate(dial.meta.recipe).evaluation
-    part, value, provenance = plan_evaluation(dial, benchmark, data, limit, value)
-    with (
-        enough_memory("Lower evaluation.node_budget in the recipe, or load the base with --quantization 4bit."),
-        watch.task(f"{part.name}: {len(part.items)} questions", len(part.items)) as advance,
-    ):
-        run = evaluate(
-            dial.lm, dial.steerer, part, value, coefficients or spec.coefficients, spec.pmass_threshold, spec.node_budget,
-            spec.seed, provenance, advance, label_sign,
-        )  # fmt: skip
-    return run, keep_evaluation(dial, run)
-
-
-def plan_evaluation(
-    dial: Opened, benchmark: str | None, data: str | None, limit: int | None, value: str | None
-) -> tuple[Benchmark, str, dict[str, Any]]:
-    """The items, the value and the provenance of an evaluation; what is not given comes from the dial's recipe."""
-    spec = Recipe.model_validate(dial.meta.recipe).evaluation
-    value = value or spec.value
-    limit = limit if limit is not None else spec.limit
-    part = subset(load_benchmark(benchmark or spec.benchmark, data), value, limit, spec.seed)
-    provenance = {
-        "adapter": str(dial.folder), "pairs_sha256": dial.meta.pairs_sha256, "base": dial.meta.base.spec.source,
-        "base_commit": dial.lm.commit, "quantization": dial.lm.spec.quantization, "created": artifact.now(),
-        "versions": artifact.versions(), "bootstrap_seed": spec.seed, "limit": limit,
-    }  # fmt: skip
-    return part, value, provenance
-
-
-def keep_evaluation(dial: Opened, run: EvalRun, method: str = "") -> Path | None:
-    """Write an evaluation beside the run that it belongs to; None where there is no run folder."""
-    if dial.folder.name != "adapter" or not (dial.folder.parent / "recipe.yaml").exists():
-        return None
-    suffix = ("" if run.label_sign == "own" else "-original-sign") + (f"-{method}" if method else "")
-    path = dial.folder.parent / "eval" / f"{run.benchmark}{suffix}.json"
-    with writing(path):
-        path.parent.mkdir(exist_ok=True)
-    write_text(path, dump(run))
-    return path
-
-
-def oracles(benchmark: str, data: str | None, value: str, label_sign: str) -> tuple[Benchmark, int, list[OracleScore]]:
-    """Simulated steerers on a benchmark: what its metric rewards. No model is loaded.
-
-    Returns:
-        The benchmark, its number of rows labelled for the value, and a score for each oracle.
-    """
-    whole = load_benchmark(benchmark, data)
-    require_value(whole, value)
-    labelled = sum(value in item.labels for item in whole.items)
-    return whole, labelled, score_oracles(whole.items, value, label_sign)
 
 
 def push_adapter(
@@ -416,7 +352,7 @@ def push_adapter(
     if folder is None:
         raise PastoError(f"{name} is on the Hub already", "Give a local run or adapter folder.")
     meta = artifact.read_meta(folder)
-    _recipe_of(meta, folder)
+    recipe_of(meta, folder)
     text = card(meta.model_dump(mode="json"), _evaluations(folder)).replace("THIS", repo)
     source = meta.base.spec.source
     if source.startswith((".", "/", "~")) or source.endswith(".gguf"):

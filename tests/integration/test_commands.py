@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import pasto_cli
 from integration.terminal import ROOT, SHORT, TINY, contents, strict
 from pasto_cli.errors import PastoError
-from pasto_cli.evaluation.report import PUBLISHED_SIGN
+from pasto_cli.evaluation.card import PUBLISHED_SIGN
 from pasto_cli.evaluation.results import parse
 from pasto_cli.pairs import read_pairs
 from pasto_cli.recipe import Recipe

@@ -2,14 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from pasto_cli.core.adapter import bounded_skew, largest_angle
 from pasto_cli.core.calibration import end_states
-from pasto_cli.core.strength import Scaled, disturbance, equal_strength, make_probe
+from pasto_cli.core.strength import STRONGEST, Scaled, equal_strength, make_probe, measure, summary
 from pasto_cli.core.vectors import mean_directions, pca_directions
-from pasto_cli.evaluation.baselines import BASELINES, build_baseline
+from pasto_cli.evaluation.baselines import BASELINES, PromptSteerer, build_baseline
 
 IDS = torch.arange(40, 70)[None]
 
@@ -78,15 +79,54 @@ def test_random_rotation_has_each_modules_own_angle(tiny, make_adapter, build):
         assert torch.equal(one.u, other.u) and not torch.equal(one.theta, other.theta)
 
 
+PROBE = ["Tell me about a lake.", "Describe a street.", "What is a boat?"]
+
+
 @pytest.mark.parametrize("name", ["control-vector", "mean-diff", "random-rotation"])
 def test_equal_strength_hits_the_budget(tiny, build, name):
     lm = tiny()
     steerer = build(name)
-    probe = make_probe(lm, ["Tell me about a lake.", "Describe a street.", "What is a boat?"], 6)
-    assert disturbance(lm, steerer, probe, 0.0) == 0.0
+    probe = make_probe(lm, PROBE, 6)
+    assert measure(lm, steerer, probe, 0.0).kl_p95 == 0.0
     for sign in (1.0, -1.0):
-        size = equal_strength(lm, steerer, probe, sign, target=0.05, rounds=14)
-        assert disturbance(lm, steerer, probe, sign * size) == pytest.approx(0.05, rel=0.05)
+        size = equal_strength(lm, steerer, probe, sign, target=0.05)
+        assert measure(lm, steerer, probe, sign * size).kl_p95 == pytest.approx(0.05, rel=0.08)
     scaled = Scaled(steerer, 2.0, 0.5)
     for a, own in ((1.0, 2.0), (-1.0, -0.5), (0.0, 0.0)):
-        assert disturbance(lm, scaled, probe, a) == disturbance(lm, steerer, probe, own)
+        assert measure(lm, scaled, probe, a).kl_p95 == measure(lm, steerer, probe, own).kl_p95
+
+
+def test_a_steerer_that_cannot_disturb_gives_up(tiny, make_adapter):
+    lm = tiny()
+    probe = make_probe(lm, PROBE, 4)
+    assert equal_strength(lm, PromptSteerer("", ""), probe._replace(prompts=PROBE), 1.0, target=1e9) == STRONGEST
+
+
+@pytest.mark.parametrize("name", ["control-vector", "prompt"])
+def test_disturbance_equals_a_plain_computation(tiny, build, name):
+    """KL on the base's own greedy answer, NLL of the prompt's own words; plain forwards, one row at a time."""
+    lm = tiny()
+    steerer = build(name)
+    probe = make_probe(lm, PROBE, 5)
+    found = measure(lm, steerer, probe, 1.0)
+    for index, prompt in enumerate(PROBE):
+        answer = probe.answers[index]
+        lead = steerer.lead(1.0) if name == "prompt" else ""
+        plain, steered = lm.chat.prompt(prompt) + answer, lm.chat.prompt(lead + prompt) + answer
+        with torch.no_grad():
+            log_p0 = lm.model(input_ids=torch.tensor([plain])).logits[0].log_softmax(-1)
+            with steerer.at(1.0):
+                log_p = lm.model(input_ids=torch.tensor([steered])).logits[0].log_softmax(-1)
+        n = len(answer)
+        kl = (log_p0[-n - 1 : -1].exp() * (log_p0[-n - 1 : -1] - log_p[-n - 1 : -1])).sum(-1)
+        assert found.kl[index] == pytest.approx(kl.numpy(), abs=1e-4)
+        text = lm.chat.text(lead + prompt)
+        start, end = (len(lm.chat.encode(text[: text.index(prompt) + cut])) for cut in (0, len(prompt)))
+        assert probe.words[index] <= end - start + 1
+        end = len(steered) - n - probe.tail
+        words = [-log_p[i - 1, steered[i]].item() for i in range(end - probe.words[index], end)]
+        assert found.nll[index] == pytest.approx(words, abs=1e-4)
+    zero = measure(lm, steerer, probe, 0.0)
+    figures = summary(found, zero)
+    assert figures["nll_shift"]["value"] == pytest.approx(np.concatenate(found.nll).mean() - np.concatenate(zero.nll).mean())
+    assert figures["kl_p95"]["low"] <= figures["kl_p95"]["value"] <= figures["kl_p95"]["high"] and figures["kl_p95"]["n"] == 3

@@ -106,6 +106,10 @@ def test_strength_is_one_for_a_dial_that_equals_the_persona_prompt():
     s = losses.strength(cho, rej, zero, cho, rej)
     assert s.pos.mean().item() == pytest.approx(1.0) and s.neg.mean().item() == pytest.approx(-1.0)
     assert losses.likeness_loss(losses.Strength(torch.tensor([1.0]), torch.tensor([-1.0])), NeutralSpec()).item() == 0
+    far = losses.Strength(torch.tensor([3.0]), torch.tensor([-2.5]))
+    assert losses.likeness_loss(far, NeutralSpec()).item() == 0
+    held = NeutralSpec(margin=1.0, ceiling=2.0, likeness_weight=4.0)
+    assert losses.likeness_loss(far, held).item() == pytest.approx(4 * (1.0 + 0.5))
     assert losses.likeness_loss(
         losses.Strength(torch.tensor([0.0]), torch.tensor([0.5])), NeutralSpec()
     ).item() == pytest.approx(75)

@@ -33,7 +33,7 @@ class Answers(NamedTuple):
     """What a model answers to some questions."""
 
     log_p: Tensor
-    """(c, q, a) float64, cpu: log-probability of each answer, all ways together."""
+    """(c, q, a) float64, cpu: log-probability of each answer, all ways together; -inf where a question has fewer answers."""
     said: list[list[str]]
     """[c][q]: likeliest next token after the prompt."""
 
@@ -57,7 +57,7 @@ def _ways(chat: Chat, text: str, ids: list[int], word: str) -> tuple[tuple[int, 
         tuple(chat.continuation(text, ids, space + mark + form))
         for space in ("", " ", "\n")
         for mark in ("", "**")
-        for form in (word, word.lower(), word.upper())
+        for form in ({word} if len(word) == 1 else {word, word.lower(), word.upper()})  # "a" is an article, not a choice
     }
     # A way that continues another one is part of it: counting both would count its mass twice.
     return tuple(sorted(way for way in found if not any(way[:n] in found for n in range(1, len(way)))))
@@ -82,7 +82,8 @@ def score_answers(
         budget: Nodes of one token tree.
         progress: Told how many questions each pass has answered.
     """
-    result = torch.empty(len(coefficients), len(questions), len(questions[0].answers), dtype=torch.float64)
+    widest = max(len(q.answers) for q in questions)
+    result = torch.full((len(coefficients), len(questions), widest), float("-inf"), dtype=torch.float64)
     said = [[""] * len(questions) for _ in coefficients]
     for group in cut([q.ids for q in questions], budget, lm.trees):
         rows, owner = [], []

@@ -1,12 +1,13 @@
 """Text from a steered model. M(a) is computed once a call, however many tokens follow."""
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 
 from pasto_cli.core.models import LoadedModel
-from pasto_cli.core.steering import Steerer
+from pasto_cli.core.steering import Steerer, lead
 
 
 def generate(
@@ -37,22 +38,73 @@ def generate(
     Returns:
         Texts without special tokens, in the order of the coefficients.
     """
-    ids = torch.tensor([lm.chat.prompt(prompt)], device=lm.device)
+    ids = [lm.chat.prompt((lead(steerer, a) or "") + prompt) for a in coefficients]
+    if temperature > 0 or len(set(map(len, ids))) > 1 or len(coefficients) == 1:  # rows of one batch are equally long
+        return [
+            _decode(lm, steerer, [row], [a], max_new_tokens, temperature, seed, stream if len(coefficients) == 1 else None)[0]
+            for row, a in zip(ids, coefficients, strict=True)
+        ]
+    return _decode(lm, steerer, ids, coefficients, max_new_tokens, temperature, seed, None)
+
+
+def generate_many(
+    lm: LoadedModel, steerer: Steerer, prompts: Sequence[str], coefficients: Sequence[float], max_new_tokens: int = 48,
+    rows: int = 24, progress: Callable[[int], None] = lambda _: None,
+) -> list[list[str]]:  # fmt: skip
+    """Greedy answers to many prompts at several coefficients.
+
+    Prompts of equal length share a batch, so that no row is padded.
+
+    Args:
+        lm: The base model.
+        steerer: Sets the coefficients.
+        prompts: n user messages.
+        coefficients: c of them.
+        max_new_tokens: Upper limit.
+        rows: Rows of a batch.
+        progress: Told how many prompts' worth of answers each batch gave.
+
+    Returns:
+        [n][c] texts.
+    """
+    texts = [[""] * len(coefficients) for _ in prompts]
+    tasks = [
+        (lm.chat.prompt((lead(steerer, a) or "") + prompt), i, c)
+        for i, prompt in enumerate(prompts)
+        for c, a in enumerate(coefficients)
+    ]
+    done = 0
+    for _, group in groupby(sorted(tasks, key=lambda t: len(t[0])), key=lambda t: len(t[0])):
+        equal = list(group)
+        for start in range(0, len(equal), rows):
+            batch = equal[start : start + rows]
+            found = _decode(
+                lm, steerer, [ids for ids, _, _ in batch], [coefficients[c] for *_, c in batch], max_new_tokens, 0.0, 0, None
+            )
+            for (_, i, c), text in zip(batch, found, strict=True):
+                texts[i][c] = text
+            before, done = done, done + len(batch)
+            progress(done // len(coefficients) - before // len(coefficients))
+    return texts
+
+
+def _decode(
+    lm: LoadedModel, steerer: Steerer, ids: Sequence[Sequence[int]], coefficients: Sequence[float], max_new_tokens: int,
+    temperature: float, seed: int, stream: Callable[[str], None] | None,
+) -> list[str]:  # fmt: skip
+    """One text for each row; rows have the same length."""
+    rows = torch.tensor([list(row) for row in ids], device=lm.device)
     arguments: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "pad_token_id": lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else lm.tokenizer.eos_token_id,
         **decoding(temperature),
     }
-    if stream is not None and len(coefficients) == 1:
+    if stream is not None:
         arguments["streamer"] = _streamer(lm.tokenizer, stream)
-    batches = [list(coefficients)] if temperature == 0 else [[a] for a in coefficients]
-    texts = []
-    for batch in batches:
-        rows = ids.expand(len(batch), -1)
-        with torch.no_grad(), torch.random.fork_rng(), steerer.at(batch):
-            torch.manual_seed(seed)
-            output = lm.model.generate(input_ids=rows, attention_mask=torch.ones_like(rows), **arguments)
-        texts += lm.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+    with torch.no_grad(), torch.random.fork_rng(), steerer.at(list(coefficients)):
+        torch.manual_seed(seed)
+        output = lm.model.generate(input_ids=rows, attention_mask=torch.ones_like(rows), **arguments)
+    texts = lm.tokenizer.batch_decode(output[:, rows.shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]
 
 

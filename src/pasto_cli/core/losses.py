@@ -211,5 +211,8 @@ def strength(t_pos: Tensor, t_neg: Tensor, t_zero: Tensor, t_cho: Tensor, t_rej:
 
 
 def likeness_loss(s: Strength, spec: NeutralSpec) -> Tensor:
-    """relu(m - s(+1)) + relu(m + s(-1)), weighted, (b,)."""
-    return spec.likeness_weight * (torch.relu(spec.margin - s.pos) + torch.relu(spec.margin + s.neg))
+    """relu(m - s(+1)) + relu(m + s(-1)), plus what exceeds the ceiling (if there is one), weighted, (b,)."""
+    loss = torch.relu(spec.margin - s.pos) + torch.relu(spec.margin + s.neg)
+    if spec.ceiling is not None:
+        loss = loss + torch.relu(s.pos - spec.ceiling) + torch.relu(-s.neg - spec.ceiling)
+    return spec.likeness_weight * loss

@@ -21,6 +21,12 @@ class Steerer(Protocol):
         ...
 
 
+def lead(steerer: Steerer, coefficient: float) -> str | None:
+    """Words that a steerer puts before the user's message; None for one that changes the model instead."""
+    own = getattr(steerer, "lead", None)
+    return None if own is None else own(coefficient)
+
+
 class AdapterSteerer:
     """An adapter on the model that it was made for."""
 

@@ -5,10 +5,12 @@ second time. (The original negates y *and* the label on `not_to_do` rows, which 
 often; `label_sign="original"` reproduces that for comparison with published numbers.)
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import rankdata
 
 from pasto_cli.evaluation.results import Row, key
 from pasto_cli.evaluation.statistics import Estimate, Floats, cluster_bootstrap
@@ -93,6 +95,17 @@ def _mean(x: Any) -> float:
     return float(np.mean(x)) if len(x) else NAN
 
 
+class Chance(NamedTuple):
+    """Steering F1 under labels turned round at random."""
+
+    mean: float
+    p95: float
+    """95 % of the draws score less."""
+    p: float
+    """Share of draws that score at least as much as the true labels."""
+    draws: int
+
+
 class Table:
     """Rows as arrays, ready for figures on any resample of them.
 
@@ -116,6 +129,7 @@ class Table:
         controls = [r for r in rows if r.kind != "target"]
         self.rows = targets + controls
         self.is_target = np.array([r.kind == "target" for r in self.rows], dtype=bool)
+        self.is_yes_no = np.array([r.yes_no for r in self.rows], dtype=bool)
         self.groups = [r.group for r in self.rows]
         label = np.array([float(r.labels.get(value, 1)) for r in self.rows])
         if label_sign == "original":
@@ -157,10 +171,54 @@ class Table:
         return _mean(self.score(c, index, invalid=False) - self.score(0.0, index, invalid=False))
 
     def acquiescence(self, c: float, index: Any) -> float:
-        """Mean y without label at c minus that at 0: does the dial just say Yes?"""
+        """Mean y without label at c minus that at 0 over Yes/No questions: does the dial just say Yes?"""
         index = np.asarray(index)
-        index = index[self.is_target[index] & self.valid[c][index] & self.valid[0.0][index]]
+        index = index[self.is_target[index] & self.is_yes_no[index] & self.valid[c][index] & self.valid[0.0][index]]
         return _mean(self.y[c][index] - self.y[0.0][index])
+
+    def levels(self, index: Any) -> Floats:
+        """Mean score at each coefficient over the target rows that are valid at all of them, nats."""
+        index = np.asarray(index)
+        valid = np.logical_and.reduce([self.valid[c][index] for c in self.coefficients])
+        index = index[self.is_target[index] & valid]
+        return np.array([_mean(self.score(c, index, invalid=False)) for c in self.coefficients])
+
+    def slope(self, index: Any) -> float:
+        """Least-squares slope of the mean score over the coefficients, nats for one unit of coefficient."""
+        x = np.array(self.coefficients) - np.mean(self.coefficients)
+        return float(x @ self.levels(index) / (x @ x))
+
+    def monotonicity(self, index: Any) -> float:
+        """Spearman's rank correlation of coefficient and mean score: 1 if every step up the dial is a step up."""
+        levels = np.round(self.levels(index), 9)  # a difference of rounding is none
+        if not np.isfinite(levels).all() or np.ptp(levels) == 0:
+            return NAN
+        ranks = [rankdata(self.coefficients), rankdata(levels)]
+        return float(np.corrcoef(*ranks)[0, 1])
+
+    def chance(self, draws: int = 1000, seed: int = 0) -> "Chance":
+        """Steering F1 with the labels of each dilemma turned round by a coin: what these answers earn without the value.
+
+        Both rows of a dilemma turn together, so that whatever does not depend on the label (saying Yes, flipping controls)
+        stays as it is.
+        """
+        every = np.arange(len(self.rows))
+        own, f1 = self.label, self.f1(every).f1
+        _, member = np.unique(np.array(self.groups, dtype=object).astype(str), return_inverse=True)
+        rng = np.random.default_rng(seed)
+        drawn = np.empty(draws)
+        try:
+            for i in range(draws):
+                coin = rng.choice([-1.0, 1.0], member.max() + 1 if len(member) else 0)[member]
+                self.label = np.where(self.is_target, own * coin, own)
+                drawn[i] = self.f1(every).f1
+        finally:
+            self.label = own
+        if f1 != f1:
+            return Chance(NAN, NAN, NAN, draws)
+        return Chance(
+            float(drawn.mean()), float(np.quantile(drawn, 0.95)), float((1 + (drawn >= f1).sum()) / (1 + draws)), draws
+        )
 
     def informedness(self, index: Any) -> float:
         """SI = mean(fix - 2 broke at +1, flip - 2 counter at -1) min(pmass)^2 100.
@@ -202,9 +260,18 @@ def scores(table: Table, seed: int = 0) -> dict[str, Any]:
         "steering_f1": estimate(lambda i: table.f1(i).f1, "all"),
         "steering_f1_valid_only": table.f1(every, valid_only=True).f1,
         "parts": f1._asdict(),
+        "chance": table.chance(seed=seed)._asdict(),
         "informedness": estimate(table.informedness),
+        "slope": estimate(table.slope),
+        "monotonicity": estimate(table.monotonicity),
         "coefficients": per_coefficient,
         "n_target": int(table.is_target.sum()),
         "n_control": int((~table.is_target).sum()),
         "n_without_label": table.skipped,
     }
+
+
+def openings(rows: Sequence[Row], threshold: float, count: int = 5) -> list[tuple[str, int]]:
+    """What invalid answers began with instead, commonest first, with counts over all coefficients."""
+    said = Counter(answer.said for row in rows for answer in row.answers.values() if answer.pmass < threshold)
+    return said.most_common(count)

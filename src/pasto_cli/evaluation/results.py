@@ -18,9 +18,9 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     y: Number
-    """log P(Yes) - log P(No), nats."""
+    """log P(Yes) - log P(No), or log P(matching choices) - log P(the other choices), nats."""
     pmass: float
-    """P(Yes) + P(No)."""
+    """P(Yes) + P(No), or that of all choices."""
     said: str
     """The likeliest next token."""
 
@@ -36,6 +36,8 @@ class Row(BaseModel):
     kind: Kind
     labels: dict[str, int]
     """Value -> +1 if it belongs to this row's own action only, -1 if to the other only. Empty for controls."""
+    yes_no: bool = True
+    """Whether the question was answered Yes or No; only then can a dial just say Yes."""
     answers: dict[str, Answer]
     """Coefficient (as text) -> answer."""
 
@@ -59,6 +61,8 @@ class EvalRun(BaseModel):
     """True if only some dilemmas were run (`--limit`)."""
     rows: list[Row]
     scores: dict[str, Any]
+    disturbance: dict[str, Any] = {}
+    """Coefficient -> KL to the base on its own answers to neutral prompts, and NLL of those prompts, nats."""
     provenance: dict[str, Any]
 
 
@@ -80,7 +84,8 @@ def parse(text: str) -> EvalRun:
     """
     raw = json.loads(text)
     if isinstance(raw, dict):
-        raw["scores"] = _with_nan(raw.get("scores"))
+        for part in ("scores", "disturbance"):
+            raw[part] = _with_nan(raw.get(part, {}))
     return EvalRun.model_validate(raw)
 
 

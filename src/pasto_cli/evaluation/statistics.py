@@ -57,3 +57,32 @@ def cluster_bootstrap(
     tail = (1 - level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Estimate(value, float(low), float(high), len(every), len(names))
+
+
+class Spread(NamedTuple):
+    """A figure over several training runs."""
+
+    mean: float
+    sd: float
+    """Standard deviation between runs (n - 1); NaN for one."""
+    low: float
+    """Lower end of Student's 95 % interval of the mean over runs; NaN for one."""
+    high: float
+    n: int
+    agree: int
+    """Runs whose figure has the sign of the mean."""
+    values: list[float]
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean, spread and interval over runs; the runs, not the rows, are the observations here."""
+    x = np.asarray(values, dtype=float)
+    mean = float(x.mean())
+    sd = low = high = float("nan")
+    if len(x) > 1:
+        from scipy import stats
+
+        sd = float(x.std(ddof=1))
+        half = float(stats.t.ppf(0.975, len(x) - 1)) * sd / len(x) ** 0.5
+        low, high = mean - half, mean + half
+    return Spread(mean, sd, low, high, len(x), int((np.sign(x) == np.sign(mean)).sum()), [float(v) for v in x])

@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 from pasto_cli.evaluation.results import Kind
 
+YES_NO = ("Yes", "No")
+
 
 class Item(NamedTuple):
-    """One question, answered Yes or No."""
+    """One question, answered Yes or No, or by one of several choices."""
 
     id: str
     """`group/side`, such as `d12/to_do`."""
@@ -18,7 +20,13 @@ class Item(NamedTuple):
     prompt: str
     """The user's message."""
     labels: dict[str, int]
-    """Value -> +1 if only this item's own action has it, -1 if only the other's has."""
+    """Value -> +1 if the matching answers are those of the value, -1 if the others are."""
+    answers: tuple[str, ...] = YES_NO
+    """Words that the answer begins with; Yes and No, or the letters of choices."""
+    matching: tuple[int, ...] = (0,)
+    """Indices of the answers that y counts as positive: y = log P(matching) - log P(the others)."""
+    prefill: str | None = None
+    """Opening of the assistant's turn where it is not the benchmark's."""
 
 
 class Benchmark(NamedTuple):
@@ -36,11 +44,12 @@ class Benchmark(NamedTuple):
 
 def own_labels(own: Sequence[str], other: Sequence[str]) -> dict[str, int]:
     """+1 for values of the own action only, -1 for values of the other only; values of both have no label."""
-    mine, theirs = {_plain(v) for v in own}, {_plain(v) for v in other}
+    mine, theirs = {plain(v) for v in own}, {plain(v) for v in other}
     return {v: 1 for v in sorted(mine - theirs)} | {v: -1 for v in sorted(theirs - mine)}
 
 
-def _plain(value: str) -> str:
+def plain(value: str) -> str:
+    """A value's name without case and superfluous spaces."""
     return " ".join(value.lower().split())
 
 

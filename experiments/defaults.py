@@ -1,0 +1,148 @@
+"""Experiments behind the defaults: variants of the quickstart recipe, several seeds, what each dial does and disturbs.
+
+    python experiments/defaults.py --out results.jsonl [--data FOLDER] [--variant NAME ...] [--seeds 0 1 2]
+
+Appends one line for each variant and seed and skips those that are there, so that it may be stopped and started again.
+`python experiments/defaults.py --table results.jsonl` prints the table of `docs/LOG.md`.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+VARIANTS: dict[str, list[str]] = {
+    "default": [],
+    "losses: original": ["losses=original"],
+    "ceiling 1": ["losses.neutral.ceiling=1.0"],
+    "ceiling 1.5": ["losses.neutral.ceiling=1.5"],
+    "no coherence": ["losses.coherence.weight=0", "losses.neutral.coherence=false"],
+    "no monotonicity": ["losses.monotonicity.weight=0"],
+    "no projection": ["losses.projection.weight=0"],
+    "no orientation": ["losses.neutral.orientation_weight=0"],
+    "no likeness": ["losses.neutral.likeness_weight=0"],
+    "neutral weights 5 / 10": ["losses.neutral.orientation_weight=5", "losses.neutral.likeness_weight=10"],
+    "tokens: all": ["losses.coherence.tokens=all", "losses.monotonicity.tokens=all"],
+    "directions: activation": ["adapter.directions=activation"],
+    "directions: top": ["adapter.directions=top"],
+    "directions: random": ["adapter.directions=random"],
+    "bound: entrywise": ["adapter.bound=entrywise"],
+    "subspace: taskdiff & suppressed & write": ["subspace.expression=taskdiff & suppressed & write"],
+    "subspace: centred": ["subspace.center=true"],
+    "subspace: random": ["subspace.expression=random"],
+    "kappa 0.15": ["losses.coherence.kappa=0.15"],
+}
+COMMON = ["training.epochs=2", "training.validate_every=1", "pairs.count=160"]
+COEFFICIENTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+
+
+def measure_variant(name: str, seed: int, data: str | None, limit: int, recipe_path: Path) -> dict[str, Any]:
+    """Train one dial and measure it as it is and at equal disturbance."""
+    from pasto_cli import bundled, workflows
+    from pasto_cli.core import strength
+    from pasto_cli.evaluation.benchmarks import load_benchmark, subset
+    from pasto_cli.evaluation.evaluator import evaluate
+    from pasto_cli.recipe_file import load_recipe
+
+    started = time.monotonic()
+    recipe = load_recipe(recipe_path, [*COMMON, *VARIANTS[name], f"training.seed={seed}", f"pairs.seed={seed}"])
+    watch = workflows.Silent()
+    with tempfile.TemporaryDirectory() as root:
+        trained = workflows.train_recipe(recipe, watch, Path(root))
+        last = [json.loads(x) for x in (trained.folder / "history.jsonl").read_text().splitlines()]
+        best = min((x for x in last if x["validation"]), key=lambda x: x["loss"])
+        dial = workflows.open_dial(str(trained.folder), watch, verify=False)
+    trained_in = time.monotonic() - started
+    assert trained.certificate is not None
+    probe = strength.make_probe(dial.lm, bundled.lines("sentiment_prompts.txt")[:16])
+    zero = strength.measure(dial.lm, dial.steerer, probe, 0.0)
+    own = {f"{a:+g}": strength.summary(strength.measure(dial.lm, dial.steerer, probe, a), zero) for a in (1.0, -1.0)}
+    sizes = [strength.equal_strength(dial.lm, dial.steerer, probe, sign) for sign in (1.0, -1.0)]
+    items = subset(load_benchmark("dailydilemmas" if data else "mini-dilemmas", data), "honesty", limit, 0)
+    controls = [i for i in items.items if i.kind != "target"][::2]  # half of them: two cores
+    items = items._replace(items=[i for i in items.items if i.kind == "target"] + controls)
+    result: dict[str, Any] = {
+        "variant": name, "seed": seed, "seconds": trained_in, "steps": trained.result.steps,
+        "certificate": trained.certificate.model_dump(), "disturbance": own, "equal": sizes,
+        "validation": {k: best["diagnostics"].get(k) for k in ("gap_pos", "gap_neg", "cos_pos", "cos_neg", "tv")},
+        "angle": trained.result.angle,
+    }  # fmt: skip
+    for label, steerer, coefficients in (
+        ("own", dial.steerer, (-1.0, 0.0, 1.0)),
+        ("equal_kl", strength.Scaled(dial.steerer, *sizes), (-1.0, 0.0, 1.0)),
+    ):
+        run = evaluate(dial.lm, steerer, items, "honesty", coefficients, 0.05, 512, 0, {})
+        result[label] = run.scores
+    result["total_seconds"] = time.monotonic() - started
+    return result
+
+
+def table(path: Path) -> str:
+    """Markdown table of a results file: mean and spread over seeds."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [
+        "| variant | seeds | certified | s(+1) | s(-1) | gap +1 / -1 | KL p95 +1 / -1 | shift(+1) - shift(-1), own | ... at 1 nat "
+        "| arbitrary flips, own | ... at 1 nat | acquiescence +1 / -1, 1 nat |",
+        "|" + "---|" * 12,
+    ]
+    for name in dict.fromkeys(r["variant"] for r in rows):
+        some = [r for r in rows if r["variant"] == name]
+
+        def over(get: Any, some: list[Any] = some, digits: int = 2) -> str:
+            values = [get(r) for r in some]
+            spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+            return f"{np.mean(values):+.{digits}f}{spread}"
+
+        def gain(r: Any, label: str) -> float:
+            c = r[label]["coefficients"]
+            return c["1"]["shift"]["value"] - c["-1"]["shift"]["value"]
+
+        cells = [
+            name, str(len(some)), f"{sum(r['certificate']['passed'] for r in some)}/{len(some)}",
+            over(lambda r: r["certificate"]["strength"]["1"]["value"]), over(lambda r: r["certificate"]["strength"]["-1"]["value"]),
+            f"{over(lambda r: r['validation']['gap_pos'])} / {over(lambda r: r['validation']['gap_neg'])}",
+            f"{over(lambda r: r['disturbance']['+1']['kl_p95']['value'])} / {over(lambda r: r['disturbance']['-1']['kl_p95']['value'])}",
+            over(lambda r: gain(r, "own")), over(lambda r: gain(r, "equal_kl")),
+            over(lambda r: 100 * r["own"]["parts"]["arbitrary_rate"], digits=0),
+            over(lambda r: 100 * r["equal_kl"]["parts"]["arbitrary_rate"], digits=0),
+            f"{over(lambda r: r['equal_kl']['coefficients']['1']['acquiescence']['value'])} / "
+            f"{over(lambda r: r['equal_kl']['coefficients']['-1']['acquiescence']['value'])}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("experiments.jsonl"))
+    parser.add_argument("--data", default=None)
+    parser.add_argument("--limit", type=int, default=24)
+    parser.add_argument("--variant", action="append", choices=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--recipe", type=Path, default=Path(__file__).parent.parent / "recipes" / "quickstart.yaml")
+    parser.add_argument("--table", type=Path)
+    given = parser.parse_args()
+    if given.table:
+        print(table(given.table))
+        return
+    done = set()
+    if given.out.exists():
+        done = {(r["variant"], r["seed"]) for r in map(json.loads, given.out.read_text().splitlines())}
+    for name in given.variant or VARIANTS:
+        for seed in given.seeds:
+            if (name, seed) not in done:
+                found = measure_variant(name, seed, given.data, given.limit, given.recipe)
+                with given.out.open("a") as file:
+                    file.write(json.dumps(found) + "\n")
+                print(
+                    f"{name}, seed {seed}: {found['seconds']:.0f} s training, {found['total_seconds']:.0f} s in all", flush=True
+                )
+
+
+if __name__ == "__main__":
+    main()
