@@ -118,6 +118,19 @@ def open_model(spec: ModelSpec, watch: Watcher) -> LoadedModel:
     return lm
 
 
+def with_seeds(recipe: Recipe, count: int) -> list[Recipe]:
+    """The recipe, or `count` recipes of it that differ in training.seed (split, order of pairs, initial weights) and name."""
+    if count == 1:
+        return [recipe]
+    first = recipe.training.seed
+    return [
+        recipe.model_copy(
+            update={"name": f"{recipe.name[:54]}-seed{seed}", "training": recipe.training.model_copy(update={"seed": seed})}
+        )
+        for seed in range(first, first + count)
+    ]
+
+
 def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trained:
     """Pairs, elicitation check, training, certificate; the adapter is saved whenever it gets better.
 

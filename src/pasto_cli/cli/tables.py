@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pasto_cli.cli.output import out, print_json
 from pasto_cli.comparisons import Method, across_seeds
+from pasto_cli.core.strength import STRONGEST
 from pasto_cli.evaluation.benchmarks import Benchmark
 from pasto_cli.evaluation.card import figure
 from pasto_cli.evaluation.metrics import openings
@@ -54,7 +55,8 @@ def show_spread(across: dict[str, Spread], runs: int) -> None:
     table = _table("", "mean [95 %]", "SD", "sign agrees", "each")
     for name, s in across.items():
         each = ", ".join(f"{v:+.2f}" for v in s.values)
-        table.add_row(name, figure({"value": s.mean, "low": s.low, "high": s.high}), f"{s.sd:.2f}", f"{s.agree} of {s.n}", each)
+        mean = figure({"value": s.mean, "low": s.low, "high": s.high})
+        table.add_row(name, mean, *((f"{s.sd:.2f}", f"{s.agree} of {s.n}", each) if s.mean == s.mean else ("", "", "")))
     out.print(table)
 
 
@@ -83,17 +85,14 @@ def _show(run: EvalRun) -> None:
         + (" (part of the benchmark)" if run.partial else "")
     )
     table = _table(
-        "coefficient", "mean score, nats [95 %]", "shift from 0 [95 %]", "acquiescence [95 %]", "P(answers)", "invalid",
-        "KL p95, nats [95 %]", "NLL shift, nats [95 %]",
-    )  # fmt: skip
+        "coefficient", "mean score, nats [95 %]", "shift from 0 [95 %]", "acquiescence [95 %]", "P(answers)", "invalid"
+    )
     for c in run.coefficients:
-        e, d = s["coefficients"][f"{c:g}"], run.disturbance.get(f"{c:g}")
-        cells = [figure(e["mean_score"])]
-        cells += [figure(e["shift"]), figure(e["acquiescence"])] if c else ["", ""]
-        cells += [f"{e['pmass']:.3f}", str(e["invalid"])]
-        cells += [figure(d["kl_p95"], signed=False), figure(d["nll_shift"])] if d and c else ["", ""]
-        table.add_row(_signed(c), *cells)
+        e = s["coefficients"][f"{c:g}"]
+        moved = [figure(e["shift"]), figure(e["acquiescence"])] if c else ["", ""]
+        table.add_row(_signed(c), figure(e["mean_score"]), *moved, f"{e['pmass']:.3f}", str(e["invalid"]))
     out.print(table)
+    _show_disturbance(run)
     parts, chance = s["parts"], s["chance"]
     summary = Table(show_header=False)
     summary.add_column("")
@@ -120,6 +119,21 @@ def _show(run: EvalRun) -> None:
         _say("The interval of the slope holds 0: this evaluation does not show that the dial moves the value.")
     elif s["slope"]["high"] < 0:
         _say("The slope is below 0: on this benchmark the dial moves the value the wrong way.")
+
+
+def _show_disturbance(run: EvalRun) -> None:
+    if not run.disturbance:
+        return
+    n = run.disturbance[f"{run.coefficients[0]:g}"]["kl_p95"]["clusters"]
+    _say(f"What it disturbs, on {n} neutral prompts (KL to the base on its own answers; NLL of the prompts):")
+    table = _table("coefficient", "KL p95, nats [95 %]", "mean KL, nats [95 %]", "NLL shift, nats a token [95 %]")
+    for c in run.coefficients:
+        if c:
+            d = run.disturbance[f"{c:g}"]
+            table.add_row(
+                _signed(c), figure(d["kl_p95"], signed=False), figure(d["kl_mean"], signed=False), figure(d["nll_shift"])
+            )
+    out.print(table)
 
 
 def _share(x: float) -> str:
@@ -202,20 +216,24 @@ def show_comparison(methods: Sequence[Method], json: bool) -> None:
     s = run.scores
     _say(
         f"{run.title}: {run.value}, n = {s['n_target']} rows of {s['coefficients']['0']['mean_score']['clusters']} dilemmas, "
-        f"{s['n_control']} control rows; brackets are 95 % intervals; first line at +1, second at -1"
+        f"{s['n_control']} control rows; brackets are 95 % intervals"
     )
-    table = _table(
-        "method", "coefficient", "KL p95", "NLL shift", "shift of the score", "acquiescence", "slope", "Steering F1", "flips"
-    )
+    cost = _table("method", "at", "coefficient", "KL p95, nats [95 %]", "NLL shift, nats [95 %]", "P(answers)", "invalid")
+    table = _table("method", "at", "shift of the score, nats [95 %]", "acquiescence, nats [95 %]")
+    whole = _table("method", "slope, nats a unit [95 %]", "Steering F1 [95 %]", "by chance", "controls flipped")
     for m in methods:
         s = m.run.scores
-        both = [s["coefficients"][c] for c in ("1", "-1")]
-        cost = [m.run.disturbance[c] for c in ("1", "-1")]
-        fixed = "prompt" in m.name
-        table.add_row(
-            m.name, "words" if fixed else f"+{m.strength[0]:.3g}\n-{m.strength[1]:.3g}",
-            "\n".join(f"{d['kl_p95']['value']:.2f}" for d in cost), "\n".join(figure(d["nll_shift"]) for d in cost),
-            "\n".join(figure(e["shift"]) for e in both), "\n".join(figure(e["acquiescence"]) for e in both),
-            figure(s["slope"]), figure(s["steering_f1"], 1, False), _share(s["parts"]["arbitrary_rate"]),
-        )  # fmt: skip
-    out.print(table)
+        for sign, own in (("+1", m.strength[0]), ("-1", -m.strength[1])):
+            e, d = s["coefficients"][f"{int(sign)}"], m.run.disturbance[f"{int(sign)}"]
+            coefficient = "words" if "prompt" in m.name else f"{own:+.3g}" if abs(own) < STRONGEST else "none found"
+            cost.add_row(
+                m.name, sign, coefficient, figure(d["kl_p95"], signed=False), figure(d["nll_shift"]), f"{e['pmass']:.3f}",
+                str(e["invalid"]),
+            )  # fmt: skip
+            table.add_row(m.name, sign, figure(e["shift"]), figure(e["acquiescence"]))
+        chance = f"{s['chance']['mean']:.1f}, p = {s['chance']['p']:.3f}" if s["chance"]["p"] == s["chance"]["p"] else ""
+        whole.add_row(
+            m.name, figure(s["slope"]), figure(s["steering_f1"], 1, False), chance, _share(s["parts"]["arbitrary_rate"])
+        )
+    for each in (cost, table, whole):
+        out.print(each)

@@ -1,7 +1,7 @@
 """`pasto train`: one adapter from a recipe."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,11 +10,15 @@ from pasto_cli.errors import PastoError
 
 if TYPE_CHECKING:
     from pasto_cli.core.certificate import Certificate
+    from pasto_cli.workflows import Trained
 
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe.", show_default=False)],
     set_: options.Set = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=100, help="Train this many adapters, with training.seed counted up from the recipe's.")
+    ] = 1,
     out: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
     json: options.Json = False,
 ) -> None:
@@ -26,6 +30,8 @@ def train(
       pasto train recipes/quickstart.yaml
 
       pasto train recipes/quickstart.yaml --set training.epochs=1 --set model.quantization=4bit
+
+      pasto train recipes/quickstart.yaml --seeds 3
     """
     from pasto_cli.recipe_file import load_recipe
 
@@ -33,26 +39,57 @@ def train(
     from pasto_cli import workflows
     from pasto_cli.cli.output import Screen, print_json
 
-    trained = workflows.train_recipe(resolved, Screen(), out)
-    certificate = trained.certificate
+    screen = Screen()
+    found: list[Trained] = []
+    for one in workflows.with_seeds(resolved, seeds):
+        if seeds > 1:
+            screen.note(f"training seed {one.training.seed} ({len(found) + 1} of {seeds})")
+        found.append(workflows.train_recipe(one, screen, out))
+        if found[-1].certificate and not json:
+            _show(found[-1].certificate, found[-1].folder, found[-1].result.angle)
+        if found[-1].result.interrupted:
+            break
     if json:
-        print_json(
-            {
-                "run": str(trained.folder),
-                "result": trained.result._asdict(),
-                "certificate": certificate.model_dump(mode="json") if certificate else None,
-            }
-        )
-    elif certificate:
-        _show(certificate, trained.folder, trained.result.angle)
-    if trained.result.interrupted:
+        records = [_record(trained) for trained in found]
+        print_json(records if seeds > 1 else records[0])
+    elif seeds > 1:
+        _show_seeds(found)
+    if found[-1].result.interrupted:
         raise typer.Exit(130)
-    if certificate and not certificate.passed:
+    failed = [trained for trained in found if trained.certificate and not trained.certificate.passed]
+    if failed:
+        assert failed[0].certificate is not None
         raise PastoError(
-            f"the certificate failed: {certificate.reason}",
-            f"{trained.folder}/adapter is saved and says so. Train longer (training.epochs), on more pairs (pairs.count), with "
-            "stronger words, or look at history.jsonl for a term that never fell.",
+            f"the certificate failed: {failed[0].certificate.reason}"
+            + (f" ({len(failed)} of {seeds} seeds failed)" if seeds > 1 else ""),
+            f"{failed[0].folder}/adapter is saved and says so. Train longer (training.epochs), on more pairs (pairs.count), "
+            "with stronger words, or look at history.jsonl for a term that never fell.",
         )
+
+
+def _record(trained: "Trained") -> dict[str, Any]:
+    certificate = trained.certificate
+    return {
+        "run": str(trained.folder),
+        "result": trained.result._asdict(),
+        "certificate": certificate.model_dump(mode="json") if certificate else None,
+    }
+
+
+def _show_seeds(found: "list[Trained]") -> None:
+    """Strength over the seeds, and the command that measures them together."""
+    from pasto_cli.cli.output import out
+    from pasto_cli.cli.tables import show_spread
+    from pasto_cli.evaluation.statistics import spread
+
+    certificates = [trained.certificate for trained in found if trained.certificate]
+    if len(certificates) > 1:
+        show_spread(
+            {f"strength at {c}": spread([x.strength[k].value for x in certificates]) for c, k in (("+1", "1"), ("-1", "-1"))},
+            len(certificates),
+        )
+    names = " ".join(str(trained.folder) for trained in found)
+    out.print(f"measure them together: pasto eval {names}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _show(certificate: "Certificate", folder: Path, angle: float) -> None:

@@ -79,9 +79,10 @@ def steering_f1(
     if variant != "original":
         ratio = min(ratio, 1.0)
     defined = len(zero) > 0 and len(control_zero) > 0 and min(pmass) >= pmass_threshold
+    if not defined:
+        return SteeringF1(NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, ratio)
     return SteeringF1(
-        raw * ratio if defined else NAN, raw if defined else NAN, net, correct, wrong, arbitrary,
-        _mean(fixed), _mean(broken), _mean(flipped), precision, recall, ratio,
+        raw * ratio, raw, net, correct, wrong, arbitrary, _mean(fixed), _mean(broken), _mean(flipped), precision, recall, ratio,
     )  # fmt: skip
 
 
