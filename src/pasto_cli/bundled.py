@@ -9,9 +9,14 @@ from pasto_cli.errors import PastoError
 _DATA = resources.files("pasto_cli") / "data"
 
 
+def text(name: str) -> str:
+    """A bundled text file, such as `report.html`."""
+    return (_DATA / name).read_text(encoding="utf-8")
+
+
 def lines(name: str) -> list[str]:
     """Lines of a bundled text file, such as `templates.txt`."""
-    return (_DATA / name).read_text(encoding="utf-8").splitlines()
+    return text(name).splitlines()
 
 
 def files(folder: str, ending: str) -> Iterator[Traversable]:

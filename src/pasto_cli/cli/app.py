@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from pasto_cli.cli import evaluate, generate, make_pairs, push, recipe, train
+from pasto_cli.cli import benchmarks, evaluate, generate, make_pairs, push, recipe, report, train
 from pasto_cli.errors import PastoError
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app = typer.Typer(
 app.command("make-pairs")(make_pairs.make_pairs)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
+app.command("report")(report.report)
+app.command("benchmarks")(benchmarks.benchmarks)
 app.command("generate")(generate.generate)
 app.command("push")(push.push)
 app.command("recipe")(recipe.recipe)

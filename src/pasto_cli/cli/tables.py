@@ -12,12 +12,11 @@ from pasto_cli.cli.output import out, print_json
 from pasto_cli.comparisons import Method, across_seeds
 from pasto_cli.core.strength import STRONGEST
 from pasto_cli.evaluation.benchmarks import Benchmark
-from pasto_cli.evaluation.card import figure
 from pasto_cli.evaluation.metrics import openings
 from pasto_cli.evaluation.oracles import OracleScore
 from pasto_cli.evaluation.results import EvalRun, dump, without_nan
 from pasto_cli.evaluation.sentiment import SentimentRun
-from pasto_cli.evaluation.statistics import Spread, spread
+from pasto_cli.evaluation.statistics import Spread, figure, spread
 from pasto_cli.evaluation.values import LEVEL, MINIMUM, value_shifts
 
 SHOWN_VALUES = 8

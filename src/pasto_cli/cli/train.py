@@ -96,7 +96,7 @@ def _show(certificate: "Certificate", folder: Path, angle: float) -> None:
     from rich.table import Table
 
     from pasto_cli.cli.output import out
-    from pasto_cli.evaluation.card import figure
+    from pasto_cli.evaluation.statistics import figure
 
     verdict = "passed" if certificate.passed else "FAILED"
     out.print(

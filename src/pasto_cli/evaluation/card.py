@@ -4,19 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pasto_cli.evaluation.results import EvalRun
+from pasto_cli.evaluation.statistics import figure
 
 PUBLISHED_SIGN = "**Label sign of the published code: rewards a dial that merely says Yes more often.**"
-
-
-def figure(e: Mapping[str, Any], digits: int = 2, signed: bool = True) -> str:
-    """`+0.31 [+0.12, +0.50]`, or `undefined` where there is no number."""
-    if e["value"] != e["value"] or e["value"] is None:
-        return "undefined"
-    form = f"{{:{'+' if signed else ''}.{digits}f}}"
-    text = form.format(e["value"])
-    if e["low"] == e["low"]:
-        text += f" [{form.format(e['low'])}, {form.format(e['high'])}]"
-    return text
 
 
 def card(meta: Mapping[str, Any], evaluations: Sequence[EvalRun]) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 Number = Annotated[float, BeforeValidator(lambda x: math.nan if x is None else x)]
 """A float; JSON has no NaN, so null stands for it."""
 Kind = Literal["target", "preference", "arithmetic"]
@@ -47,7 +47,7 @@ class EvalRun(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format_version: int = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     benchmark: str
     title: str
     licence: str

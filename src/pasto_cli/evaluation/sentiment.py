@@ -5,7 +5,7 @@ length stand beside the score, since a text that falls apart has a sentiment too
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -34,7 +34,7 @@ class SentimentRun(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format_version: int = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     benchmark: str = "sentiment"
     title: str = "Sentiment of answers to neutral open prompts"
     coefficients: list[float]

@@ -1,7 +1,7 @@
 """Intervals that respect the data: a seeded bootstrap over clusters (arXiv 2411.00640, section 2.2). NumPy only."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,3 +86,14 @@ def spread(values: Sequence[float]) -> Spread:
         half = float(stats.t.ppf(0.975, len(x) - 1)) * sd / len(x) ** 0.5
         low, high = mean - half, mean + half
     return Spread(mean, sd, low, high, len(x), int((np.sign(x) == np.sign(mean)).sum()), [float(v) for v in x])
+
+
+def figure(e: Mapping[str, Any], digits: int = 2, signed: bool = True) -> str:
+    """`+0.31 [+0.12, +0.50]`, or `undefined` where there is no number."""
+    if e["value"] != e["value"] or e["value"] is None:
+        return "undefined"
+    form = f"{{:{'+' if signed else ''}.{digits}f}}"
+    text = form.format(e["value"])
+    if e["low"] == e["low"]:
+        text += f" [{form.format(e['low'])}, {form.format(e['high'])}]"
+    return text

@@ -4,15 +4,20 @@
 """
 
 import difflib
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 from pasto_cli import bundled
 from pasto_cli.errors import PastoError
+from pasto_cli.evaluation.benchmarks.dailydilemmas import LICENCE as DAILY_LICENCE
+from pasto_cli.evaluation.benchmarks.dailydilemmas import SOURCE as DAILY_SOURCE
+from pasto_cli.evaluation.benchmarks.dailydilemmas import TITLE as DAILY_TITLE
 from pasto_cli.evaluation.benchmarks.dailydilemmas import load_dailydilemmas
 from pasto_cli.evaluation.benchmarks.item import Benchmark, Item, subset
 from pasto_cli.evaluation.benchmarks.schema import parse_benchmark, parse_jsonl
 
-__all__ = ["BUNDLED_CONTROLS", "Benchmark", "Item", "benchmark_names", "bundled_benchmarks", "load_benchmark", "subset"]
+__all__ = ["Benchmark", "Entry", "Item", "benchmark_names", "listing", "load_benchmark", "subset"]
 
 BUNDLED_CONTROLS = "mini-dilemmas"
 """The benchmark whose controls stand in for those of a file that has none."""
@@ -22,6 +27,43 @@ SUFFIXES = (".yaml", ".yml", ".jsonl")
 def bundled_benchmarks() -> list[Benchmark]:
     """Those that are part of the package."""
     return [parse_benchmark(f.read_text(encoding="utf-8"), f.name) for f in bundled.files("benchmarks", ".yaml")]
+
+
+class Entry(NamedTuple):
+    """One line of the list of benchmarks."""
+
+    name: str
+    title: str
+    n: str
+    licence: str
+    source: str
+
+
+def listing(data: str | None = None) -> list[Entry]:
+    """Every benchmark that there is.
+
+    Args:
+        data: Local folder with the DailyDilemmas files, to count them; without it their published number stands.
+    """
+    daily = load_benchmark("dailydilemmas", data) if data is not None else None
+    count = _count(daily) if daily else "1,360 dilemmas, 2,720 rows; the controls of mini-dilemmas"
+    prompts = len(bundled.lines("sentiment_prompts.txt"))
+    return [
+        Entry("dailydilemmas", DAILY_TITLE, count, DAILY_LICENCE, DAILY_SOURCE),
+        *(Entry(b.name, b.title, _count(b), b.licence, b.source) for b in bundled_benchmarks()),
+        Entry(
+            "sentiment", "Sentiment of greedy answers to neutral open prompts (VADER)", f"{prompts} prompts", "MIT",
+            "written for pasto",
+        ),
+    ]  # fmt: skip
+
+
+def _count(benchmark: Benchmark) -> str:
+    targets = [i for i in benchmark.items if i.kind == "target"]
+    values = Counter(v for i in targets for v in i.labels if ": " not in v)
+    common = ", ".join(f"{v} {n}" for v, n in values.most_common(3))
+    groups, controls = len({i.group for i in targets}), len(benchmark.items) - len(targets)
+    return f"{groups:,} dilemmas, {len(targets):,} rows, {controls} control rows; rows by value: {common}, ..."
 
 
 def benchmark_names() -> list[str]:

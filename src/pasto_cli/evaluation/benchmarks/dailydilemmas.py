@@ -17,6 +17,9 @@ from pasto_cli.evaluation.benchmarks.schema import DILEMMA_INSTRUCTION, PREFILL,
 REPO = "kellycyy/daily_dilemmas"
 CONFIG = "Dilemmas_with_values_aggregated"
 REVISION = "372352c4143ec4923c50b4472bd3148a474f7ab8"
+TITLE = "DailyDilemmas (arXiv 2410.02683)"
+LICENCE = "CC BY 4.0"
+SOURCE = f"https://huggingface.co/datasets/{REPO} at {REVISION}"
 FILE = "dilemma_to_action_to_values_aggregated.csv"
 VALUES_CONFIG = "Values"
 VALUES_FILE = "values.csv"
@@ -54,8 +57,7 @@ def load_dailydilemmas(data: str | None, controls: Sequence[Item]) -> Benchmark:
             prompt = fill(DILEMMA_INSTRUCTION, str(row["dilemma_situation"]).strip(), str(row["action"]).strip())
             items.append(Item(f"d{number}/{side}", f"d{number}", "target", prompt, own_labels(values[side], values[other])))
     items += controls
-    source = f"https://huggingface.co/datasets/{REPO} at {REVISION}" if data is None else str(FILE)
-    return Benchmark("dailydilemmas", "DailyDilemmas (arXiv 2410.02683)", "CC BY 4.0", source, PREFILL, items)
+    return Benchmark("dailydilemmas", TITLE, LICENCE, SOURCE if data is None else FILE, PREFILL, items)
 
 
 def _values(cell: Any, classes: Mapping[str, Sequence[str]]) -> list[str]:
