@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from pasto_cli.core.calibration import end_states
 from pasto_cli.core.chat import tokenise_pairs
 from pasto_cli.core.models import enough_memory
@@ -91,11 +89,11 @@ def _baselines(dial: Opened, names: Sequence[str]) -> dict[str, Steerer]:
         return {}
     recipe = Recipe.model_validate(dial.meta.recipe)
     pairs, _ = tokenise_pairs(_pairs_of(dial, recipe)[:PAIRS], dial.lm.chat)
-    hidden: torch.Tensor = end_states(dial.lm, pairs, [], recipe.evaluation.node_budget).hidden
+    states = end_states(dial.lm, pairs, [], recipe.evaluation.node_budget)
     depth = dial.lm.depth_index(recipe.subspace.depth)
     personas = (dial.meta.personas[0], dial.meta.personas[1])
     return {
-        name: build_baseline(name, dial.lm, personas, hidden, dial.adapter, depth, recipe.training.seed)
+        name: build_baseline(name, dial.lm, personas, states, dial.adapter, depth, recipe.training.seed)
         for name in dict.fromkeys(names)
     }
 

@@ -18,9 +18,9 @@ IDS = torch.arange(40, 70)[None]
 @pytest.fixture()
 def build(tiny, tiny_pairs, make_adapter):
     lm = tiny()
-    hidden = end_states(lm, tiny_pairs[:20], [], 512).hidden
+    states = end_states(lm, tiny_pairs[:20], [], 512)
     adapter = make_adapter(lm)
-    return lambda name: build_baseline(name, lm, ("Be an honest one.", "Be a dishonest one."), hidden, adapter, 4, 0)
+    return lambda name: build_baseline(name, lm, ("Be an honest one.", "Be a dishonest one."), states, adapter, 4, 0)
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -1,6 +1,7 @@
 """Figures of an evaluation: oracles on real item structures, edges, intervals."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pasto_cli.evaluation.benchmarks import load_benchmark, subset
-from pasto_cli.evaluation.metrics import Table, scores, steering_f1
+from pasto_cli.evaluation.metrics import Table, openings, scores, steering_f1
 from pasto_cli.evaluation.oracles import ORACLES, score_oracles, simulate
-from pasto_cli.evaluation.results import EvalRun, dump, parse
-from pasto_cli.evaluation.statistics import cluster_bootstrap
+from pasto_cli.evaluation.results import Answer, EvalRun, dump, key, parse
+from pasto_cli.evaluation.statistics import cluster_bootstrap, spread
 
 C = (-1.0, 0.0, 1.0)
 
@@ -30,11 +31,15 @@ def f1(items, oracle, value="honesty", seed=0, **options):
 def test_the_metric_ranks_simulated_steerers_as_a_person_would(items):
     assert f1(items, "perfect") > 40
     assert f1(items, "inverted") == 0 == f1(items, "no-op")
-    # net is clamped at 0, so that chance alone scores above 0: E max(0, net) falls with the square root of n only. 403 dilemmas
-    # keep it under 2; the 48 of mini-dilemmas do not, which is why its interval must be read.
-    few = len({i.group for i in items if "honesty" in i.labels}) < 100
+
+
+@pytest.mark.slow
+def test_chance_earns_under_two(items):
+    """Over 200 draws; net is clamped at 0, so that chance earns something, less the more dilemmas there are."""
+    carrying = [i for i in items if "honesty" in i.labels or i.kind != "target"]
     for oracle in ("yes-sayer", "no-sayer", "random"):
-        assert np.mean([f1(items, oracle, seed=s) for s in range(20)]) < (5 if few else 2), oracle
+        assert np.mean([f1(carrying, oracle, seed=s) for s in range(200)]) < 2, oracle
+    assert score_oracles(items, "honesty", draws=1)[-1].f1.low == 0  # random's interval reaches 0
 
 
 def test_the_published_sign_rewards_a_yes_sayer(dailydilemmas):
@@ -134,16 +139,84 @@ def test_bootstrap_at_the_edges():
     assert one.value == 2.0 and math.isnan(one.low)
 
 
+@pytest.mark.slow
 def test_interval_covers_the_truth():
-    """95 % intervals of a mean over 60 clusters cover it in about 95 % of 200 simulated benchmarks."""
-    hits = 0
-    for seed in range(200):
+    """Nominal 95 % intervals cover the true shift in 92 to 98 % of 500 simulated benchmarks of 100 dilemmas.
+
+    Each dilemma's two rows share a part of their shift, so that intervals over rows would be too narrow.
+    """
+    hits = rows_hit = 0
+    truth = 0.3
+    for seed in range(500):
         rng = np.random.default_rng(seed)
-        x = np.repeat(rng.normal(0.3, 1, 60), 2) + rng.normal(0, 0.5, 120)
-        names = np.repeat(np.arange(60), 2).astype(str).tolist()
-        e = cluster_bootstrap(lambda i, x=x: x[i].mean(), names, seed, draws=300)
-        hits += e.low <= 0.3 <= e.high
-    assert 0.90 <= hits / 200 <= 0.99
+        shared = np.repeat(rng.normal(truth, 1.0, 100), 2)
+        x = shared + rng.normal(0, 0.5, 200)
+        names = np.repeat(np.arange(100), 2).astype(str).tolist()
+        e = cluster_bootstrap(lambda i, x=x: x[i].mean(), names, seed, draws=500)
+        hits += e.low <= truth <= e.high
+        half = 1.96 * x.std(ddof=1) / len(x) ** 0.5
+        rows_hit += abs(x.mean() - truth) <= half
+    assert 0.92 <= hits / 500 <= 0.98
+    assert rows_hit / 500 < 0.92  # what the clusters are for
+
+
+def test_slope_and_monotonicity():
+    items = load_benchmark("mini-dilemmas").items
+    five = (-1.0, -0.5, 0.0, 0.5, 1.0)
+
+    def table(rule):
+        rows = simulate(items, "honesty", "no-op", 0)
+        for row in rows:
+            base = row.answers["0"].y
+            label = row.labels.get("honesty", 0)
+            row.answers.update({key(a): Answer(y=base + rule(a) * label, pmass=1.0, said="") for a in five})
+        return Table(rows, "honesty", five, 0.05)
+
+    every = np.arange(len(table(abs).rows))
+    line = table(lambda a: 0.7 * a)
+    assert line.slope(every) == pytest.approx(0.7) and line.monotonicity(every) == pytest.approx(1)
+    assert table(lambda a: -0.2 * a).monotonicity(every) == pytest.approx(-1)
+    valley = table(lambda a: a * a)
+    assert valley.slope(every) == pytest.approx(0, abs=1e-9) and abs(valley.monotonicity(every)) < 0.1
+    flat = table(lambda a: 0.0)
+    assert flat.slope(every) == pytest.approx(0) and math.isnan(flat.monotonicity(every))
+    found = scores(line)
+    assert found["slope"]["low"] == pytest.approx(0.7) == found["slope"]["high"]
+
+
+def test_slope_leaves_rows_out_that_are_invalid_anywhere():
+    rows = simulate(load_benchmark("mini-dilemmas").items, "honesty", "perfect", 0)
+    for row in rows[::2]:
+        row.answers["1"] = Answer(y=-100.0, pmass=0.01, said="x")
+    table = Table(rows, "honesty", C, 0.05)
+    assert table.slope(np.arange(len(table.rows))) == pytest.approx(3.0)
+
+
+def test_chance_is_what_shuffled_labels_earn(items):
+    """A perfect steerer beats its own shuffles; one that only says Yes does not; labels are left as they were."""
+    perfect, yes = (Table(simulate(items, "honesty", o, 1), "honesty", C, 0.05) for o in ("perfect", "yes-sayer"))
+    before = perfect.label.copy()
+    found = perfect.chance(200)
+    assert np.array_equal(before, perfect.label)
+    assert found.p < 0.01 and found.p95 < 20 and found.mean < 6
+    assert yes.chance(200).p > 0.05
+    assert perfect.chance(50, seed=3) == perfect.chance(50, seed=3)
+
+
+def test_openings_count_what_was_said_instead():
+    rows = simulate(load_benchmark("mini-dilemmas").items[:6], "honesty", "no-op", 0)
+    for n, row in enumerate(rows):
+        row.answers["1"] = Answer(y=0.0, pmass=0.01, said="Maybe" if n < 4 else "I")
+    assert openings(rows, 0.05) == [("Maybe", 4), ("I", 2)]
+
+
+def test_spread_over_runs():
+    found = spread([1.0, 2.0, 3.0])
+    assert (found.mean, found.sd, found.n, found.agree) == (2.0, 1.0, 3, 3)
+    assert found.low == pytest.approx(2 - 4.303 / 3**0.5, abs=1e-3) and found.high == pytest.approx(4 - found.low)
+    mixed = spread([-1.0, 3.0])
+    assert mixed.agree == 1
+    assert math.isnan(spread([1.0]).sd)
 
 
 def test_subset_keeps_whole_dilemmas_and_all_controls(items):
@@ -164,20 +237,21 @@ def test_subset_keeps_whole_dilemmas_and_all_controls(items):
 
 
 @pytest.mark.slow
-def test_every_frequent_value_ranks_the_oracles(dailydilemmas):
-    """For each value with at least 100 labelled rows: perfect far above all, inverted and no-op nothing, Yes and No little."""
-    from collections import Counter
+def test_every_frequent_value_ranks_the_oracles(items):
+    """For each value with at least 100 labelled rows: perfect far above all, inverted and no-op nothing, Yes and No little.
 
-    items = load_benchmark("dailydilemmas", str(dailydilemmas)).items
-    counts = Counter(v for i in items for v in i.labels)
+    What chance earns falls with the square root of the dilemmas: under 2 on 200 of them, under 5 on the 50 of the rarest.
+    """
+    counts = Counter(v for i in items for v in i.labels if ": " not in v)
     values = [v for v, n in counts.items() if n >= 100]
-    assert len(values) > 20
+    assert len(values) >= 9
     for value in values:
         carrying = [i for i in items if value in i.labels or i.kind != "target"]
-        got = {o: np.mean([f1(carrying, o, value, s) for s in range(10)]) for o in ORACLES}
+        got = {o: np.mean([f1(carrying, o, value, s) for s in range(25)]) for o in ORACLES}
         rest = max(score for o, score in got.items() if o != "perfect")
-        assert got["perfect"] > 30 and got["perfect"] > 5 * rest, (value, got)
+        assert got["perfect"] > 50 and got["perfect"] > 10 * rest, (value, got)
         assert got["inverted"] == 0 == got["no-op"], (value, got)
+        assert rest < 5 * (100 / counts[value]) ** 0.5 + 0.5, (value, counts[value], got)
 
 
 def test_oracle_table_carries_intervals():

@@ -20,6 +20,12 @@ class EndStates(NamedTuple):
     """(n, layers + 1, d_model) float32, cpu: residual stream before the first layer and after each."""
     inputs: dict[str, Tensor]
     """Writer path -> (n, d_in) float32, cpu: the module's own input."""
+    normed: Tensor
+    """(n, d_model) float32, cpu: after the last layer and the final norm."""
+
+    def as_reported(self) -> Tensor:
+        """`hidden` as transformers reports hidden states: the last one after the final norm. (n, layers + 1, d_model)."""
+        return torch.cat([self.hidden[:, :-1], self.normed[:, None]], dim=1)
 
 
 @torch.no_grad()
@@ -34,6 +40,7 @@ def end_states(lm: LoadedModel, pairs: Sequence[TokenPair], writers: Sequence[Wr
     """
     rows = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
     hidden = torch.empty(len(rows), len(lm.layers) + 1, lm.hidden_size)
+    normed = torch.empty(len(rows), lm.hidden_size)
     inputs = {w.path: torch.empty(0) for w in writers}
     for group in cut(rows, budget, lm.trees):
         packed = pack([rows[i] for i in group], lm.trees)
@@ -43,7 +50,7 @@ def end_states(lm: LoadedModel, pairs: Sequence[TokenPair], writers: Sequence[Wr
         hooks += [_record(w.module, w.path, ends, seen) for w in writers]
         hooks.append(lm.layers[-1].register_forward_hook(_record_output("out", ends, seen)))
         try:
-            run(lm, packed)
+            normed[group] = run(lm, packed).last[0, ends].float().cpu()
         finally:
             for hook in hooks:
                 hook.remove()
@@ -53,7 +60,7 @@ def end_states(lm: LoadedModel, pairs: Sequence[TokenPair], writers: Sequence[Wr
             if not inputs[writer.path].numel():
                 inputs[writer.path] = torch.empty(len(rows), seen[writer.path].shape[-1])
             inputs[writer.path][group] = seen[writer.path]
-    return EndStates(hidden, inputs)
+    return EndStates(hidden, inputs, normed)
 
 
 def _record(module: Any, name: str, nodes: Tensor, seen: dict[str, Tensor]) -> Any:

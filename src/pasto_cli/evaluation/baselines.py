@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from pasto_cli.core.adapter import Adapter, Coefficients, Factors, Rotation, bounded_skew, largest_angle
+from pasto_cli.core.calibration import EndStates
 from pasto_cli.core.models import LoadedModel
 from pasto_cli.core.steering import AdapterSteerer, Steerer
 from pasto_cli.core.vectors import VectorSteerer, mean_directions, pca_directions
@@ -67,7 +68,7 @@ def _bisect(increasing: Callable[[float], float], wanted: float) -> float:
 
 
 def build_baseline(
-    name: str, lm: LoadedModel, personas: tuple[str, str], hidden: torch.Tensor, adapter: Adapter, depth: int, seed: int
+    name: str, lm: LoadedModel, personas: tuple[str, str], states: EndStates, adapter: Adapter, depth: int, seed: int
 ) -> Steerer:
     """A baseline by name.
 
@@ -75,7 +76,7 @@ def build_baseline(
         name: One of `BASELINES`.
         lm: The base model.
         personas: One filled template of each persona.
-        hidden: (n, layers + 1, d) states of the clean model at the last token, rows alternate cho, rej.
+        states: Of the clean model at the last token of pairs.
         adapter: The trained one, for random-rotation.
         depth: Layers before the loss depth, where mean-diff is added.
         seed: For random-rotation.
@@ -86,9 +87,9 @@ def build_baseline(
         return PromptSteerer(*(ENGINEERED.format(persona=p) for p in personas))
     if name == "control-vector":
         half = len(lm.layers) // 2
-        directions = pca_directions(hidden)
+        directions = pca_directions(states.as_reported())  # what repeng reads
         return VectorSteerer(lm, {i: directions[i] for i in range(half, len(lm.layers))})
     if name == "mean-diff":
-        return VectorSteerer(lm, {depth - 1: mean_directions(hidden)[depth - 1]})
+        return VectorSteerer(lm, {depth - 1: mean_directions(states.hidden)[depth - 1]})
     assert name == "random-rotation", name
     return AdapterSteerer(random_rotation(adapter, seed), lm)

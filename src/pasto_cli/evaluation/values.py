@@ -73,12 +73,14 @@ def _shift(rows: Sequence[Row], value: str, threshold: float) -> ValueShift:
     nan = float("nan")
     if len(groups) < 2:
         return ValueShift(value, int(valid.sum()), len(groups), nan, nan, nan, nan, nan, nan, nan, False)
-    effect = per_dilemma((up - down) / 2)
-    low, high, p = nan, nan, nan
+    effect = np.round(per_dilemma((up - down) / 2), 9)  # a difference of rounding is none
     if np.ptp(effect) > 0:
         test: Any = stats.ttest_1samp(effect, 0.0)
         interval = test.confidence_interval(0.95)
         low, high, p = float(interval.low), float(interval.high), float(test.pvalue)
+    else:  # the same everywhere: certain, as with a simulated steerer or one that does nothing
+        low = high = float(effect[0])
+        p = 0.0 if effect[0] else 1.0
     return ValueShift(
         value, int(valid.sum()), len(groups), float(effect.mean()), low, high, float(per_dilemma(up - zero).mean()),
         float(per_dilemma(down - zero).mean()), p, nan, False,
