@@ -6,9 +6,10 @@ import torch
 from pasto_cli.core.answers import ask, score_answers
 from pasto_cli.core.certificate import certify, measure_likeness
 from pasto_cli.core.elicitation import Base, elicit
-from pasto_cli.core.generation import generate
+from pasto_cli.core.generation import generate, generate_many
 from pasto_cli.core.steering import AdapterSteerer, attach, steer
 from pasto_cli.errors import PastoError
+from pasto_cli.evaluation.baselines import PromptSteerer
 from pasto_cli.evaluation.benchmarks import load_benchmark, subset
 from variants import FLOAT_MODELS
 
@@ -46,6 +47,23 @@ def test_equal_to_brute_force_at_every_coefficient(tiny, make_adapter, questions
                     start = len(question.ids) - 1
                     total += torch.exp(sum(log_p[start + n, token] for n, token in enumerate(way))).item()
                 assert found.log_p[c, q, k].exp().item() == pytest.approx(total, rel=1e-3)
+
+
+def test_choices_of_different_number_in_one_pass(tiny, make_adapter):
+    """A question with fewer answers gets -inf for the rest; letters count in their own case only."""
+    lm = tiny()
+    steerer = AdapterSteerer(make_adapter(lm), lm)
+    some = [ask(lm.chat, "Which?", "My choice: (", letters) for letters in ("AB", "ABCD")] + [
+        ask(lm.chat, "Well?", "My choice:")
+    ]
+    words = {lm.tokenizer.decode(list(way)) for way in some[0].answers[0]}
+    assert {"A", " A", "**A"} <= words and not any("a" in w for w in words)
+    found = score_answers(lm, steerer, some, [0.0, 1.0], 512).log_p
+    assert found.shape == (2, 3, 4)
+    assert (found[:, 0, 2:] == float("-inf")).all() and (found[:, 2, 2:] == float("-inf")).all()
+    assert found[:, 1].isfinite().all()
+    alone = score_answers(lm, steerer, some[1:2], [0.0, 1.0], 512).log_p
+    torch.testing.assert_close(found[:, 1], alone[:, 0], rtol=0, atol=1e-4)
 
 
 def test_grouping_and_budget_do_not_matter(tiny, make_adapter, questions):
@@ -131,6 +149,25 @@ def test_generation_at_several_coefficients_equals_one_by_one(tiny, make_adapter
     ids = torch.tensor([lm.chat.prompt("Hello")])
     plain = lm.model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
     assert together[1] == lm.tokenizer.decode(plain, skip_special_tokens=True).strip()
+
+
+def test_many_prompts_equal_one_by_one(tiny, make_adapter):
+    """Batches of equal length, at most `rows` each: every text is the one that its prompt gets alone."""
+    lm = tiny()
+    steerer = AdapterSteerer(make_adapter(lm), lm)
+    prompts = ["A lake.", "A bird.", "Tell me of boats.", "A lake."]
+    done = []
+    found = generate_many(lm, steerer, prompts, [-1.0, 0.0, 1.0], 8, rows=4, progress=done.append)
+    assert found == [generate(lm, steerer, p, [-1.0, 0.0, 1.0], 8) for p in prompts]
+    assert sum(done) == len(prompts) and found[0] == found[3]
+
+
+def test_words_that_lead_are_generated_after(tiny):
+    lm = tiny()
+    words = PromptSteerer("Be kind.", "Be cruel.")
+    assert generate(lm, words, "A lake.", [1.0, 0.0], 8) == [
+        *generate(lm, PromptSteerer("", ""), "Be kind.\n\nA lake.", [0.0], 8), *generate(lm, words, "A lake.", [0.0], 8),
+    ]  # fmt: skip
 
 
 def test_sampling_is_seeded_and_does_not_touch_the_global_generator(tiny, make_adapter):
