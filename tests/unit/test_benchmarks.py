@@ -1,7 +1,9 @@
 """Benchmarks: what the bundled one holds, DailyDilemmas' counts, and clear errors for bad files."""
 
 import json
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
@@ -190,3 +192,15 @@ def test_listing_names_every_benchmark_with_n_and_licence(dailydilemmas):
     assert all(e.n and e.licence and e.source for e in entries.values())
     assert "2,720 rows" in entries["dailydilemmas"].n
     assert "1,360 dilemmas, 2,720 rows" in next(e.n for e in listing(str(dailydilemmas)) if e.name == "dailydilemmas")
+
+
+def test_the_examples_of_the_documentation_run(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    whole = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0]
+    items = parse_benchmark(whole, "docs.yaml").items
+    assert Counter(i.kind for i in items) == {"target": 4, "preference": 2, "arithmetic": 2}
+    examples = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    for number, example in enumerate(examples):
+        path = tmp_path / f"e{number}.jsonl"
+        path.write_text(example)
+        assert sum(i.kind == "target" for i in load_benchmark(str(path)).items) == 1
