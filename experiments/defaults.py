@@ -84,33 +84,36 @@ def measure_variant(name: str, seed: int, data: str | None, limit: int, recipe_p
 def table(path: Path) -> str:
     """Markdown table of a results file: mean and spread over seeds."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    lines = [
-        "| variant | seeds | certified | s(+1) | s(-1) | gap +1 / -1 | KL p95 +1 / -1 | shift(+1) - shift(-1), own | ... at 1 nat "
-        "| arbitrary flips, own | ... at 1 nat | acquiescence +1 / -1, 1 nat |",
-        "|" + "---|" * 12,
-    ]
+    columns = (
+        "variant", "certified", "s(+1)", "s(-1)", "gap +1", "gap -1", "KL p95 +1", "KL p95 -1", "slope", "slope at 1 nat",
+        "flips, %", "flips at 1 nat, %", "acquiescence +1, 1 nat", "acquiescence -1, 1 nat",
+    )  # fmt: skip
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for name in dict.fromkeys(r["variant"] for r in rows):
         some = [r for r in rows if r["variant"] == name]
 
-        def over(get: Any, some: list[Any] = some, digits: int = 2) -> str:
-            values = [get(r) for r in some]
+        def over(*path: str, scale: float = 1.0, digits: int = 2, some: list[Any] = some) -> str:
+            values = []
+            for r in some:
+                x: Any = r
+                for key in path:
+                    x = x[key]
+                values.append(scale * x)
             spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
             return f"{np.mean(values):+.{digits}f}{spread}"
 
-        def gain(r: Any, label: str) -> float:
-            c = r[label]["coefficients"]
-            return c["1"]["shift"]["value"] - c["-1"]["shift"]["value"]
-
+        for r in some:
+            for label in ("own", "equal_kl"):
+                c = r[label]["coefficients"]
+                r[label]["slope"] = {"value": (c["1"]["shift"]["value"] - c["-1"]["shift"]["value"]) / 2}
+        at = [("equal_kl", "coefficients", c, "acquiescence", "value") for c in ("1", "-1")]
         cells = [
-            name, str(len(some)), f"{sum(r['certificate']['passed'] for r in some)}/{len(some)}",
-            over(lambda r: r["certificate"]["strength"]["1"]["value"]), over(lambda r: r["certificate"]["strength"]["-1"]["value"]),
-            f"{over(lambda r: r['validation']['gap_pos'])} / {over(lambda r: r['validation']['gap_neg'])}",
-            f"{over(lambda r: r['disturbance']['+1']['kl_p95']['value'])} / {over(lambda r: r['disturbance']['-1']['kl_p95']['value'])}",
-            over(lambda r: gain(r, "own")), over(lambda r: gain(r, "equal_kl")),
-            over(lambda r: 100 * r["own"]["parts"]["arbitrary_rate"], digits=0),
-            over(lambda r: 100 * r["equal_kl"]["parts"]["arbitrary_rate"], digits=0),
-            f"{over(lambda r: r['equal_kl']['coefficients']['1']['acquiescence']['value'])} / "
-            f"{over(lambda r: r['equal_kl']['coefficients']['-1']['acquiescence']['value'])}",
+            name, f"{sum(r['certificate']['passed'] for r in some)} of {len(some)}",
+            over("certificate", "strength", "1", "value"), over("certificate", "strength", "-1", "value"),
+            over("validation", "gap_pos"), over("validation", "gap_neg"), over("disturbance", "+1", "kl_p95", "value"),
+            over("disturbance", "-1", "kl_p95", "value"), over("own", "slope", "value"), over("equal_kl", "slope", "value"),
+            over("own", "parts", "arbitrary_rate", scale=100, digits=0),
+            over("equal_kl", "parts", "arbitrary_rate", scale=100, digits=0), *(over(*p) for p in at),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

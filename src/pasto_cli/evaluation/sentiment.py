@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from pasto_cli.evaluation.results import FORMAT_VERSION, key
+from pasto_cli.evaluation.results import key
 from pasto_cli.evaluation.statistics import Estimate, cluster_bootstrap
 
 
@@ -34,7 +34,7 @@ class SentimentRun(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format_version: Literal[2] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     benchmark: str = "sentiment"
     title: str = "Sentiment of answers to neutral open prompts"
     coefficients: list[float]
