@@ -10,7 +10,6 @@ from pasto_cli.core import losses
 from pasto_cli.core.objective import Objective
 from pasto_cli.core.subspaces import random_basis
 from pasto_cli.recipe import CoherenceSpec, LossesSpec, MonotonicitySpec, NeutralSpec, ProjectionSpec, SubspaceSpec
-from variants import LOSSES
 
 
 def test_projection_of_a_perfect_dial_by_hand():
@@ -115,102 +114,7 @@ def test_strength_is_one_for_a_dial_that_equals_the_persona_prompt():
     ).item() == pytest.approx(75)
 
 
-# -- the objective against a reference that runs every row alone, unpacked, and writes the formulas out ---------------------
-
-
-def reference(lm, adapter, pairs, basis, spec: LossesSpec, last_tokens=3, depth=4):
-    """Total loss by its formulas, one plain forward a row and coefficient, no tree, no cache, no chunk."""
-
-    def row(ids, a):
-        with adapter.at(lm.model, a):
-            out = lm.model(input_ids=torch.tensor([ids]), output_hidden_states=True)
-        return out.hidden_states[depth][0].float()[-last_tokens:].mean(0), out.logits[0].float().log_softmax(-1)
-
-    def detached(ids):
-        with torch.no_grad():
-            return row(ids, 0.0)
-
-    n = len(pairs)
-    base = [[detached(ids) for ids in p[:3]] for p in pairs]
-    steered = {a: [[row(ids, a) for ids in p[:3]] for p in pairs] for a in (1.0, -1.0)}
-    d = {a: torch.stack([s[0][0] - s[1][0] for s in steered[a]]) for a in steered}
-    d0 = torch.stack([b[0][0] - b[1][0] for b in base])
-    total = losses.projection_loss(d0, d[1.0], d[-1.0], basis, spec.projection).loss.mean()
-    coherence, gap_pos, gap_neg, entropies, t = [], [], [], [], []
-    for i, p in enumerate(pairs):
-        m = p.suffix_len
-
-        def tokens(kind, ids, m=m):
-            return m + 1 if kind == "suffix" else len(ids)
-
-        def penalty(side, a, i=i, p=p):
-            k = tokens(spec.coherence.tokens, p[side])
-            lp, lp0 = steered[a][i][side][1][-k:], base[i][side][1][-k:]
-            tv = 0.5 * (lp.exp() - lp0.exp()).abs().sum(-1)
-            h = -(lp0.exp() * lp0).sum(-1)
-            return losses.coherence_penalty(tv[None], h[None], torch.ones(1, k, dtype=torch.bool), spec.coherence)[0]
-
-        c = (penalty(0, 1.0) + penalty(1, -1.0)) / 2
-        if spec.neutral and spec.neutral.coherence:
-            c = c + (penalty(2, 1.0) + penalty(2, -1.0)) / 2
-        coherence.append(c)
-
-        def g(source, p=p, m=m):
-            values = []
-            for side in (0, 1):
-                k = m if spec.monotonicity.tokens == "suffix" else len(p[side]) - 1
-                lp = source[side][1][-(k + 1) : -1]
-                values.append(lp[torch.arange(k), torch.tensor(p[side][-k:])].mean())
-            return values[0] - values[1]
-
-        gap_pos.append(g(steered[1.0][i]) - g(base[i]))
-        gap_neg.append(g(steered[-1.0][i]) - g(base[i]))
-        h = []
-        for side in (0, 1):
-            k = m if spec.monotonicity.tokens == "suffix" else len(p[side]) - 1
-            lp0 = base[i][side][1][-(k + 1) : -1]
-            h.append(-(lp0.exp() * lp0).sum(-1).mean())
-        entropies.append(sum(h) / 2)
-        ratio = base[i][0][1][-(m + 1) :] - base[i][1][1][-(m + 1) :]
-        t.append([(x[-(m + 1) :].exp() * ratio).sum(-1).mean() for x in
-                  (steered[1.0][i][2][1], steered[-1.0][i][2][1], base[i][2][1], base[i][0][1], base[i][1][1])])  # fmt: skip
-    total = total + sum(coherence) / n
-    mono = losses.monotonicity_loss(torch.stack(gap_neg), torch.stack(gap_pos), torch.stack(entropies), spec.monotonicity)
-    total = total + mono.mean()
-    if spec.neutral:
-        shift = {a: torch.stack([s[2][0] - b[2][0] for s, b in zip(steered[a], base, strict=True)]) for a in steered}
-        o = losses.orientation(shift[1.0], shift[-1.0], d0, basis, spec.projection.softness)
-        total = total + spec.neutral.orientation_weight * (o.neg - o.pos).mean()
-        s = (
-            losses.strength(*torch.tensor([[float(x) for x in r] for r in t]).T)
-            if not total.requires_grad
-            else losses.strength(*torch.stack([torch.stack(r) for r in t]).T)
-        )
-        total = total + losses.likeness_loss(s, spec.neutral).mean()
-    return total
-
-
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("chunked", [False, True])
-def test_objective_equals_the_plain_reference(tiny, tiny_pairs, make_adapter, name, chunked, monkeypatch):
-    from pasto_cli.core import objective as module
-
-    if chunked:
-        monkeypatch.setattr(module, "HEAD_BYTES", 1)  # a chunk for every pair, recomputed in the backward pass
-    lm, pairs, spec = tiny(), tiny_pairs[:3], LossesSpec.model_validate(LOSSES[name])
-    basis = random_basis(lm.hidden_size, 4, 0).columns
-    results = []
-    for fast in (True, False):
-        adapter = make_adapter(lm, scale=0.05)
-        if fast:
-            total = Objective(lm, basis, spec, SubspaceSpec(), 512, 64)(adapter, pairs, 1.0, neutral=False).total
-        else:
-            total = reference(lm, adapter, pairs, basis, spec)
-        total.backward()
-        results.append((total.detach(), torch.cat([p.grad.flatten() for p in adapter.parameters()])))
-    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-4, atol=1e-4)
-    error = (results[0][1] - results[1][1]).norm() / results[1][1].norm()
-    assert error < 1e-3
+# -- the objective; its equality with the textbook way is in test_plain.py --------------------------------------------------
 
 
 def test_cache_and_grouping_do_not_change_the_loss(tiny, tiny_pairs, make_adapter):

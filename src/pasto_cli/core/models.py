@@ -33,6 +33,11 @@ Notify = Callable[[str], None]
 """Receives one line about what is going on."""
 
 
+def at_least_single(x: Tensor) -> Tensor:
+    """Half precision as float32; float32 and float64 as they are."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 @dataclass
 class LoadedModel:
     """A base model, ready for the method. The model itself is never changed outside a context manager."""
@@ -69,10 +74,10 @@ class LoadedModel:
         return max(1, int(fraction * len(self.layers)))
 
     def head(self, last: Tensor) -> Tensor:
-        """Logits (..., vocab) float32 of hidden states after the final norm (..., d_model)."""
+        """Logits (..., vocab), float32 or float64, of hidden states after the final norm (..., d_model)."""
         head = self.model.get_output_embeddings()
-        if self.dtype == torch.float32 or head.weight.dtype != self.dtype:
-            logits = head(last.to(self.dtype)).float()
+        if self.dtype in (torch.float32, torch.float64) or head.weight.dtype != self.dtype:
+            logits = at_least_single(head(last.to(self.dtype)))
         else:
             # In half precision logits near 30 would be rounded to 0.1: multiply in float32, a part of the vocabulary at a time.
             rows = last.float()

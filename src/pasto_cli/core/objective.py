@@ -17,7 +17,7 @@ from pasto_cli.core import losses
 from pasto_cli.core.adapter import Adapter
 from pasto_cli.core.chat import TokenPair
 from pasto_cli.core.forward import run
-from pasto_cli.core.models import LoadedModel
+from pasto_cli.core.models import LoadedModel, at_least_single
 from pasto_cli.core.tokentree import cut, pack
 from pasto_cli.recipe import LossesSpec, SubspaceSpec
 
@@ -135,7 +135,8 @@ class Objective:
 
     def _side(self, states_depth: Tensor, states_last: Tensor, path: Tensor, window: int) -> Side:
         path = path.to(states_depth.device)
-        return Side(states_depth[..., path[-self.last_tokens :], :].float().mean(-2), states_last[..., path[-window:], :])
+        ends = at_least_single(states_depth[..., path[-self.last_tokens :], :])
+        return Side(ends.mean(-2), states_last[..., path[-window:], :])
 
     @torch.no_grad()
     def _base(self, pairs: Sequence[TokenPair]) -> list[BasePair]:
