@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-fast check format clean
+.PHONY: quickstart test test-fast bench check format clean
 
 # torch comes first and alone: where a CPU build of the pinned version is to be had, nothing later pulls CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -37,6 +37,10 @@ test: $(VENV)/.dev $(VENV)/.demo
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+# Seconds and memory of the fast path against the textbook one (benchmarks/plain.py); leave the machine alone meanwhile.
+bench: $(VENV)/.dev $(VENV)/.demo
+	$(BIN)/python -m benchmarks.bench
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check src tests experiments benchmarks

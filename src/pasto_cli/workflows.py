@@ -140,7 +140,7 @@ def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trai
     check_benchmark(recipe.evaluation.benchmark)
     pair_set = make_pairs(recipe.pairs)
     lm = open_model(recipe.model, watch)
-    tokens = _tokenise(pair_set, recipe, lm, watch)
+    tokens = tokenise_recipe(pair_set, recipe, lm, watch)
     _check_elicitation(lm, pair_set, tokens, recipe, watch)
     folder = runs.new_run(recipe.name, root)
     write_text(folder / "recipe.yaml", dump_recipe(recipe))
@@ -148,7 +148,7 @@ def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trai
     with training_precision(lm, recipe.training.precision) as low:
         if low:
             watch.note("layers run in bfloat16 during training (training.precision: float32 switches it off)")
-        adapter, objective = _prepare(lm, tokens, recipe, watch)
+        adapter, objective = prepare(lm, tokens, recipe, watch)
     describe = _describer(lm, adapter, recipe, pair_set, tokens)
     so_far: dict[str, Any] = {"steps": 0, "best_epoch": 0, "best_loss": None, "interrupted": True}
 
@@ -177,7 +177,7 @@ def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trai
     return Trained(folder, result, certificate)
 
 
-def _tokenise(pair_set: PairSet, recipe: Recipe, lm: LoadedModel, watch: Watcher) -> Tokens:
+def tokenise_recipe(pair_set: PairSet, recipe: Recipe, lm: LoadedModel, watch: Watcher) -> Tokens:
     spec = recipe.training
     split = split_pairs(pair_set.pairs, spec.validation, spec.certificate, spec.seed)
     parts = [tokenise_pairs(part, lm.chat) for part in split]
@@ -213,7 +213,7 @@ def _check_elicitation(lm: LoadedModel, pair_set: PairSet, tokens: Tokens, recip
         )
 
 
-def _prepare(lm: LoadedModel, tokens: Tokens, recipe: Recipe, watch: Watcher) -> tuple[Adapter, Objective]:
+def prepare(lm: LoadedModel, tokens: Tokens, recipe: Recipe, watch: Watcher) -> tuple[Adapter, Objective]:
     """Calibration, decomposition, directions, loss subspace."""
     spec, space = recipe.adapter, recipe.subspace
     writers = find_writers(lm.model)
