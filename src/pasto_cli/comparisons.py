@@ -12,6 +12,7 @@ from pasto_cli.core.strength import STRONGEST, Probe, Scaled, equal_strength
 from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.baselines import BASELINES, build_baseline
 from pasto_cli.evaluation.evaluator import NEEDED, evaluate, tokenise
+from pasto_cli.evaluation.metrics import Table, slope_difference
 from pasto_cli.evaluation.results import EvalRun
 from pasto_cli.evaluation.statistics import Spread, spread
 from pasto_cli.measurements import LOW_MEMORY, Plan, disturbances, keep_evaluation, neutral_probe
@@ -78,10 +79,16 @@ def compare(dial: Opened, names: Sequence[str], plan: Plan, equal_kl: bool, watc
                 dial.lm, steerer, plan.part, plan.value, NEEDED, spec.pmass_threshold, spec.node_budget, spec.seed, facts,
                 advance, questions=questions,
             )  # fmt: skip
-        run = run.model_copy(update={"disturbance": disturbances(dial, steerer, probe, NEEDED, spec.seed)})
+        scores = run.scores | ({"slope_minus_adapter": _difference(run, found[0].run, spec.seed)} if found else {})
+        run = run.model_copy(update={"scores": scores, "disturbance": disturbances(dial, steerer, probe, NEEDED, spec.seed)})
         keep_evaluation(dial, run, name + ("-equal-kl" if equal_kl else "-compared"))
         found.append(Method(name, run, sizes))
     return found
+
+
+def _difference(run: EvalRun, adapter: EvalRun, seed: int) -> dict[str, float | int]:
+    one, other = (Table(r.rows, r.value, r.coefficients, r.pmass_threshold) for r in (run, adapter))
+    return slope_difference(one, other, seed)._asdict()
 
 
 def _baselines(dial: Opened, names: Sequence[str]) -> dict[str, Steerer]:

@@ -178,6 +178,11 @@ def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trai
 
 
 def tokenise_recipe(pair_set: PairSet, recipe: Recipe, lm: LoadedModel, watch: Watcher) -> Tokens:
+    """The recipe's split of a pair set in tokens; pairs that this tokenizer spoils are dropped, with a warning.
+
+    Raises:
+        PastoError: If a part of the split is too small to be of use.
+    """
     spec = recipe.training
     split = split_pairs(pair_set.pairs, spec.validation, spec.certificate, spec.seed)
     parts = [tokenise_pairs(part, lm.chat) for part in split]

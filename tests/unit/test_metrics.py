@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pasto_cli.evaluation.benchmarks import load_benchmark, subset
-from pasto_cli.evaluation.metrics import Table, openings, scores, steering_f1
+from pasto_cli.evaluation.metrics import Table, openings, scores, slope_difference, steering_f1
 from pasto_cli.evaluation.oracles import ORACLES, score_oracles, simulate
 from pasto_cli.evaluation.results import Answer, EvalRun, dump, key, parse
 from pasto_cli.evaluation.statistics import cluster_bootstrap, spread
@@ -201,6 +201,19 @@ def test_chance_is_what_shuffled_labels_earn(items):
     assert found.p < 0.01 and found.p95 < 20 and found.mean < 6
     assert yes.chance(200).p > 0.05
     assert perfect.chance(50, seed=3) == perfect.chance(50, seed=3)
+
+
+def test_difference_of_two_methods_is_paired():
+    """Base answers vary by nats between dilemmas; what two methods do to the same dilemmas differs by far less."""
+    items = load_benchmark("mini-dilemmas").items
+    one, other = (Table(simulate(items, "honesty", o, 0), "honesty", C, 0.05) for o in ("perfect", "no-op"))
+    found = slope_difference(one, other)
+    assert found.value == pytest.approx(3.0) and found.high - found.low < 1e-9 and found.clusters == 228
+    noisy = Table(simulate(items, "honesty", "random", 0), "honesty", C, 0.05)
+    there, back = slope_difference(noisy, other), slope_difference(other, noisy)
+    assert there.value == pytest.approx(-back.value) and there.low == pytest.approx(-back.high)
+    with pytest.raises(ValueError, match="same questions"):
+        slope_difference(one, Table(simulate(items[2:], "honesty", "no-op", 0), "honesty", C, 0.05))
 
 
 def test_openings_count_what_was_said_instead():

@@ -219,7 +219,10 @@ def show_comparison(methods: Sequence[Method], json: bool) -> None:
     )
     cost = _table("method", "at", "coefficient", "KL p95, nats [95 %]", "NLL shift, nats [95 %]", "P(answers)", "invalid")
     table = _table("method", "at", "shift of the score, nats [95 %]", "acquiescence, nats [95 %]")
-    whole = _table("method", "slope, nats a unit [95 %]", "Steering F1 [95 %]", "by chance", "controls flipped")
+    whole = _table(
+        "method", "slope, nats a unit [95 %]", "minus the adapter's, paired [95 %]", "Steering F1 [95 %]", "by chance",
+        "controls flipped",
+    )  # fmt: skip
     for m in methods:
         s = m.run.scores
         for sign, own in (("+1", m.strength[0]), ("-1", -m.strength[1])):
@@ -232,7 +235,8 @@ def show_comparison(methods: Sequence[Method], json: bool) -> None:
             table.add_row(m.name, sign, figure(e["shift"]), figure(e["acquiescence"]))
         chance = f"{s['chance']['mean']:.1f}, p = {s['chance']['p']:.3f}" if s["chance"]["p"] == s["chance"]["p"] else ""
         whole.add_row(
-            m.name, figure(s["slope"]), figure(s["steering_f1"], 1, False), chance, _share(s["parts"]["arbitrary_rate"])
-        )
+            m.name, figure(s["slope"]), figure(s["slope_minus_adapter"]) if "slope_minus_adapter" in s else "",
+            figure(s["steering_f1"], 1, False), chance, _share(s["parts"]["arbitrary_rate"]),
+        )  # fmt: skip
     for each in (cost, table, whole):
         out.print(each)
