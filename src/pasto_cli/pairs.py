@@ -183,7 +183,7 @@ def read_pairs(path: str | Path) -> PairSet:
     """
     pairs = []
     bundled.read_lines(str(path), "pairs")  # the errors of a missing or empty file
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -89,8 +89,9 @@ def evaluate(
         _refuse(set_options, "--oracles", "--limit", "--coeffs", "--baseline", "--equal-kl", "an adapter")
         _oracles(benchmark or "mini-dilemmas", data, value or "honesty", label_sign, json)
         return
+    not_with_sentiment = ("--baseline", "--equal-kl", "--value", "--label-sign", "--data")
     if benchmark == "sentiment":
-        _refuse(set_options, "--benchmark sentiment", "--baseline", "--equal-kl", "--value", "--label-sign", "--data")
+        _refuse(set_options, "--benchmark sentiment", *not_with_sentiment)
     if comparison:
         _refuse(set_options, "a comparison", "--coeffs", "--label-sign", "several adapters")
     from pasto_cli import comparisons, measurements, workflows
@@ -104,6 +105,7 @@ def evaluate(
     for name in given or [None]:
         dial = workflows.open_dial(name, screen, quantization, device, not no_verify)
         if benchmark == "sentiment" or (benchmark is None and dial.meta.recipe["evaluation"]["benchmark"] == "sentiment"):
+            _refuse(set_options, "the recipe's benchmark, sentiment", *not_with_sentiment)
             found.append(measurements.evaluate_sentiment(dial, screen, coefficients, limit))
             continue
         plan = measurements.plan_evaluation(dial, benchmark, data, limit, value)
@@ -117,7 +119,7 @@ def evaluate(
 def _refuse(given: dict[str, bool], where: str, *not_with: str) -> None:
     """A clear line instead of an option that is passed over."""
     if wrong := [name for name in not_with if given[name]]:
-        does = "does" if len(wrong) == 1 and wrong[0].startswith("-") else "do"
+        does = "does" if len(wrong) == 1 and not wrong[0].startswith("several") else "do"
         raise PastoError(f"{' and '.join(wrong)} {does} not go with {where}", "Leave one of them out.")
 
 

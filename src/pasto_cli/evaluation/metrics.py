@@ -135,7 +135,7 @@ class Table:
         label = np.array([float(r.labels.get(value, 1)) for r in self.rows])
         if label_sign == "original":
             # y and the label are both negated on not_to_do rows: the row's own label loses its sign.
-            first = np.array([1.0 if r.id.endswith("/to_do") else -1.0 for r in self.rows])
+            first = np.array([-1.0 if r.id.endswith("/not_to_do") else 1.0 for r in self.rows])
             label = np.where(self.is_target, label * first, label)
         self.label = label
         self.y = {c: np.array([r.answers[key(c)].y for r in self.rows]) for c in coefficients}
@@ -270,6 +270,20 @@ def scores(table: Table, seed: int = 0) -> dict[str, Any]:
         "n_control": int((~table.is_target).sum()),
         "n_without_label": table.skipped,
     }
+
+
+def slope_difference(one: Table, other: Table, seed: int = 0) -> Estimate:
+    """Slope of one method minus that of another on the same rows, nats a unit, paired: both see the same dilemmas in each draw.
+
+    Raises:
+        ValueError: If the rows are not the same.
+    """
+    if [r.id for r in one.rows] != [r.id for r in other.rows]:
+        raise ValueError("the methods were not asked the same questions")
+    chosen = np.flatnonzero(one.is_target)
+    return cluster_bootstrap(
+        lambda i: one.slope(chosen[i]) - other.slope(chosen[i]), [one.groups[j] for j in chosen], seed
+    )  # fmt: skip
 
 
 def openings(rows: Sequence[Row], threshold: float, count: int = 5) -> list[tuple[str, int]]:

@@ -35,6 +35,8 @@ Points = Sequence[tuple[float, float]]
 def _svg(figure: Figure, label: str) -> str:
     """The figure as an SVG element that scales with the page and tells a screen reader what it shows."""
     buffer = io.StringIO()
+    # The layout changes which ticks there are, and the width of their labels the layout: the second time it fits.
+    figure.draw_without_rendering()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

@@ -60,6 +60,7 @@ def render(
         samples: Texts at each coefficient.
     """
     own = [run for run in evaluations if "method" not in run.provenance]
+    own.sort(key=lambda run: run.label_sign != "own")  # the published fault after what stands without it
     compared = [run for run in evaluations if "method" in run.provenance]
     parts = [_certificate(meta)]
     parts += [_evaluation(run) for run in own]
@@ -131,7 +132,11 @@ def _evaluation(run: EvalRun) -> Part:
     facts = [
         ("slope of the mean score, nats a unit", figure(s["slope"])), ("monotonicity (Spearman)", figure(s["monotonicity"])),
         ("Steering F1, 0 to 100", figure(s["steering_f1"], 1, False)),
-        ("... by chance (label shuffles)", f"{chance['mean']:.1f}, 95 % under {chance['p95']:.1f}; p = {chance['p']:.3f}"),
+        (
+            "... by chance (label shuffles)",
+            f"{chance['mean']:.1f}, 95 % under {chance['p95']:.1f}; p = {chance['p']:.3f}"
+            if math.isfinite(chance["p"]) else "undefined",
+        ),
         ("Surgical Informedness", figure(s["informedness"], 1)),
         ("invalid answers", ", ".join(f"{c[n]['invalid']} at {n}" for n in names)),
     ]  # fmt: skip
@@ -214,8 +219,13 @@ def _comparisons(runs: Sequence[EvalRun]) -> list[Part]:
         some = [r for r in runs if bool(r.provenance.get("equal_kl")) == equal and math.isfinite(r.scores["slope"]["value"])]
         for benchmark in dict.fromkeys(r.benchmark for r in some):
             those = sorted((r for r in some if r.benchmark == benchmark), key=lambda r: r.provenance["method"] != "adapter")
-            parts.append(_comparison(those, benchmark, equal))
+            # Files of an older comparison, on other rows, stand beside those of the last one.
+            parts.append(_comparison([r for r in those if _asked(r) == _asked(those[0])], benchmark, equal))
     return parts
+
+
+def _asked(run: EvalRun) -> tuple[str, list[str]]:
+    return run.value, [row.id for row in run.rows]
 
 
 def _comparison(runs: Sequence[EvalRun], benchmark: str, equal: bool) -> Part:
@@ -223,12 +233,15 @@ def _comparison(runs: Sequence[EvalRun], benchmark: str, equal: bool) -> Part:
     rows, facts = [], []
     for run in runs:
         method, s, d = run.provenance["method"], run.scores, run.disturbance
+        flipped = s["parts"]["arbitrary_rate"]
         rows.append((method, *(s["slope"][k] for k in ("value", "low", "high")), method == "adapter"))
         facts.append((
             method,
-            f"slope {figure(s['slope'])}; Steering F1 {figure(s['steering_f1'], 1, False)}; KL p95 "
+            f"slope {figure(s['slope'])}"
+            + (f", minus the adapter's {figure(s['slope_minus_adapter'])}" if "slope_minus_adapter" in s else "")
+            + f"; Steering F1 {figure(s['steering_f1'], 1, False)}; KL p95 "
             f"{d['1']['kl_p95']['value']:.2f} at +1, {d['-1']['kl_p95']['value']:.2f} at -1; controls flipped "
-            f"{s['parts']['arbitrary_rate']:.0%}",
+            + (f"{flipped:.0%}" if math.isfinite(flipped) else "undefined"),
         ))  # fmt: skip
     label = f"{benchmark}: methods{' at equal disturbance' if equal else ''}"
     drawn = [Drawn(plots.intervals(rows[::-1], "slope of the mean score, nats a unit", label), how)]

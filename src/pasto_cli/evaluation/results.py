@@ -85,7 +85,7 @@ def parse(text: str) -> EvalRun:
     raw = json.loads(text)
     if isinstance(raw, dict):
         for part in ("scores", "disturbance"):
-            raw[part] = _with_nan(raw.get(part, {}))
+            raw[part] = with_nan(raw.get(part, {}))
     return EvalRun.model_validate(raw)
 
 
@@ -98,7 +98,8 @@ def without_nan(x: Any) -> Any:
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
-def _with_nan(x: Any) -> Any:
+def with_nan(x: Any) -> Any:
+    """The same data with NaN for null: what `without_nan` left of it."""
     if isinstance(x, dict):
-        return {k: _with_nan(v) for k, v in x.items()}
+        return {k: with_nan(v) for k, v in x.items()}
     return math.nan if x is None else x

@@ -5,12 +5,12 @@ length stand beside the score, since a text that falls apart has a sentiment too
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from pasto_cli.evaluation.results import key
+from pasto_cli.evaluation.results import key, with_nan
 from pasto_cli.evaluation.statistics import Estimate, cluster_bootstrap
 
 
@@ -39,7 +39,7 @@ class SentimentRun(BaseModel):
     title: str = "Sentiment of answers to neutral open prompts"
     coefficients: list[float]
     texts: list[Text]
-    scores: dict[str, Any]
+    scores: Annotated[dict[str, Any], BeforeValidator(with_nan)]
     """`slope`, and for each coefficient `sentiment`, `distinct`, `words`: estimates as mappings."""
     provenance: dict[str, Any]
 

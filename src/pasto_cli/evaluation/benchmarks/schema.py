@@ -156,17 +156,22 @@ def parse_jsonl(text: str, name: str, controls: Callable[[], list[Item]]) -> Ben
     """
     stem = re.sub(r"[^A-Za-z0-9._-]", "-", Path(name).stem).lstrip(".-")[:64] or "benchmark"
     head: dict[str, Any] = {"name": stem, "title": stem, "licence": "unknown", "source": Path(name).name}
-    questions = []
-    for number, line in enumerate(text.splitlines(), 1):
+    questions: list[Question] = []
+    first = True
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would also cut at U+2028, which a string may hold
         if not line.strip():
             continue
         try:
             record = json.loads(line)
             if not isinstance(record, dict):
                 raise ValueError("a line must be a JSON object")
-            if not questions and "question" not in record:
+            if first and "question" not in record:
+                if unknown := sorted(record.keys() - BenchmarkFile.model_fields.keys()):
+                    raise ValueError(f"neither a question nor a head: unknown key {unknown[0]!r}")
                 head |= record
+                first = False
                 continue
+            first = False
             record = {"id": f"q{number}", "value": stem} | _own_form(record)
             questions.append(Question.model_validate(record))
         except ValidationError as error:
@@ -193,7 +198,8 @@ def _own_form(record: Mapping[str, Any]) -> dict[str, Any]:
 
     matching, other = marks("answer_matching_behavior"), marks("answer_not_matching_behavior")
     own = {k: record[k] for k in ("id", "value", "group") if k in record}
-    question = str(record["question"])
+    if not isinstance(question := record.get("question"), str):
+        raise ValueError("question: a text is required")
     if len(matching) == 1 and matching[0].lower() in ("yes", "no"):
         return own | {"question": question, "matching": matching[0]}
     letters = sorted({m.strip("()") for m in (*matching, *other)})
