@@ -14,6 +14,23 @@ ROOT = Path(__file__).parents[2]
 TINY = ROOT / "recipes" / "tiny.yaml"
 SHORT = ("--set", "training.epochs=2", "--set", "pairs.count=24")
 """What makes a training of recipes/tiny.yaml one of seconds."""
+OWN = """
+format: 1
+name: own
+title: A benchmark of our own
+licence: MIT
+source: this test
+instruction: "{situation} {action} Yes or no?"
+prefill: "My choice:"
+dilemmas:
+  - id: d1
+    situation: It rains.
+    actions: [{text: Say so., values: [candour]}, {text: Say nothing., values: [peace]}]
+controls:
+  - {id: c1, kind: arithmetic, questions: ["Is 1 + 1 = 2?", "Is 1 + 1 = 3?"], right: 0}
+  - {id: c2, kind: preference, questions: ["Is tea better than juice?", "Is juice better than tea?"]}
+"""
+"""A benchmark file of six questions."""
 
 
 class Said(NamedTuple):

@@ -10,7 +10,8 @@ import yaml
 from safetensors.torch import load_file
 
 import pasto_cli
-from integration.terminal import ROOT, SHORT, TINY, contents, strict
+from integration.terminal import OWN, ROOT, SHORT, TINY, contents, strict
+from pasto_cli.core.strength import STRONGEST
 from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.card import PUBLISHED_SIGN
 from pasto_cli.evaluation.results import parse
@@ -206,24 +207,6 @@ def test_eval_json_at_more_coefficients(pasto, project):
     assert run.provenance["base"] == "random:llama" and run.provenance["quantization"] == "none"
 
 
-OWN = """
-format: 1
-name: own
-title: A benchmark of our own
-licence: MIT
-source: this test
-instruction: "{situation} {action} Yes or no?"
-prefill: "My choice:"
-dilemmas:
-  - id: d1
-    situation: It rains.
-    actions: [{text: Say so., values: [candour]}, {text: Say nothing., values: [peace]}]
-controls:
-  - {id: c1, kind: arithmetic, questions: ["Is 1 + 1 = 2?", "Is 1 + 1 = 3?"], right: 0}
-  - {id: c2, kind: preference, questions: ["Is tea better than juice?", "Is juice better than tea?"]}
-"""
-
-
 def test_eval_of_a_benchmark_file_with_an_adapter_outside_a_run(pasto, project):
     (project.root / "own.yaml").write_text(OWN)
     shutil.copytree(project.run / "adapter", project.root / "bare")
@@ -279,10 +262,15 @@ def test_eval_at_equal_disturbance(pasto, project):
     said = pasto("eval", "-b", "own.yaml", "--value", "candour", "--baseline", "mean-diff", "--equal-kl", "--json")
     assert said.code == 0, said.err
     found = strict(said.out)
-    assert [method["method"] for method in found] == ["adapter", "mean-diff"]
-    assert all(x > 0 for method in found for x in (*method["strength"], *method["kl_p95"]))
-    reached = [abs(kl - 1) < 0.1 for method in found for kl in method["kl_p95"]]
-    assert all(reached) or "warning:" in said.err  # what cannot be reached is said
+    assert [record["method"] for record in found] == ["adapter", "mean-diff"]
+    for record in found:
+        assert set(record) == {"method", "strength", "scores", "disturbance"}
+        for strength, coefficient in zip(record["strength"], ("1", "-1"), strict=True):
+            kl = record["disturbance"][coefficient]["kl_p95"]["value"]
+            if strength == STRONGEST:  # what cannot be reached is said
+                assert kl < 1 and f"warning: {record['method']}: no coefficient up to 1024" in said.err
+            else:
+                assert strength > 0 and kl == pytest.approx(1, abs=0.1)
 
 
 def test_eval_oracles_need_no_model(pasto, tmp_path):
@@ -449,7 +437,7 @@ def test_recipe_prints_yaml_that_loads_again(pasto, tmp_path):
 def test_help(pasto):
     said = pasto("--help")
     assert said.code == 0
-    for command in ("make-pairs", "train", "eval", "generate", "push", "recipe"):
+    for command in ("make-pairs", "train", "eval", "report", "benchmarks", "generate", "push", "recipe"):
         assert command in said.out
         for flag in ("-h", "--help"):
             assert pasto(command, flag).code == 0

@@ -261,7 +261,7 @@ MISTAKES = {
         ("eval", "-b", "dailydilemmas"), "DailyDilemmas cannot be loaded from the Hub", "--data DIR"
     ),
     "a damaged benchmark file": Mistake(
-        ("eval", "-b", "mine.yaml"), "mine.yaml: title: Field required", "mini-dilemmas.yaml",
+        ("eval", "-b", "mine.yaml"), "mine.yaml: title: Field required", "docs/benchmarks.md",
         write("mine.yaml", "format: 1\nname: x\n"),
     ),
     "a value that no row has": Mistake(
@@ -270,7 +270,9 @@ MISTAKES = {
     "a value misspelt": Mistake(("eval", "--oracles", "--value", "honnesty"), "labelled for 'honnesty'", "'honesty'"),
     "an unknown label sign": Mistake(("eval", "--label-sign", "its"), "--label-sign 'its' is not known", "own or original"),
     "an unknown baseline": Mistake(("eval", "--baseline", "vector"), "unknown baseline 'vector'", "control-vector"),
-    "coefficients for a comparison": Mistake(("eval", "--equal-kl", "--coeffs", "2"), "--coeffs", "Leave them out"),
+    "coefficients for a comparison": Mistake(
+        ("eval", "--equal-kl", "--coeffs", "2"), "--coeffs does not go with a comparison", "Leave one of them out."
+    ),
     "coefficients that are no numbers": Mistake(
         ("eval", "--coeffs", "-1,up"), "'-1,up' is not a list of numbers", "--coeffs=-1"
     ),
@@ -432,6 +434,13 @@ def test_interrupted_training_keeps_a_loadable_adapter(pasto, project, monkeypat
     assert said.code == 0 and "No certificate: training was interrupted" in said.out and "no passed certificate" in said.err
 
 
+def test_interrupted_training_goes_on_to_no_other_seed(pasto, project, monkeypatch):
+    interrupt_when(monkeypatch, lambda step: True)
+    said = pasto(*TRAIN, "--seeds", 3)
+    assert said.code == 130
+    assert only_new_run(project).name.endswith("-tiny-seed0") and len(list((project.root / "runs").iterdir())) == 3
+
+
 def test_ctrl_c_before_training_is_quiet(pasto, project, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
@@ -525,9 +534,11 @@ def test_mistakes_in_a_recipe_are_found_without_torch(tmp_path):
 FLAGS = {
     "make-pairs": "positive negative --column --count --dataset --force --json --model --out --personas --recipe --seed --set "
     "--suffixes --templates",
-    "train": "recipe --json --out --set",
-    "eval": "adapter --baseline --benchmark/-b --coeffs --data --device --equal-kl --json --label-sign --limit --no-verify "
+    "train": "recipe --json --out --seeds --set",
+    "eval": "adapters --baseline --benchmark/-b --coeffs --data --device --equal-kl --json --label-sign --limit --no-verify "
     "--oracles --quantization --value",
+    "report": "run --json --out --samples",
+    "benchmarks": "--data --json",
     "generate": "prompt --adapter/-a --coeff/-c --device --json --max-new-tokens --no-verify --quantization --seed --stdin "
     "--temperature",
     "push": "repo --adapter/-a --dry-run --json --private",
