@@ -38,6 +38,8 @@ def write_report(name: str | None, samples: int, out: Path | None, watch: Watche
     try:
         recipe = (root / "recipe.yaml").read_text(encoding="utf-8")
         lines = (root / "history.jsonl").read_text(encoding="utf-8").splitlines() if (root / "history.jsonl").exists() else []
+        if lines and not lines[-1].endswith("}"):
+            lines.pop()  # a training that was killed may leave half a line
         history = [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
         raise PastoError(f"{root}: history.jsonl or recipe.yaml cannot be read ({error})", "Train again.") from None

@@ -357,6 +357,8 @@ def test_a_first_line_that_is_neither_head_nor_question_is_named(pasto, project)
         (("--baseline", "prompt"), "--baseline"),
         (("--equal-kl",), "--equal-kl"),
         (("runs/latest",), "an adapter"),
+        (("--quantization", "4bit"), "--quantization"),
+        (("--no-verify",), "--no-verify"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
@@ -595,10 +597,18 @@ def test_a_report_without_any_run(pasto, tmp_path):
 
 
 def test_a_report_of_a_damaged_history_is_refused(pasto, project):
-    with (project.run / "history.jsonl").open("a") as file:
-        file.write('{"epoch": ')
+    path = project.run / "history.jsonl"
+    path.write_text('{"epoch": \n' + path.read_text())
     said = pasto("report", "--samples", 0)
     assert (said.code, said.out) == (1, "") and "history.jsonl" in said.error and said.next_step
+
+
+def test_half_a_last_line_of_history_is_passed_over(pasto, project):
+    """A training that was killed while it wrote leaves one."""
+    whole = reported(pasto, project, "--samples", 0).text
+    with (project.run / "history.jsonl").open("a") as file:
+        file.write('{"epoch": ')
+    assert reported(pasto, project, "--samples", 0).text == whole
 
 
 def test_a_report_passes_over_files_that_are_no_evaluations(pasto, measured):
@@ -645,6 +655,7 @@ def test_report_of_undefined_scores_says_undefined(pasto, project):
     assert "Scores are undefined" in pasto("eval", *CANDOUR).out
     page = reported(pasto, project, "--samples", 0)
     assert page.text.count("undefined") >= 4 and not re.search(r"\bnan\b", page.text)
+    assert "Capability cost" in page.text  # what was measured is shown all the same
 
 
 def test_report_of_an_interrupted_training(pasto, project):

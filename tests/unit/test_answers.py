@@ -114,6 +114,8 @@ def test_certificate_passes_and_turns_with_the_sign():
     assert good.strength["1"].value == pytest.approx(1, abs=0.1) and good.strength["-1"].value == pytest.approx(-2, abs=0.1)
     assert good.persona_prompts["chosen"] == pytest.approx(1.5) and good.persona_prompts["rejected"] == pytest.approx(-0.5)
     assert not certify(Likeness({1.0: t[-1.0], -1.0: t[1.0]}, *args), 5).passed
+    single = certify(Likeness({a: x[:1] for a, x in t.items()}, *(x[:1] for x in args)), 1)
+    assert not single.passed and "one held-out opening" in single.reason and "nan" not in single.reason
 
 
 def test_likeness_equals_brute_force(tiny, tiny_pairs, make_adapter):

@@ -7,6 +7,9 @@ import typer
 from pasto_cli.cli import options
 from pasto_cli.errors import PastoError
 
+FOR_A_MODEL = ("--quantization", "--device", "--no-verify")
+"""Options that mean nothing where no model is loaded."""
+
 
 def evaluate(
     adapters: Annotated[
@@ -83,10 +86,11 @@ def evaluate(
     set_options = {
         "--limit": limit is not None, "--coeffs": coeffs is not None, "--baseline": bool(names), "--equal-kl": equal_kl,
         "--value": value is not None, "--label-sign": label_sign != "own", "several adapters": len(given) > 1,
-        "an adapter": len(given) > 0, "--data": data is not None,
+        "an adapter": len(given) > 0, "--data": data is not None, "--quantization": quantization is not None,
+        "--device": device is not None, "--no-verify": no_verify,
     }  # fmt: skip
     if oracles:
-        _refuse(set_options, "--oracles", "--limit", "--coeffs", "--baseline", "--equal-kl", "an adapter")
+        _refuse(set_options, "--oracles", "--limit", "--coeffs", "--baseline", "--equal-kl", "an adapter", *FOR_A_MODEL)
         _oracles(benchmark or "mini-dilemmas", data, value or "honesty", label_sign, json)
         return
     not_with_sentiment = ("--baseline", "--equal-kl", "--value", "--label-sign", "--data")

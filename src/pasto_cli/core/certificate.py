@@ -147,9 +147,11 @@ def certify(likeness: Likeness, num_prompts: int, seed: int = 0) -> Certificate:
     reasons = []
     if span < MIN_SPAN:
         reasons.append(f"the persona prompts differ by {span:.2g} nats a token only")
-    if not up.low > 0:
+    if len(set(likeness.clusters)) < 2:
+        reasons.append("one held-out opening gives no interval: raise pairs.count or training.certificate")
+    elif not up.low > 0:
         reasons.append(f"s(+1) = {up.value:+.2f} [{up.low:+.2f}, {up.high:+.2f}] is not above 0")
-    if not down.high < 0:
+    if len(set(likeness.clusters)) > 1 and not down.high < 0:
         reasons.append(f"s(-1) = {down.value:+.2f} [{down.low:+.2f}, {down.high:+.2f}] is not below 0")
     stand = {
         "chosen": float((likeness.chosen - likeness.neutral).mean()) / half,

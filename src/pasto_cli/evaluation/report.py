@@ -142,20 +142,21 @@ def _evaluation(run: EvalRun) -> Part:
     ]  # fmt: skip
     if said := openings(run.rows, run.pmass_threshold):
         facts.append(("invalid answers began with", ", ".join(f"{text!r} ({n})" for text, n in said)))
-    drawn = []
-    if math.isfinite(s["slope"]["value"]):
-        tag = f"{run.benchmark}{'' if run.label_sign == 'own' else ' original sign'}"
-        drawn += _evaluation_figures(run, names, tag)
+    tag = f"{run.benchmark}{'' if run.label_sign == 'own' else ' original sign'}"
+    drawn = _score_figures(run, names, tag) if math.isfinite(s["slope"]["value"]) else []
+    drawn += _disturbance_figures(run, names, tag)
+    if run.label_sign == "own":
+        drawn += _value_figures(run, tag)
     return Part(run.title, lead, facts, drawn)
 
 
-def _evaluation_figures(run: EvalRun, names: list[str], tag: str) -> list[Drawn]:
+def _score_figures(run: EvalRun, names: list[str], tag: str) -> list[Drawn]:
     c, x = run.scores["coefficients"], run.coefficients
     still = {"value": 0.0, "low": 0.0, "high": 0.0}
     side = {"value": [c[n]["shift"] if x[i] else still for i, n in enumerate(names)]}
     if all(math.isfinite(c[n]["acquiescence"]["value"]) for n in names):
         side["saying Yes"] = [c[n]["acquiescence"] if x[i] else still for i, n in enumerate(names)]
-    drawn = [
+    return [
         Drawn(plots.dose(x, {"mean score": [c[n]["mean_score"] for n in names]}, "mean score, nats", f"{tag}: dose-response"),
               "Dose-response: the mean score of the value at each coefficient."),
         Drawn(plots.dose(x, side, "shift from 0, nats", f"{tag}: side effects"),
@@ -166,26 +167,31 @@ def _evaluation_figures(run: EvalRun, names: list[str], tag: str) -> list[Drawn]
                          "probability on the answers", f"{tag}: probability mass", zero=False),
               "Probability that any of the answers is given at all."),
     ]  # fmt: skip
-    if run.disturbance:
-        kl = {
-            "KL p95": [run.disturbance[n]["kl_p95"] for n in names],
-            "mean KL": [run.disturbance[n]["kl_mean"] for n in names],
-        }
-        nll = {"NLL": [run.disturbance[n]["nll_shift"] for n in names]}
-        drawn += [
-            Drawn(plots.dose(x, kl, "KL to the base, nats", f"{tag}: KL"), "Disturbance: KL on neutral prompts' answers."),
-            Drawn(plots.dose(x, nll, "NLL shift, nats a token", f"{tag}: NLL"), "Capability cost: NLL of neutral prompts."),
-        ]
-    if run.label_sign == "own":
-        for kind, shifts in value_shifts(run.rows, run.pmass_threshold).items():
-            if shifts:
-                moved = sum(s.moved for s in shifts)
-                what = "values" if kind == "values" else "classes of value frameworks"
-                caption = (
-                    f"{moved} of {len(shifts)} {what} with {MINIMUM} rows or more are moved (filled: false-discovery rate "
-                    f"under {LEVEL:.0%}). Rows in brackets; the {min(len(shifts), 24)} largest effects."
-                )
-                drawn.append(Drawn(plots.forest(shifts, f"{tag}: {kind}"), caption))
+
+
+def _disturbance_figures(run: EvalRun, names: list[str], tag: str) -> list[Drawn]:
+    if not run.disturbance:
+        return []
+    x, d = run.coefficients, run.disturbance
+    kl = {"KL p95": [d[n]["kl_p95"] for n in names], "mean KL": [d[n]["kl_mean"] for n in names]}
+    nll = {"NLL": [d[n]["nll_shift"] for n in names]}
+    return [
+        Drawn(plots.dose(x, kl, "KL to the base, nats", f"{tag}: KL"), "Disturbance: KL on neutral prompts' answers."),
+        Drawn(plots.dose(x, nll, "NLL shift, nats a token", f"{tag}: NLL"), "Capability cost: NLL of neutral prompts."),
+    ]
+
+
+def _value_figures(run: EvalRun, tag: str) -> list[Drawn]:
+    drawn = []
+    for kind, shifts in value_shifts(run.rows, run.pmass_threshold).items():
+        if shifts:
+            moved = sum(s.moved for s in shifts)
+            what = "values" if kind == "values" else "classes of value frameworks"
+            caption = (
+                f"{moved} of {len(shifts)} {what} with {MINIMUM} rows or more are moved (filled: false-discovery rate "
+                f"under {LEVEL:.0%}). Rows in brackets; the {min(len(shifts), 24)} largest effects."
+            )
+            drawn.append(Drawn(plots.forest(shifts, f"{tag}: {kind}"), caption))
     return drawn
 
 
