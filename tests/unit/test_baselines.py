@@ -102,6 +102,24 @@ def test_a_steerer_that_cannot_disturb_gives_up(tiny, make_adapter):
     assert equal_strength(lm, PromptSteerer("", ""), probe._replace(prompts=PROBE), 1.0, target=1e9) == STRONGEST
 
 
+def test_a_probe_holds_the_answer_that_each_prompt_gets_alone(tiny):
+    """Prompts of one length share a batch; an answer that ends early is cut there, whatever its neighbours say."""
+    lm = tiny()
+    prompts = ["Tell me of a lake.", "Tell me of a hill.", "Tell me of a bird.", "A street?"]
+    together = make_probe(lm, prompts, 10)
+    for prompt, answer in zip(prompts, together.answers, strict=True):
+        ids = torch.tensor([lm.chat.prompt(prompt)])
+        alone = lm.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False)
+        assert answer == alone[0, ids.shape[1] :].tolist()
+    first = together.answers[0][0]
+    before = lm.model.generation_config.eos_token_id
+    lm.model.generation_config.eos_token_id = [first, 257]
+    try:
+        assert make_probe(lm, prompts, 10).answers[0] == [first]
+    finally:
+        lm.model.generation_config.eos_token_id = before
+
+
 @pytest.mark.parametrize("name", ["control-vector", "prompt"])
 def test_disturbance_equals_a_plain_computation(tiny, build, name):
     """KL on the base's own greedy answer, NLL of the prompt's own words; plain forwards, one row at a time."""

@@ -90,14 +90,11 @@ def make_probe(lm: LoadedModel, prompts: Sequence[str], tokens: int = 12, budget
     """
     ids = [lm.chat.prompt(prompt) for prompt in prompts]
     head, tail = _common(ids), _common([row[::-1] for row in ids])
-    answers = []
-    for row in ids:
-        whole = lm.model.generate(
-            input_ids=torch.tensor([row], device=lm.device),
-            attention_mask=torch.ones(1, len(row), device=lm.device, dtype=torch.long),
-            max_new_tokens=tokens, **decoding(0.0), pad_token_id=lm.tokenizer.eos_token_id,
-        )[0].tolist()  # fmt: skip
-        answers.append(whole[len(row) :])
+    answers: list[list[int]] = [[] for _ in ids]
+    for length in sorted({len(row) for row in ids}):  # prompts of equal length share a batch: no row is padded
+        some = [i for i, row in enumerate(ids) if len(row) == length]
+        for index, answer in zip(some, _greedy(lm, [ids[i] for i in some], tokens), strict=True):
+            answers[index] = answer
     words = [len(row) - head - tail for row in ids]
     base: list[Tensor] = [torch.empty(0)] * len(ids)
 
@@ -106,6 +103,16 @@ def make_probe(lm: LoadedModel, prompts: Sequence[str], tokens: int = 12, budget
 
     _run([row + answer for row, answer in zip(ids, answers, strict=True)], lm, None, 0.0, budget, keep)
     return Probe(list(prompts), answers, base, words, tail)
+
+
+def _greedy(lm: LoadedModel, rows: list[list[int]], tokens: int) -> list[list[int]]:
+    """The clean model's answers to rows of equal length, each up to and with the token that ends it."""
+    ids = torch.tensor(rows, device=lm.device)
+    arguments: dict[str, Any] = {"max_new_tokens": tokens, **decoding(0.0), "pad_token_id": lm.tokenizer.eos_token_id}
+    found = lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)[:, ids.shape[1] :].tolist()
+    more = lm.model.generation_config.eos_token_id  # one, several or none
+    ends = {lm.tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])}
+    return [row[: next((n + 1 for n, token in enumerate(row) if token in ends), None)] for row in found]
 
 
 def _common(rows: Sequence[Sequence[int]]) -> int:
