@@ -2,7 +2,8 @@
 
     python experiments/defaults.py --out results.jsonl [--data FOLDER] [--variant NAME ...] [--seeds 0 1 2]
 
-Appends one line for each variant and seed and skips those that are there, so that it may be stopped and started again.
+Appends one line for each variant and seed and skips those that are there, so that it may be stopped and started again. `--limit 0`
+leaves the dilemmas out (on the demo model they decide nothing): certificate, gaps and disturbance only.
 `python experiments/defaults.py --table results.jsonl` prints the table of `docs/LOG.md`.
 """
 
@@ -61,16 +62,18 @@ def measure_variant(name: str, seed: int, data: str | None, limit: int, recipe_p
     probe = strength.make_probe(dial.lm, bundled.lines("sentiment_prompts.txt")[:16])
     zero = strength.measure(dial.lm, dial.steerer, probe, 0.0)
     own = {f"{a:+g}": strength.summary(strength.measure(dial.lm, dial.steerer, probe, a), zero) for a in (1.0, -1.0)}
+    result: dict[str, Any] = {
+        "variant": name, "seed": seed, "seconds": trained_in, "steps": trained.result.steps,
+        "certificate": trained.certificate.model_dump(), "disturbance": own, "angle": trained.result.angle,
+        "validation": {k: best["diagnostics"].get(k) for k in ("gap_pos", "gap_neg", "cos_pos", "cos_neg", "tv")},
+    }  # fmt: skip
+    if limit == 0:
+        return result | {"total_seconds": time.monotonic() - started}
     sizes = [strength.equal_strength(dial.lm, dial.steerer, probe, sign) for sign in (1.0, -1.0)]
     items = subset(load_benchmark("dailydilemmas" if data else "mini-dilemmas", data), "honesty", limit, 0)
     controls = [i for i in items.items if i.kind != "target"][::2]  # half of them: two cores
     items = items._replace(items=[i for i in items.items if i.kind == "target"] + controls)
-    result: dict[str, Any] = {
-        "variant": name, "seed": seed, "seconds": trained_in, "steps": trained.result.steps,
-        "certificate": trained.certificate.model_dump(), "disturbance": own, "equal": sizes,
-        "validation": {k: best["diagnostics"].get(k) for k in ("gap_pos", "gap_neg", "cos_pos", "cos_neg", "tv")},
-        "angle": trained.result.angle,
-    }  # fmt: skip
+    result["equal"] = sizes
     for label, steerer, coefficients in (
         ("own", dial.steerer, (-1.0, 0.0, 1.0)),
         ("equal_kl", strength.Scaled(dial.steerer, *sizes), (-1.0, 0.0, 1.0)),
@@ -91,18 +94,23 @@ def table(path: Path) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for name in dict.fromkeys(r["variant"] for r in rows):
         some = [r for r in rows if r["variant"] == name]
+        measured = [r for r in some if "own" in r]  # with dilemmas
 
-        def over(*path: str, scale: float = 1.0, digits: int = 2, some: list[Any] = some) -> str:
+        def over(
+            *path: str, scale: float = 1.0, digits: int = 2, some: list[Any] = some, measured: list[Any] = measured
+        ) -> str:
             values = []
-            for r in some:
+            for r in some if path[0] not in ("own", "equal_kl") else measured:
                 x: Any = r
                 for key in path:
                     x = x[key]
                 values.append(scale * x)
+            if not values:
+                return ""
             spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
             return f"{np.mean(values):+.{digits}f}{spread}"
 
-        for r in some:
+        for r in measured:
             for label in ("own", "equal_kl"):
                 c = r[label]["coefficients"]
                 r[label]["slope"] = {"value": (c["1"]["shift"]["value"] - c["-1"]["shift"]["value"]) / 2}
