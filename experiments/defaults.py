@@ -2,7 +2,7 @@
 
     python experiments/defaults.py --out results.jsonl [--data FOLDER] [--variant NAME ...] [--seeds 0 1 2]
 
-Appends one line for each variant and seed and skips those that are there, so that it may be stopped and started again. `--limit 0`
+Appends one line for each variant and seed and skips those that are there: it may be stopped and started again. `--limit 0`
 leaves the dilemmas out (on the demo model they decide nothing): certificate, gaps and disturbance only.
 `python experiments/defaults.py --table results.jsonl` prints the table of `docs/LOG.md`.
 """
