@@ -67,7 +67,7 @@ def _table(first: str, *others: str) -> Table:
     table = Table()
     table.add_column(first)
     for name in others:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
@@ -220,8 +220,7 @@ def show_comparison(methods: Sequence[Method], json: bool) -> None:
     cost = _table("method", "at", "coefficient", "KL p95, nats [95 %]", "NLL shift, nats [95 %]", "P(answers)", "invalid")
     table = _table("method", "at", "shift of the score, nats [95 %]", "acquiescence, nats [95 %]")
     whole = _table(
-        "method", "slope, nats a unit [95 %]", "minus the adapter's, paired [95 %]", "Steering F1 [95 %]", "by chance",
-        "controls flipped",
+        "method", "slope, nats [95 %]", "minus the adapter's", "Steering F1 [95 %]", "by chance", "control flips",
     )  # fmt: skip
     for m in methods:
         s = m.run.scores
