@@ -32,10 +32,6 @@ class Method(NamedTuple):
     strength: tuple[float, float]
     """Coefficients of the method that stand for +1 and -1."""
 
-    def kl_p95(self, coefficient: str) -> float:
-        """95th percentile of KL to the base at `1` or `-1`, nats."""
-        return self.run.disturbance[coefficient]["kl_p95"]["value"]
-
 
 def check_names(names: Sequence[str]) -> None:
     """Refuse an unknown baseline before a model is loaded.

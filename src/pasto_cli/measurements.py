@@ -13,7 +13,7 @@ from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.benchmarks import Benchmark, load_benchmark, subset
 from pasto_cli.evaluation.evaluator import evaluate, require_value
 from pasto_cli.evaluation.oracles import OracleScore, score_oracles
-from pasto_cli.evaluation.results import EvalRun, dump, key, parse
+from pasto_cli.evaluation.results import EvalRun, dump, key
 from pasto_cli.evaluation.sentiment import SentimentRun, score_texts
 from pasto_cli.files import write_text, writing
 from pasto_cli.recipe import Recipe
@@ -138,14 +138,3 @@ def oracles(benchmark: str, data: str | None, value: str, label_sign: str) -> tu
     require_value(whole, value)
     labelled = sum(value in item.labels for item in whole.items)
     return whole, labelled, score_oracles(whole.items, value, label_sign)
-
-
-def evaluations_of(folder: Path) -> list[EvalRun]:
-    """Everything that was measured with a run's adapter, comparisons included; other files are passed over."""
-    found = []
-    for path in sorted((folder / "eval").glob("*.json")):
-        try:
-            found.append(parse(path.read_text(encoding="utf-8")))
-        except (ValueError, OSError):
-            continue
-    return found

@@ -9,9 +9,9 @@ from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.report import Sample, render
 from pasto_cli.evaluation.sentiment import SentimentRun
 from pasto_cli.files import write_text
-from pasto_cli.measurements import SENTIMENT, evaluations_of
+from pasto_cli.measurements import SENTIMENT
 from pasto_cli.recipe import Recipe
-from pasto_cli.workflows import Watcher, open_dial
+from pasto_cli.workflows import Watcher, evaluations_of, open_dial
 
 SAMPLES = "samples.json"
 

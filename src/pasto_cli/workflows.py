@@ -371,7 +371,7 @@ def push_adapter(
         raise PastoError(f"{name} is on the Hub already", "Give a local run or adapter folder.")
     meta = artifact.read_meta(folder)
     recipe_of(meta, folder)
-    text = card(meta.model_dump(mode="json"), _evaluations(folder)).replace("THIS", repo)
+    text = card(meta.model_dump(mode="json"), _own_evaluations(folder)).replace("THIS", repo)
     source = meta.base.spec.source
     if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
         watch.warn(f"the base {source} is not on the Hub: others need the same file to use this adapter")
@@ -387,12 +387,16 @@ def push_adapter(
         return text, files, hub.upload(folder, repo, text, private)
 
 
-def _evaluations(folder: Path) -> list[EvalRun]:
-    """What was measured with a run's adapter; a file that is not an evaluation is passed over."""
+def evaluations_of(run: Path) -> list[EvalRun]:
+    """Everything that was measured with a run's adapter, comparisons included; other files are passed over."""
     found = []
-    for path in sorted((folder.parent / "eval").glob("*.json")) if folder.name == "adapter" else []:
-        with contextlib.suppress(ValueError):
-            run = parse(path.read_text(encoding="utf-8"))
-            if "method" not in run.provenance:  # a comparison has a table of its own
-                found.append(run)
+    for path in sorted((run / "eval").glob("*.json")):
+        with contextlib.suppress(ValueError, OSError):
+            found.append(parse(path.read_text(encoding="utf-8")))
     return found
+
+
+def _own_evaluations(folder: Path) -> list[EvalRun]:
+    """What a card shows: a comparison has a table of its own."""
+    found = evaluations_of(folder.parent) if folder.name == "adapter" else []
+    return [run for run in found if "method" not in run.provenance]
