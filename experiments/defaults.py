@@ -3,7 +3,8 @@
     python experiments/defaults.py --out results.jsonl [--data FOLDER] [--variant NAME ...] [--seeds 0 1 2]
 
 Appends one line for each variant and seed and skips those that are there: it may be stopped and started again. `--limit 0`
-leaves the dilemmas out (on the demo model they decide nothing): certificate, gaps and disturbance only.
+leaves the dilemmas out: certificate, gaps and disturbance only. With `--keep FOLDER` dials are stored there and found again, so
+that a later call with a limit adds the dilemmas without training.
 `python experiments/defaults.py --table results.jsonl` prints the table of `docs/LOG.md`.
 """
 
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from pasto_cli.files import write_text
 
 VARIANTS: dict[str, list[str]] = {
     "default": [],
@@ -41,34 +44,41 @@ COMMON = ["training.epochs=2", "training.validate_every=1", "pairs.count=160"]
 COEFFICIENTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
-def measure_variant(name: str, seed: int, data: str | None, limit: int, recipe_path: Path) -> dict[str, Any]:
-    """Train one dial and measure it as it is and at equal disturbance."""
-    from pasto_cli import bundled, workflows
-    from pasto_cli.core import strength
-    from pasto_cli.evaluation.benchmarks import load_benchmark, subset
-    from pasto_cli.evaluation.evaluator import evaluate
+def train_variant(name: str, seed: int, recipe_path: Path, root: Path) -> dict[str, Any]:
+    """Train one dial into a run folder and say how it did on held-out pairs."""
+    from pasto_cli import workflows
     from pasto_cli.recipe_file import load_recipe
 
     started = time.monotonic()
     recipe = load_recipe(recipe_path, [*COMMON, *VARIANTS[name], f"training.seed={seed}", f"pairs.seed={seed}"])
-    watch = workflows.Silent()
-    with tempfile.TemporaryDirectory() as root:
-        trained = workflows.train_recipe(recipe, watch, Path(root))
-        last = [json.loads(x) for x in (trained.folder / "history.jsonl").read_text().splitlines()]
-        best = min((x for x in last if x["validation"]), key=lambda x: x["loss"])
-        dial = workflows.open_dial(str(trained.folder), watch, verify=False)
-    trained_in = time.monotonic() - started
+    trained = workflows.train_recipe(recipe, workflows.Silent(), root)
+    last = [json.loads(x) for x in (trained.folder / "history.jsonl").read_text().splitlines()]
+    best = min((x for x in last if x["validation"]), key=lambda x: x["loss"])
     assert trained.certificate is not None
+    found = {
+        "variant": name, "seed": seed, "seconds": time.monotonic() - started, "steps": trained.result.steps,
+        "certificate": trained.certificate.model_dump(), "angle": trained.result.angle, "folder": trained.folder.name,
+        "validation": {k: best["diagnostics"].get(k) for k in ("gap_pos", "gap_neg", "cos_pos", "cos_neg", "tv")},
+    }  # fmt: skip
+    (root / "trained.json").write_text(json.dumps(found))
+    return found
+
+
+def measure_variant(trained: dict[str, Any], data: str | None, limit: int, root: Path) -> dict[str, Any]:
+    """A trained dial as it is and at equal disturbance."""
+    from pasto_cli import bundled, workflows
+    from pasto_cli.core import strength
+    from pasto_cli.evaluation.benchmarks import load_benchmark, subset
+    from pasto_cli.evaluation.evaluator import evaluate
+
+    started = time.monotonic()
+    dial = workflows.open_dial(str(root / trained["folder"]), workflows.Silent(), verify=False)
     probe = strength.make_probe(dial.lm, bundled.lines("sentiment_prompts.txt")[:16])
     zero = strength.measure(dial.lm, dial.steerer, probe, 0.0)
     own = {f"{a:+g}": strength.summary(strength.measure(dial.lm, dial.steerer, probe, a), zero) for a in (1.0, -1.0)}
-    result: dict[str, Any] = {
-        "variant": name, "seed": seed, "seconds": trained_in, "steps": trained.result.steps,
-        "certificate": trained.certificate.model_dump(), "disturbance": own, "angle": trained.result.angle,
-        "validation": {k: best["diagnostics"].get(k) for k in ("gap_pos", "gap_neg", "cos_pos", "cos_neg", "tv")},
-    }  # fmt: skip
+    result = trained | {"disturbance": own}
     if limit == 0:
-        return result | {"total_seconds": time.monotonic() - started}
+        return result | {"total_seconds": trained["seconds"] + time.monotonic() - started}
     sizes = [strength.equal_strength(dial.lm, dial.steerer, probe, sign) for sign in (1.0, -1.0)]
     items = subset(load_benchmark("dailydilemmas" if data else "mini-dilemmas", data), "honesty", limit, 0)
     controls = [i for i in items.items if i.kind != "target"][::2]  # half of them: two cores
@@ -80,7 +90,7 @@ def measure_variant(name: str, seed: int, data: str | None, limit: int, recipe_p
     ):
         run = evaluate(dial.lm, steerer, items, "honesty", coefficients, 0.05, 512, 0, {})
         result[label] = run.scores
-    result["total_seconds"] = time.monotonic() - started
+    result["total_seconds"] = trained["seconds"] + time.monotonic() - started
     return result
 
 
@@ -136,23 +146,26 @@ def main() -> None:
     parser.add_argument("--variant", action="append", choices=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--recipe", type=Path, default=Path(__file__).parent.parent / "recipes" / "quickstart.yaml")
+    parser.add_argument("--keep", type=Path, help="folder for the trained dials; without it they are thrown away")
     parser.add_argument("--table", type=Path)
     given = parser.parse_args()
     if given.table:
         print(table(given.table))
         return
-    done = set()
-    if given.out.exists():
-        done = {(r["variant"], r["seed"]) for r in map(json.loads, given.out.read_text().splitlines())}
+    lines = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
     for name in given.variant or VARIANTS:
         for seed in given.seeds:
-            if (name, seed) not in done:
-                found = measure_variant(name, seed, given.data, given.limit, given.recipe)
-                with given.out.open("a") as file:
-                    file.write(json.dumps(found) + "\n")
-                print(
-                    f"{name}, seed {seed}: {found['seconds']:.0f} s training, {found['total_seconds']:.0f} s in all", flush=True
-                )
+            if any((r["variant"], r["seed"]) == (name, seed) and (given.limit == 0 or "own" in r) for r in lines):
+                continue
+            with tempfile.TemporaryDirectory() as thrown_away:
+                root = (given.keep or Path(thrown_away)) / f"{name}, {seed}".replace(" ", "_")
+                root.mkdir(parents=True, exist_ok=True)
+                there = root / "trained.json"
+                trained = json.loads(there.read_text()) if there.exists() else train_variant(name, seed, given.recipe, root)
+                found = measure_variant(trained, given.data, given.limit, root)
+            lines = [r for r in lines if (r["variant"], r["seed"]) != (name, seed)] + [found]
+            write_text(given.out, "".join(json.dumps(r) + "\n" for r in lines))
+            print(f"{name}, seed {seed}: {found['seconds']:.0f} s training, {found['total_seconds']:.0f} s in all", flush=True)
 
 
 if __name__ == "__main__":
