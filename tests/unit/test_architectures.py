@@ -54,6 +54,12 @@ def test_architecture(name, make_adapter):
             both = model(input_ids=ids.repeat(2, 1)).logits
     assert (each[0] - each[1]).abs().max() > 1e-2
     torch.testing.assert_close(both, torch.stack(each), rtol=0, atol=1e-4)
+    # The head's own backward pass, with its scales and caps, is autograd's.
+    last = torch.randn(3, 32, requires_grad=True)
+    by_logits = torch.randn(3, 260)
+    logits = lm.head(last)
+    (expected,) = torch.autograd.grad(logits, last, by_logits)
+    torch.testing.assert_close(lm.head_gradient(logits.detach(), by_logits), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["Falcon", "Bloom"])

@@ -152,6 +152,21 @@ def test_training_precision_is_put_back(tiny):
     assert not lm.autocast
 
 
+def test_the_heads_backward_pass_in_low_precision(tiny):
+    """Under autocast it rounds as bfloat16 does, in a half-precision model it goes through float32 in parts."""
+    lm, low = tiny(), load_model(ModelSpec(source="random:llama", dtype="bfloat16", device="cpu"))
+    by_logits = torch.randn(5, lm.head(torch.zeros(1, lm.hidden_size)).shape[-1], generator=torch.Generator().manual_seed(0))
+    logits, weight = by_logits, lm.model.get_output_embeddings().weight
+    expected = by_logits @ weight
+    torch.testing.assert_close(lm.head_gradient(logits, by_logits), expected)
+    torch.testing.assert_close(low.head_gradient(logits, by_logits), expected, rtol=0, atol=0.02 * expected.abs().max().item())
+    with training_precision(lm, "bfloat16"):
+        near = lm.head_gradient(logits, by_logits)
+        assert not torch.equal(near, expected)
+        torch.testing.assert_close(near, expected, rtol=0, atol=0.02 * expected.abs().max().item())
+    assert lm.low_head is None
+
+
 def test_models_without_a_chat_template_get_the_plain_one(tiny):
     chat = tiny().chat
     assert chat.tokenizer.chat_template == PLAIN_TEMPLATE

@@ -53,6 +53,8 @@ class LoadedModel:
     """Whether token trees are exact on this model; False uses padded rows."""
     autocast: bool = False
     """Whether `forward.run` computes the layers in bfloat16 (training only; see `training_precision`)."""
+    low_head: Tensor | None = field(default=None, repr=False)
+    """The output head in bfloat16, while `autocast` is on and gradients are wanted."""
 
     @property
     def device(self) -> torch.device:
@@ -92,6 +94,35 @@ class LoadedModel:
         if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
             logits = torch.tanh(logits / cap) * cap
         return logits
+
+    def head_gradient(self, logits: Tensor, by_logits: Tensor) -> Tensor:
+        """What a gradient by the logits is by the hidden states: the backward pass of `head`.
+
+        Where the layers run in bfloat16, so do they backwards, and so does this product.
+
+        Args:
+            logits: (..., v), what `head` gave.
+            by_logits: (..., v).
+
+        Returns:
+            (..., d_model), in the dtype of the logits.
+        """
+        config = self.model.config.get_text_config()
+        if cap := getattr(config, "final_logit_softcapping", None):
+            by_logits = by_logits * (1.0 - (logits / cap).square())
+        scale = getattr(config, "logit_scale", None) or 1.0
+        scale = scale / (getattr(config, "logits_scaling", None) or 1.0)
+        weight = self.model.get_output_embeddings().weight
+        if self.autocast:
+            low = weight.detach().bfloat16() if self.low_head is None else self.low_head
+            self.low_head = low
+            found = (by_logits.bfloat16() @ low).float()
+        elif weight.dtype == by_logits.dtype:
+            found = by_logits @ weight.detach()
+        else:
+            parts = zip(weight.detach().split(HEAD_ROWS), by_logits.split(HEAD_ROWS, dim=-1), strict=True)
+            found = torch.stack([by @ part.to(by.dtype) for part, by in parts]).sum(0)
+        return found if scale == 1.0 else found * scale
 
 
 def load_model(spec: ModelSpec, notify: Notify = lambda _: None) -> LoadedModel:
@@ -187,7 +218,7 @@ def training_precision(lm: LoadedModel, precision: str) -> Iterator[bool]:
     try:
         yield lm.autocast
     finally:
-        lm.autocast = before
+        lm.autocast, lm.low_head = before, None
 
 
 def _cuda_has_bfloat16(device: torch.device) -> bool:

@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from pasto_cli.core import losses
+from pasto_cli.core import losses, readout
 from pasto_cli.core.adapter import Adapter
 from pasto_cli.core.chat import TokenPair
 from pasto_cli.core.forward import run
@@ -21,8 +20,8 @@ from pasto_cli.core.models import LoadedModel, at_least_single
 from pasto_cli.core.tokentree import cut, pack
 from pasto_cli.recipe import LossesSpec, SubspaceSpec
 
-HEAD_BYTES = 2**28
-"""Largest vocabulary-wide tensor that a training step holds at once."""
+HEAD_BYTES = 2**25
+"""Vocabulary-wide rows that a training step holds at once (a pair's at least); a few tensors of that size come and go."""
 SIGNS = (1.0, -1.0)
 """Coefficients of a training step, in the order of the leading axis."""
 
@@ -42,6 +41,18 @@ class BasePair(NamedTuple):
     chosen: Side
     rejected: Side
     neutral: Side
+    read: readout.BaseRead
+
+    @property
+    def sides(self) -> tuple[Side, Side, Side]:
+        """Chosen, rejected, neutral."""
+        return self.chosen, self.rejected, self.neutral
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        tensors = [*(t for side in self.sides for t in side), *self.read.entropy, *self.read.said, self.read.expected]
+        return sum(t.numel() * t.element_size() for t in tensors)
 
 
 class LossReport(NamedTuple):
@@ -100,10 +111,9 @@ class Objective:
         for start in range(0, len(pairs), 32):
             chunk = pairs[start : start + 32]
             for pair, base in zip(chunk, self._base(chunk), strict=True):
-                size = sum(t.numel() * t.element_size() for side in base for t in side)
-                if size > self._room:
+                if base.size > self._room:
                     return
-                self._room -= size
+                self._room -= base.size
                 self._cache[id(pair)] = base
 
     def __call__(self, adapter: Adapter, batch: Sequence[TokenPair], ramp: float = 1.0, neutral: bool = True) -> LossReport:
@@ -149,7 +159,8 @@ class Objective:
             assert states.depth is not None
             for index, path in zip(group, packed.paths, strict=True):
                 sides[index] = self._side(states.depth[0], states.last[0], path, windows[index])
-        return [BasePair(*sides[i : i + 3]) for i in range(0, len(sides), 3)]
+        each = [sides[i : i + 3] for i in range(0, len(sides), 3)]
+        return [BasePair(s[0], s[1], s[2], read) for s, read in zip(each, self._read_base(pairs, each), strict=True)]
 
     def _steered(self, adapter: Adapter, batch: Sequence[TokenPair], neutral: bool) -> list[list[Side]]:
         """For each pair its sides at +1 and -1: depth (2, d), last (2, w, d)."""
@@ -166,86 +177,66 @@ class Objective:
 
     # -- terms ----------------------------------------------------------------------------------------------------------
 
-    def _all_terms(
-        self, batch: Sequence[TokenPair], base: Sequence[BasePair], steered: Sequence[Sequence[Side]]
-    ) -> list[_PairTerms]:
-        """Terms of all pairs, the output head applied to as many positions at once as memory allows.
-
-        One large product reads the head's weight once. Where the batch needs several chunks, their vocabulary-wide tensors
-        are computed again in the backward pass instead of being kept.
-        """
+    def _groups(self, widths: Sequence[int]) -> list[list[int]]:
+        """Pairs whose vocabulary-wide tensors fit HEAD_BYTES together, from the rows of each."""
         vocabulary = self.lm.model.get_output_embeddings().weight.shape[0]
         groups: list[list[int]] = []
         used = 0
-        for index, sides in enumerate(steered):
-            rows = 3 * sum(side.last.shape[-2] for side in sides)
+        for index, rows in enumerate(widths):
             if not groups or (used + rows) * vocabulary * 4 > HEAD_BYTES:
                 groups.append([])
                 used = 0
             groups[-1].append(index)
             used += rows
-        terms: list[_PairTerms] = []
-        for group in groups:
-            pairs, bases = [batch[i] for i in group], [base[i] for i in group]
-            last = [side.last for i in group for side in steered[i]]
-            if len(groups) == 1 or not torch.is_grad_enabled():
-                terms += self._chunk_terms(pairs, bases, *last)
-            else:
-                again = checkpoint(self._chunk_terms, pairs, bases, *last, use_reentrant=False)
-                terms += again  # type: ignore[operator]
-        return terms
+        return groups
 
-    def _chunk_terms(self, pairs: Sequence[TokenPair], base: Sequence[BasePair], *last: Tensor) -> list[_PairTerms]:
-        """Terms of some pairs; `last` are the steered sides' states (2, w, d), pair by pair."""
-        each = len(last) // len(pairs)
-        widths = [x.shape[-2] for x in last]
-        log_p = self.lm.head(torch.cat(last, dim=1)).log_softmax(-1).split(widths, dim=1)
-        with torch.no_grad():
-            still = torch.cat([side.last for b in base for side in b[:each]])
-            log_p0 = self.lm.head(still).log_softmax(-1).split(widths)
-        return [
-            self._pair_terms(pair, log_p[i * each : (i + 1) * each], log_p0[i * each : (i + 1) * each])
-            for i, pair in enumerate(pairs)
+    def _targets(self, pair: TokenPair, sides: Sequence[Side]) -> list[Tensor]:
+        """The next tokens within the windows of the chosen and the rejected row."""
+        rows = zip((pair.chosen, pair.rejected), sides, strict=False)
+        return [torch.tensor(row[-(side.last.shape[-2] - 1) :], device=self.lm.device) for row, side in rows]
+
+    def _read_base(self, pairs: Sequence[TokenPair], sides: Sequence[Sequence[Side]]) -> list[readout.BaseRead]:
+        each = [
+            readout.Sides([], [x.last for x in s], self._targets(pair, s), pair.suffix_len + 1)
+            for pair, s in zip(pairs, sides, strict=True)
         ]
+        groups = self._groups([sum(len(x.last) for x in s) for s in sides])
+        return [read for group in groups for read in readout.read_base(self.lm, [each[i] for i in group])]
 
-    def _pair_terms(self, pair: TokenPair, log_p: Sequence[Tensor], log_p0: Sequence[Tensor]) -> _PairTerms:
-        """Terms of one pair, from the log-probabilities of its sides: steered (2, w, v), base (w, v)."""
+    def _all_terms(
+        self, batch: Sequence[TokenPair], base: Sequence[BasePair], steered: Sequence[Sequence[Side]]
+    ) -> list[_PairTerms]:
+        """Head-side terms of all pairs, some at a time."""
+        each = [
+            readout.Sides([x.last for x in s], [x.last for x in b.sides], self._targets(pair, s), pair.suffix_len + 1)
+            for pair, b, s in zip(batch, base, steered, strict=True)
+        ]
+        groups = self._groups([3 * sum(x.last.shape[-2] for x in s) for s in steered])
+        reads = [read for group in groups for read in readout.read_steered(self.lm, [each[i] for i in group])]
+        return [self._pair_terms(pair, b.read, read) for pair, b, read in zip(batch, base, reads, strict=True)]
+
+    def _pair_terms(self, pair: TokenPair, base: readout.BaseRead, steered: readout.SteeredRead) -> _PairTerms:
+        """Terms of one pair."""
         spec = self.spec
-        m = pair.suffix_len
-        neutral = len(log_p) == 3
-        coherent = m + 1 if spec.coherence.tokens == "suffix" else None
-        penalties, variations = [], []
-        # Chosen side at +1, rejected side at -1, neutral side at both.
-        watched = [(0, 0), (1, 1)] + ([(2, 0), (2, 1)] if neutral else [])
-        for side, sign in watched:
-            window = slice(None) if coherent is None else slice(-coherent, None)
-            tv = losses.total_variation(log_p[side][sign, window], log_p0[side][window])[None]  # (1, t)
-            h = losses.entropy(log_p0[side][window])[None]
-            if side < 2 or (spec.neutral is not None and spec.neutral.coherence):
-                penalties.append(losses.coherence_penalty(tv, h, torch.ones_like(tv, dtype=torch.bool), spec.coherence)[0])
-            variations.append(tv.mean())
-        gaps, entropies = self._gaps(pair, log_p, log_p0)
-        likeness = torch.full((5,), float("nan"), device=self.lm.device)
-        if neutral:
-            end = slice(-(m + 1), None)
-            ratio = log_p0[0][end] - log_p0[1][end]  # (m + 1, v)
-            expected = [
-                (x.exp() * ratio).sum(-1).mean(-1) for x in (log_p[2][:, end], log_p0[2][end], log_p0[0][end], log_p0[1][end])
-            ]
-            likeness = torch.cat([expected[0], torch.stack(expected[1:])])
+        coherent = slice(-(pair.suffix_len + 1), None) if spec.coherence.tokens == "suffix" else slice(None)
+        penalties = []
+        for (side, _), tv in zip(readout.WATCHED, steered.tv, strict=False):
+            if side != readout.NEUTRAL or (spec.neutral is not None and spec.neutral.coherence):
+                seen, h = tv[None, coherent], base.entropy[side][None, coherent]  # (1, t)
+                penalties.append(losses.coherence_penalty(seen, h, torch.ones_like(seen, dtype=torch.bool), spec.coherence)[0])
+        variation = torch.stack([tv[coherent].mean() for tv in steered.tv]).mean().detach()
         coherence = torch.stack(penalties[:2]).mean() + (torch.stack(penalties[2:]).mean() if penalties[2:] else 0.0)
-        return _PairTerms(coherence, torch.stack(variations).mean().detach(), gaps, entropies, likeness)
-
-    def _gaps(self, pair: TokenPair, log_p: Sequence[Tensor], log_p0: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """G at +1, -1, 0 (3,), and the base entropy over the same tokens of both sides ()."""
-        means, entropies = [], []
-        for side, row in enumerate((pair.chosen, pair.rejected)):
-            tokens = pair.suffix_len if self.spec.monotonicity.tokens == "suffix" else len(row) - 1
-            target = torch.tensor(row[-tokens:], device=self.lm.device)
-            both = torch.cat([log_p[side], log_p0[side][None]])[:, -(tokens + 1) : -1]  # (3, tokens, v)
-            means.append(both.gather(-1, target.expand(3, -1)[..., None])[..., 0].mean(-1))
-            entropies.append(losses.entropy(log_p0[side][-(tokens + 1) : -1]).mean())
-        return means[0] - means[1], torch.stack(entropies).mean()
+        # The mean log-probability of the suffix's tokens, or of all but the first.
+        scored = slice(-pair.suffix_len, None) if spec.monotonicity.tokens == "suffix" else slice(None)
+        means = [
+            torch.cat([at[:, scored], still[None, scored]]).mean(-1) for at, still in zip(steered.said, base.said, strict=True)
+        ]  # (3,): +1, -1, 0
+        entropies = torch.stack([h[:-1][scored].mean() for h in base.entropy[:2]])
+        if steered.expected is None:
+            likeness = torch.full((5,), float("nan"), device=self.lm.device)
+        else:
+            likeness = torch.cat([steered.expected, base.expected])
+        return _PairTerms(coherence, variation, means[0] - means[1], entropies.mean(), likeness)
 
     def _combine(
         self, base: Sequence[BasePair], steered: Sequence[Sequence[Side]], terms: Sequence[_PairTerms], ramp: float
