@@ -80,13 +80,13 @@ def make_adapter():
     """Factory of adapters with angles that matter, on the middle layers of a tiny model."""
     import torch
 
-    from pasto_cli.core.adapter import Adapter, decompose_writer, keep
-    from pasto_cli.core.writers import find_writers, place_writers
+    from pasto_cli.core.adapter import Adapter, decompose, keep
+    from pasto_cli.core.writers import dense_weight, find_writers, place_writers
     from pasto_cli.recipe import AdapterSpec
 
     def make(lm, bound="spectral", rank=12, scale=0.2, seed=0, **spec):
         writers = place_writers(find_writers(lm.model), len(lm.layers), 0.1, 0.5, 64)
-        kept = {w.path: keep(decompose_writer(w), torch.arange(rank)) for w in writers}
+        kept = {w.path: keep(decompose(dense_weight(w.module)), torch.arange(rank)) for w in writers}
         spec = AdapterSpec(rank=rank, bound=bound, init_theta_std=scale, init_delta_mean=0.05, init_delta_std=0.02, **spec)
         return Adapter.create(kept, spec, seed)
 

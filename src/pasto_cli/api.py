@@ -32,16 +32,17 @@ class Dial:
         """pasto.json of the adapter: base, recipe, certificate."""
         return self._opened.meta
 
-    def at(self, coefficients: Coefficients) -> AbstractContextManager[None]:
+    def at(self, coefficients: Coefficients, bake: bool = False) -> AbstractContextManager[None]:
         """Steer the model inside this context.
 
         Args:
             coefficients: One number for every row of a batch, or one for each row.
+            bake: Fold one coefficient into the weights for the time of this context: decoding then costs what the base costs.
 
         Raises:
-            PastoError: If they are not finite, or as many as the rows of a batch.
+            PastoError: If they are not finite, not as many as the rows of a batch, or cannot be baked.
         """
-        return self._opened.steerer.at(coefficients)
+        return steer(self._opened.lm.model, coefficients, bake)
 
     def generate(
         self,

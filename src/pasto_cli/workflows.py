@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from pasto_cli import runs
 from pasto_cli.core import artifact, subspaces
-from pasto_cli.core.adapter import Adapter, decompose_writer, keep
+from pasto_cli.core.adapter import Adapter, keep
 from pasto_cli.core.calibration import end_states
 from pasto_cli.core.certificate import Certificate, certify, measure_likeness
 from pasto_cli.core.chat import TokenPair, require_pairs, tokenise_pairs
+from pasto_cli.core.decompositions import decompose_writer
 from pasto_cli.core.directions import choose_directions
 from pasto_cli.core.elicitation import Elicitation, elicit
 from pasto_cli.core.forward import settle_packing

@@ -160,3 +160,33 @@ def test_parameters_stay_few_and_the_base_is_frozen(tiny, make_adapter):
     adapter = make_adapter(lm, rank=8)
     assert adapter.num_parameters() == len(adapter.paths) * (64 + 8)
     assert not any(p.requires_grad for p in lm.model.parameters())
+
+
+@pytest.mark.parametrize("name", [n for n in MODELS if "bit" not in n])
+def test_baked_weights_do_what_the_hooks_do_and_leave_no_trace(tiny, make_adapter, name):
+    lm = tiny(name)
+    adapter = make_adapter(lm)
+    before = {path: lm.model.get_submodule(path).weight for path in adapter.paths}
+    copies = {path: weight.clone() for path, weight in before.items()}
+    with torch.no_grad():
+        with adapter.at(lm.model, -0.7):
+            expected = lm.model(input_ids=IDS).logits
+        with pytest.raises(ZeroDivisionError), adapter.baked(lm.model, -0.7):
+            got = lm.model(input_ids=IDS).logits
+            assert not any(lm.model.get_submodule(p)._forward_hooks for p in adapter.paths)
+            raise ZeroDivisionError
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+    for path, weight in before.items():
+        assert lm.model.get_submodule(path).weight is weight
+        assert torch.equal(weight, copies[path])
+    with adapter.baked(lm.model, 0.0):
+        assert lm.model.get_submodule(adapter.paths[0]).weight is before[adapter.paths[0]]
+
+
+def test_what_cannot_be_baked_is_refused(tiny, make_adapter):
+    lm = tiny("llama-4bit")
+    adapter = make_adapter(lm)
+    with pytest.raises(PastoError, match="quantised base"), adapter.baked(lm.model, 1.0):
+        pass
+    with pytest.raises(PastoError, match="one coefficient"), adapter.baked(lm.model, [1.0, -1.0]):
+        pass

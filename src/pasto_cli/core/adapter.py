@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pasto_cli.core.writers import Writer, dense_weight
 from pasto_cli.errors import PastoError
 from pasto_cli.recipe import AdapterSpec
 
@@ -44,7 +43,7 @@ class Factors(NamedTuple):
 def decompose(weight: Tensor) -> Factors:
     """Full singular value decomposition of a dense weight (d_out, d_in), largest first."""
     u, s, vh = torch.linalg.svd(weight.float(), full_matrices=False)
-    return Factors(u, s, vh.T)
+    return Factors(u.contiguous(), s, vh.contiguous().T)
 
 
 def bounded_skew(theta: Tensor, bound: str, max_angle: float) -> Tensor:
@@ -220,6 +219,43 @@ class Adapter(nn.Module):
             for handle in handles:
                 handle.remove()
 
+    @contextmanager
+    def baked(self, model: nn.Module, coefficient: Coefficients) -> Iterator[None]:
+        """Steer a model by its weights inside this context: W + U M(a)^T V^T stands in for W, and no step costs more.
+
+        The base's own parameters are put back on leaving, so they are restored bit for bit, also after an exception. In half
+        precision the sum is rounded to the dtype of the weights, where `at` adds to the output.
+
+        Args:
+            model: The base model that the adapter was made for.
+            coefficient: One number for all rows.
+
+        Raises:
+            PastoError: If the base is quantised, or for more than one coefficient.
+        """
+        _, unique = per_row(coefficient)
+        if len(unique) != 1:
+            raise PastoError("a baked model has one coefficient for all rows", "Leave bake out to steer each row on its own.")
+        if unique[0] == 0.0:
+            yield
+            return
+        modules: list[Any] = [_submodule(model, path) for path in self.paths]
+        before = [module.weight for module in modules]
+        if not all(torch.is_floating_point(w) for w in before):
+            raise PastoError("a quantised base cannot be baked", "Leave bake out, or load the base unquantised.")
+        try:
+            with torch.no_grad():
+                for module, (_, r), mix in zip(modules, self.items(), self.mixing(unique), strict=True):
+                    change = (r.v @ mix[0] @ r.u.T).to(module.weight.device)  # (d_in, d_out)
+                    change = change if type(module).__name__ == "Conv1D" else change.T
+                    both = torch.promote_types(change.dtype, module.weight.dtype)
+                    folded = (module.weight.to(both) + change).to(module.weight.dtype)
+                    module.weight = nn.Parameter(folded, requires_grad=False)
+            yield
+        finally:
+            for module, weight in zip(modules, before, strict=True):
+                module.weight = weight
+
 
 def per_row(coefficients: Coefficients) -> tuple[Tensor | None, list[float]]:
     """(index of each row's coefficient or None for one that serves all rows, distinct coefficients)."""
@@ -267,8 +303,3 @@ def _submodule(model: nn.Module, path: str) -> nn.Module:
         raise PastoError(
             f"{type(model).__name__} has no module {path}", "The adapter was made for another architecture."
         ) from None
-
-
-def decompose_writer(writer: Writer) -> Factors:
-    """Full decomposition of a writer's (dequantised) weight; large: keep what is needed and let the rest go."""
-    return decompose(dense_weight(writer.module))

@@ -38,6 +38,10 @@ class AdapterSteerer:
         """See `Steerer.at`."""
         return self.adapter.at(self.lm.model, coefficients)
 
+    def baked(self, coefficients: Coefficients) -> AbstractContextManager[None]:
+        """See `Adapter.baked`."""
+        return self.adapter.baked(self.lm.model, coefficients)
+
 
 def attach(lm: LoadedModel, steerer: Steerer) -> None:
     """Let `steer` find the dial of a model."""
@@ -45,18 +49,19 @@ def attach(lm: LoadedModel, steerer: Steerer) -> None:
 
 
 @contextmanager
-def steer(model: Any, coefficients: Coefficients) -> Iterator[None]:
+def steer(model: Any, coefficients: Coefficients, bake: bool = False) -> Iterator[None]:
     """A model that `pasto_cli.load` returned, steered inside this context.
 
     Args:
         model: A transformers model with a dial attached.
         coefficients: One for all rows of a batch, or one for each.
+        bake: Fold one coefficient into the weights for the time of this context: decoding then costs what the base costs.
 
     Raises:
-        PastoError: If the model has no dial.
+        PastoError: If the model has no dial, or cannot be baked (quantised base, several coefficients).
     """
     steerer = getattr(model, "pasto_steerer", None)
     if steerer is None:
         raise PastoError("this model has no dial", "Load it with pasto_cli.load(ADAPTER).")
-    with steerer.at(coefficients):
+    with steerer.baked(coefficients) if bake else steerer.at(coefficients):
         yield
