@@ -90,5 +90,5 @@ def load(
     Raises:
         PastoError: If adapter or base are missing, damaged or do not belong together.
     """
-    opened = open_dial(str(name), Silent(), quantization, device, verify, trust_remote_code)
+    opened = open_dial(str(name), Silent(), quantization, device, verify, trust_remote_code, packing=False)
     return opened.lm.model, opened.lm.tokenizer, Dial(opened)

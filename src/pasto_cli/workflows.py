@@ -111,11 +111,12 @@ class Opened(NamedTuple):
     folder: Path
 
 
-def open_model(spec: ModelSpec, watch: Watcher) -> LoadedModel:
-    """Load a base model and settle how prompts are packed on it."""
+def open_model(spec: ModelSpec, watch: Watcher, packing: bool = True) -> LoadedModel:
+    """Load a base model and settle how prompts are packed on it (not needed for generation only)."""
     with watch.task(f"loading {spec.source}"):
         lm = load_model(spec, watch.note)
-        settle_packing(lm, watch.warn)
+        if packing:
+            settle_packing(lm, watch.warn)
     return lm
 
 
@@ -300,6 +301,7 @@ def open_dial(
     device: str | None = None,
     verify: bool = True,
     trust_remote_code: bool = False,
+    packing: bool = True,
 ) -> Opened:
     """Load an adapter and the base that it names.
 
@@ -310,6 +312,7 @@ def open_dial(
         device: Instead of `auto`.
         verify: Check fingerprints and reference logits.
         trust_remote_code: Run Python code from the base model's repository.
+        packing: See `open_model`.
     """
     folder = runs.adapter_folder(name)
     if folder is None:
@@ -332,7 +335,7 @@ def open_dial(
     if spec.revision is None and meta.base.commit and not meta.base.commit.startswith("sha256:"):
         spec = spec.model_copy(update={"revision": meta.base.commit})
     recipe_of(meta, folder)
-    lm = open_model(spec, watch)
+    lm = open_model(spec, watch, packing)
     adapter = artifact.load_adapter(folder, meta, lm, verify)
     steerer = AdapterSteerer(adapter, lm)
     attach(lm, steerer)

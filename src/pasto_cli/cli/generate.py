@@ -40,7 +40,7 @@ def generate(
     from pasto_cli.core.generation import generate as run
 
     screen = Screen()
-    dial = workflows.open_dial(adapter, screen, quantization, device, not no_verify)
+    dial = workflows.open_dial(adapter, screen, quantization, device, not no_verify, packing=False)
     stream = _write if len(coefficients) == 1 and not json else None
     records = []
     for text in prompts:

@@ -121,11 +121,11 @@ def describe_base(lm: LoadedModel, adapter: Adapter) -> Base:
 @torch.no_grad()
 def reference_logits(lm: LoadedModel, adapter: Adapter, token_ids: list[int] | None = None) -> Reference:
     """Logits of the likeliest tokens (or of given ones) after a fixed prompt at -1, 0 and +1."""
-    ids = torch.tensor([lm.chat.prompt(REFERENCE_PROMPT)], device=lm.device)
-    each = {}
-    for a in (-1.0, 0.0, 1.0):
-        with adapter.at(lm.model, a):
-            each[f"{a:g}"] = lm.model(input_ids=ids).logits[0, -1].float().cpu()
+    coefficients = (-1.0, 0.0, 1.0)
+    ids = torch.tensor([lm.chat.prompt(REFERENCE_PROMPT)] * len(coefficients), device=lm.device)
+    with adapter.at(lm.model, coefficients):
+        last = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
+    each = {f"{a:g}": logits for a, logits in zip(coefficients, lm.head(last).float().cpu(), strict=True)}
     token_ids = token_ids or each["0"].topk(REFERENCE_LOGITS).indices.tolist()
     return Reference(prompt=REFERENCE_PROMPT, token_ids=token_ids, logits={c: x[token_ids].tolist() for c, x in each.items()})
 
