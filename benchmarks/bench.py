@@ -7,12 +7,15 @@ Peak memory is that of a fresh process for each measurement. Writes a table and 
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +23,13 @@ import torch
 
 from benchmarks import plain
 from pasto_cli import workflows
-from pasto_cli.core.answers import Question
+from pasto_cli.core import artifact
+from pasto_cli.core.answers import Question, score_answers
 from pasto_cli.core.models import LoadedModel, training_precision
 from pasto_cli.core.steering import AdapterSteerer
 from pasto_cli.core.writers import dense_weight, find_writers
 from pasto_cli.evaluation.benchmarks import load_benchmark, subset
-from pasto_cli.evaluation.evaluator import evaluate, tokenise
+from pasto_cli.evaluation.evaluator import tokenise
 from pasto_cli.pairs import make_pairs
 from pasto_cli.recipe_file import load_recipe
 
@@ -39,16 +43,17 @@ class Bench:
 
     Args:
         recipe: Path of a recipe.
+        changes: To the recipe, `key=value`.
         dilemmas: For the evaluation.
     """
 
-    def __init__(self, recipe: Path, dilemmas: int) -> None:
-        self.recipe = load_recipe(recipe, [])
+    def __init__(self, recipe: Path, changes: Sequence[str], dilemmas: int) -> None:
+        self.recipe = load_recipe(recipe, changes)
         self.watch = workflows.Silent()
         self.lm: LoadedModel = workflows.open_model(self.recipe.model, self.watch)
         self.tokens = workflows.tokenise_recipe(make_pairs(self.recipe.pairs), self.recipe, self.lm, self.watch)
         self.batch = self.tokens.train[: self.recipe.training.batch_size]
-        self.items = subset(load_benchmark("mini-dilemmas"), "honesty", dilemmas, 0)
+        self.questions = tokenise(self.lm, subset(load_benchmark("mini-dilemmas"), "honesty", dilemmas, 0))
         with training_precision(self.lm, self.recipe.training.precision):
             self.adapter, self.objective = workflows.prepare(self.lm, self.tokens, self.recipe, self.watch)
             self.objective.remember(self.batch)
@@ -86,7 +91,12 @@ class Bench:
         plain.loss(self.lm.model, layer, writers, self.batch, basis, spec, self.objective.last_tokens).backward()
 
     def fast_start(self) -> None:
-        """Calibration, decompositions, directions, loss subspace."""
+        """Calibration, decompositions, directions, loss subspace; nothing cached."""
+        with tempfile.TemporaryDirectory() as empty, cache_at(empty):
+            workflows.prepare(self.lm, self.tokens, self.recipe, self.watch)
+
+    def warm_start(self) -> None:
+        """The same on a base that was decomposed before."""
         workflows.prepare(self.lm, self.tokens, self.recipe, self.watch)
 
     @torch.no_grad()
@@ -102,15 +112,22 @@ class Bench:
         for writer in find_writers(self.lm.model):
             torch.linalg.svd(dense_weight(writer.module), full_matrices=False)
 
-    def fast_evaluation(self) -> None:
-        """Dilemmas at three coefficients, rows and coefficients in shared trees."""
+    def fast_evaluation(self, coefficients: Sequence[float] = COEFFICIENTS) -> None:
+        """Answers to the dilemmas at three coefficients, rows and coefficients in shared trees."""
         steerer = AdapterSteerer(self.adapter, self.lm)
-        evaluate(self.lm, steerer, self.items, "honesty", COEFFICIENTS, 0.05, self.recipe.evaluation.node_budget, 0, {})
+        score_answers(self.lm, steerer, self.questions, coefficients, self.recipe.evaluation.node_budget)
+
+    def plain_evaluation(self) -> None:
+        """The same figures: a padded row for every beginning of an answer."""
+        self._plain_evaluation([row for question in self.questions for row in _rows(question)])
+
+    def first_token_evaluation(self) -> None:
+        """Fewer figures: a padded row for every question, answers of one token only (as the original reads them)."""
+        self._plain_evaluation([question.ids for question in self.questions])
 
     @torch.no_grad()
-    def plain_evaluation(self) -> None:
+    def _plain_evaluation(self, rows: list[list[int]]) -> None:
         """One padded batch after another, one coefficient after another, logits of every position."""
-        rows = [row for question in tokenise(self.lm, self.items) for row in _rows(question)]
         writers = self.writers()
         with plain.adapted(self.lm.model, writers):
             for a in COEFFICIENTS:
@@ -119,7 +136,7 @@ class Bench:
                 for start in range(0, len(rows), 16):
                     plain.forward(self.lm.model, self.lm.layers[0], rows[start : start + 16])
 
-    def generation(self, coefficient: float | None) -> Callable[[], None]:
+    def generation(self, coefficient: float | None, bake: bool = False) -> Callable[[], None]:
         """64 greedy tokens, on the base or at a coefficient."""
         ids = torch.tensor([self.lm.chat.prompt("Tell me about a lake.")], device=self.lm.device)
 
@@ -129,10 +146,24 @@ class Bench:
             if coefficient is None:
                 self.lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
                 return
-            with self.adapter.at(self.lm.model, coefficient):
+            with (self.adapter.baked if bake else self.adapter.at)(self.lm.model, coefficient):
                 self.lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
 
         return run
+
+
+@contextmanager
+def cache_at(folder: str) -> Iterator[None]:
+    """Another cache folder inside this context."""
+    before = os.environ.get("PASTO_CACHE")
+    os.environ["PASTO_CACHE"] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PASTO_CACHE"]
+        else:
+            os.environ["PASTO_CACHE"] = before
 
 
 def _rows(question: Question) -> list[list[int]]:
@@ -178,63 +209,152 @@ def command(arguments: Sequence[str]) -> Callable[[], None]:
     return run
 
 
-MEMORY = ("step", "start", "evaluation")
+BARE = """
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2]))
+ids = tokenizer.apply_chat_template([{"role": "user", "content": sys.argv[3]}], add_generation_prompt=True,
+                                    return_tensors="pt", return_dict=True)
+model.generate(**ids, max_new_tokens=1, do_sample=False)
+"""
+PROMPT = "Tell me about a lake."
 
 
-def peak(recipe: Path, dilemmas: int, what: str) -> float:
-    """MiB that one measurement adds to a fresh process that has loaded the model and prepared the adapter."""
-    code = [sys.executable, "-m", "benchmarks.bench", "--recipe", str(recipe), "--dilemmas", str(dilemmas), "--peak", what]
-    done = subprocess.run(code, capture_output=True, text=True, cwd=ROOT, check=True)
+def first_token(bench: Bench, folder: Path) -> dict[str, Callable[[], None]]:
+    """One token in a fresh process: `pasto generate` with an adapter, and a script that loads the same weights."""
+    base, run = folder / "base", folder / "adapter"
+    bench.lm.model.save_pretrained(base)
+    bench.lm.tokenizer.save_pretrained(base)
+    spec = bench.recipe.model.model_copy(update={"source": str(base), "quantization": "none"})
+    lm = workflows.open_model(spec, bench.watch, packing=False)
+    meta = artifact.Meta(
+        format_version=1, created=artifact.now(), base=artifact.describe_base(lm, bench.adapter), bound=bench.recipe.adapter.bound,
+        max_angle=bench.recipe.adapter.max_angle, largest_angle=bench.adapter.angle(),
+        recipe=bench.recipe.model_dump(mode="json"), pairs_sha256="", num_pairs={}, personas=[], training={}, certificate=None,
+        reference=artifact.reference_logits(lm, bench.adapter), versions={},
+    )  # fmt: skip
+    artifact.save(run, bench.adapter, meta, "")
+    dtype = str(lm.dtype).removeprefix("torch.")
+    generate = [sys.executable, "-m", "pasto_cli", "generate", "--adapter", str(run), "--coeff", "1", "--max-new-tokens", "1"]
+    return {"pasto": command([*generate, PROMPT]), "script": command([sys.executable, "-c", BARE, str(base), dtype, PROMPT])}
+
+
+def peak(given: argparse.Namespace, what: str) -> float:
+    """MiB at most in a fresh process that loads the model, prepares the adapter and does one thing."""
+    code = [sys.executable, "-m", "benchmarks.bench", "--recipe", str(given.recipe), "--dilemmas", "4", "--peak", what]
+    changes = [word for change in given.set for word in ("--set", change)]
+    done = subprocess.run([*code, *changes], capture_output=True, text=True, cwd=ROOT, check=True)
     return float(done.stdout.strip().splitlines()[-1])
+
+
+class Report:
+    """Prints rows and keeps them for bench.json."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def times(
+        self, name: str, ways: dict[str, Callable[[], None]], ratios: Sequence[tuple[str, str, str]], repeats: int
+    ) -> None:
+        """Measure ways in turn; print each and the ratios (way, other way, target) between medians."""
+        found = in_turn(ways, repeats)
+        for way, t in found.items():
+            print(f"{name:12} {way:12} median {t.median:8.3f} s   [{t.seconds[0]:.3f}, {t.seconds[-1]:.3f}]   n = {repeats}")
+        compared = []
+        for one, other, target in ratios:
+            value = found[one].median / found[other].median
+            print(f"{name:12} {one} / {other} = {value:.2f}   (target: {target})", flush=True)
+            compared.append({"ratio": f"{one} / {other}", "value": value, "target": target})
+        self.rows.append({"name": name, "seconds": {way: t.seconds for way, t in found.items()}, "ratios": compared})
+
+    def memory(self, name: str, mib: dict[str, float], target: str) -> None:
+        """Print and keep two figures in MiB."""
+        (one, a), (other, b) = mib.items()
+        print(
+            f"{name:25} {one} {a:.1f} MiB, {other} {b:.1f} MiB: {one} / {other} = {a / b:.3f}   (target: {target})", flush=True
+        )
+        self.rows.append({"name": name, "mib": mib, "ratio": a / b, "target": target})
+
+
+def sections(bench: Bench, given: argparse.Namespace, report: Report) -> dict[str, Callable[[], None]]:
+    """What can be measured, by name."""
+    r = given.repeats
+
+    def step() -> None:
+        ways = {"fast": bench.fast_step, "plain": bench.plain_step}
+        report.times("step", ways, [("plain", "fast", "at least 6")], r)
+
+    def start() -> None:
+        ways = {"fast": bench.fast_start, "warm": bench.warm_start, "plain": bench.plain_start}
+        report.times("start", ways, [("plain", "fast", "at least 6"), ("plain", "warm", "at least 6")], r)
+
+    def evaluation() -> None:
+        ways = {
+            "fast": bench.fast_evaluation,
+            "1 coefficient": lambda: bench.fast_evaluation([1.0]),
+            "2": lambda: bench.fast_evaluation([-1.0, 1.0]),
+            "first token": bench.first_token_evaluation,
+        }
+        report.times("evaluation", ways, [("2", "1 coefficient", "at most 1.4"), ("first token", "fast", "none")], min(r, 3))
+        every, bench.questions = bench.questions, bench.questions[:12]
+        ways = {"fast": bench.fast_evaluation, "plain": bench.plain_evaluation}
+        report.times("12 questions", ways, [("plain", "fast", "at least 5")], min(r, 3))
+        bench.questions = every
+
+    def generation() -> None:
+        ways = {
+            "base": bench.generation(None), "alpha 0": bench.generation(0.0), "alpha 1": bench.generation(1.0),
+            "baked": bench.generation(1.0, bake=True),
+        }  # fmt: skip
+        ratios = [("alpha 0", "base", "1"), ("alpha 1", "base", "at most 1.05"), ("baked", "base", "1")]
+        report.times("generation", ways, ratios, 2 * r + 1)
+
+    def commands() -> None:
+        ways = {
+            "pasto": command([sys.executable, "-m", "pasto_cli", "--help"]),
+            "typer": command([sys.executable, "-c", TYPER, "--help"]),
+        }
+        report.times("--help", ways, [("pasto", "typer", "at most 1.3")], 2 * r)
+        with tempfile.TemporaryDirectory() as folder:
+            report.times("first token", first_token(bench, Path(folder)), [("pasto", "script", "at most 1.25")], r)
+
+    def memory() -> None:
+        for what in ("step", "evaluation"):
+            mib = {way: peak(given, f"{way}_{what}") for way in ("fast", "plain")}
+            report.memory(f"peak of {what}", mib, "at most 0.4" if what == "step" else "none")
+        adapter = sum(t.numel() * t.element_size() for t in bench.adapter.state_dict().values()) / 2**20
+        base = bench.lm.model.get_memory_footprint() / 2**20
+        report.memory("adapter", {"adapter": adapter, "base": base}, "at most 0.08")
+
+    return {
+        "step": step, "start": start, "evaluation": evaluation, "generation": generation, "commands": commands, "memory": memory
+    }  # fmt: skip
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "quickstart.yaml")
+    parser.add_argument("--set", action="append", default=[], help="change the recipe, such as training.batch_size=4")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dilemmas", type=int, default=50)
+    parser.add_argument("--only", action="append", help="a section: step, start, evaluation, generation, commands, memory")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     parser.add_argument("--peak", help="measure the peak memory of one thing, such as fast_step (used by the command itself)")
     given = parser.parse_args()
-    bench = Bench(given.recipe, given.dilemmas)
+    bench = Bench(given.recipe, given.set, given.dilemmas)
     if given.peak:
         getattr(bench, given.peak)()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
-    rows: list[dict[str, Any]] = []
-
-    def add(name: str, ways: dict[str, Callable[[], None]], target: str, ratio: tuple[str, str], repeats: int) -> None:
-        times = in_turn(ways, repeats)
-        for way, t in times.items():
-            print(
-                f"{name:12} {way:10} median {t.median:8.3f} s   [{t.seconds[0]:.3f}, {t.seconds[-1]:.3f}]   n = {repeats}",
-                flush=True,
-            )
-        value = times[ratio[0]].median / times[ratio[1]].median
-        print(f"{name:12} {ratio[0]} / {ratio[1]} = {value:.2f}   (target: {target})", flush=True)
-        rows.append({"name": name, "seconds": {w: t.seconds for w, t in times.items()}, "ratio": value, "target": target})
-
-    r = given.repeats
-    add("step", {"fast": bench.fast_step, "plain": bench.plain_step}, "at least 6", ("plain", "fast"), r)
-    add("start", {"fast": bench.fast_start, "plain": bench.plain_start}, "at least 6", ("plain", "fast"), max(2, r // 2))
-    ways = {"fast": bench.fast_evaluation, "plain": bench.plain_evaluation}
-    add("evaluation", ways, "at least 5", ("plain", "fast"), 1 if r < 5 else 2)
-    generation = {"base": bench.generation(None), "alpha 0": bench.generation(0.0), "alpha 1": bench.generation(1.0)}
-    add("generation", generation, "at most 1.05", ("alpha 1", "base"), r)
-    help_ = {
-        "pasto": command([sys.executable, "-m", "pasto_cli", "--help"]),
-        "typer": command([sys.executable, "-c", TYPER, "--help"]),
-    }
-    add("--help", help_, "at most 1.3", ("pasto", "typer"), 2 * r)
-    for what in MEMORY:
-        fast, slow = (peak(given.recipe, given.dilemmas, f"{way}_{what}") for way in ("fast", "plain"))
-        print(
-            f"{'peak of ' + what:20} fast {fast:.0f} MiB, plain {slow:.0f} MiB: {fast / slow:.2f} (target, step: at most 0.4)"
-        )
-        rows.append({"name": f"peak of {what}", "mib": {"fast": fast, "plain": slow}, "ratio": fast / slow})
     facts = {"threads": torch.get_num_threads(), "torch": torch.__version__, "cuda": torch.cuda.is_available()}
-    given.out.write_text(json.dumps({"machine": facts, "recipe": str(given.recipe), "rows": rows}, indent=1))
+    report = Report()
+    for name, measure in sections(bench, given, report).items():
+        if given.only is None or name in given.only:
+            measure()
+            result = {"machine": facts, "recipe": str(given.recipe), "changes": given.set, "rows": report.rows}
+            given.out.write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -227,15 +227,18 @@ def prepare(lm: LoadedModel, tokens: Tokens, recipe: Recipe, watch: Watcher) -> 
     placed = place_writers(writers, len(lm.layers), spec.first_layer, spec.last_layer, spec.max_modules)
     sample = tokens.train[: spec.calibration_pairs]
     with watch.task(f"calibrating on {len(sample)} pairs, decomposing {len(placed)} modules"):
-        states = end_states(lm, sample, placed if spec.directions == "activation" else [], recipe.training.node_budget)
+        depth, terms = lm.depth_index(space.depth), parse_subspace(space.expression)
+        inputs_of = placed if spec.directions == "activation" else []
+        # Only what is looked at: the last layers matter to the suppressed directions alone.
+        layers = None if any(t.name == "suppressed" for t in terms) else max(depth, placed[-1].layer + 1)
+        states = end_states(lm, sample, inputs_of, recipe.training.node_budget, layers)
         kept = {}
         for writer in placed:  # one at a time: full decompositions of a large model do not fit together
             factors = decompose_writer(writer)
             chosen = choose_directions(spec.directions, writer, factors, spec.rank, states, recipe.training.seed)
             kept[writer.path] = keep(factors, chosen)
-        depth = lm.depth_index(space.depth)
         basis = subspaces.build(
-            parse_subspace(space.expression), space.rank, depth, space.center, recipe.training.seed,
+            terms, space.rank, depth, space.center, recipe.training.seed,
             subspaces.Activations(
                 states.hidden, lambda: lm.model.get_output_embeddings().weight.detach().cpu().float(),
                 lambda: (dense_weight(w.module) for w in writers),

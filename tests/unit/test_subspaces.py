@@ -84,6 +84,22 @@ def test_end_states_are_those_of_a_plain_forward_whatever_the_budget(tiny, tiny_
     torch.testing.assert_close(other.hidden, states.hidden, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("layers", [1, 5, 8])
+def test_layers_that_nobody_looks_at_are_not_run(tiny, tiny_pairs, states, layers):
+    lm, ran = tiny(), []
+    hooks = [layer.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, layer in enumerate(lm.layers)]
+    found = end_states(lm, tiny_pairs[:20], find_writers(lm.model)[:2], 512, layers)
+    for hook in hooks:
+        hook.remove()
+    assert set(ran) == set(range(layers))
+    torch.testing.assert_close(found.hidden, states.hidden[:, : layers + 1], rtol=0, atol=1e-6)
+    for path, inputs in found.inputs.items():
+        torch.testing.assert_close(inputs, states.inputs[path], rtol=0, atol=1e-6)
+    assert (found.normed is None) == (layers < len(lm.layers))
+    with torch.no_grad():  # the model is as it was
+        assert lm.model(input_ids=torch.tensor([tiny_pairs[0].chosen])).logits.isfinite().all()
+
+
 @pytest.mark.parametrize("kind", DIRECTIONS)
 def test_directions_are_distinct_sorted_and_as_many_as_asked(kind, tiny, states):
     for writer in find_writers(tiny().model)[2:8]:

@@ -42,8 +42,12 @@ class Factors(NamedTuple):
 
 def decompose(weight: Tensor) -> Factors:
     """Full singular value decomposition of a dense weight (d_out, d_in), largest first."""
-    u, s, vh = torch.linalg.svd(weight.float(), full_matrices=False)
-    return Factors(u.contiguous(), s, vh.contiguous().T)
+    weight = weight.float()
+    if weight.shape[0] < weight.shape[1]:  # tall is faster
+        v, s, uh = torch.linalg.svd(weight.T, full_matrices=False)
+        return Factors(uh.T.contiguous(), s, v.contiguous())
+    u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    return Factors(u.contiguous(), s, vh.T.contiguous())
 
 
 def bounded_skew(theta: Tensor, bound: str, max_angle: float) -> Tensor:

@@ -47,7 +47,7 @@ def _read(path: Path, weight: Tensor) -> Factors | None:
     """The factors of a file, if they are whole and are those of the weight (checked on one random vector)."""
     try:
         tensors = load_file(path, device=str(weight.device))
-        found = Factors(tensors["u"], tensors["s"], tensors["vh"].T)
+        found = Factors(tensors["u"], tensors["s"], tensors["v"])
         os.utime(path)
     except (OSError, SafetensorError, KeyError):
         return None
@@ -62,7 +62,7 @@ def _read(path: Path, weight: Tensor) -> Factors | None:
 
 def _write(path: Path, factors: Factors) -> None:
     """Best effort: a full or read-only disk costs the next run some time and this one nothing."""
-    tensors = {"u": factors.u, "s": factors.s, "vh": factors.v.T}
+    tensors = {"u": factors.u, "s": factors.s, "v": factors.v}
     size = sum(t.numel() * t.element_size() for t in tensors.values())
     scratch = path.with_name(f".{path.name}-{os.getpid()}")
     with contextlib.suppress(OSError, SafetensorError):

@@ -4,6 +4,7 @@ Coefficients are rows of the batch: c coefficients times s sequences. What comes
 a row's path from `tokentree.pack` indexes it whether the rows were packed as a tree or padded.
 """
 
+import contextlib
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,11 @@ class NodeStates(NamedTuple):
     """(c, m, d_model): after the final norm; `LoadedModel.head` gives logits."""
 
 
-def run(lm: LoadedModel, packed: Packed, rows: int = 1, depth: int | None = None) -> NodeStates:
+class _Enough(Exception):
+    """Ends a forward pass at the layer where the caller has what it wants."""
+
+
+def run(lm: LoadedModel, packed: Packed, rows: int = 1, depth: int | None = None, stop: int | None = None) -> NodeStates:
     """Run packed rows `rows` times over (one batch row for each coefficient of the steerer that is active).
 
     Args:
@@ -31,6 +36,7 @@ def run(lm: LoadedModel, packed: Packed, rows: int = 1, depth: int | None = None
         packed: From `tokentree.pack`.
         rows: Number of coefficients c.
         depth: Also return the residual stream after this many layers.
+        stop: Run this many layers only; `last` is then the residual stream there, without the final norm.
 
     Returns:
         Hidden states, with gradients where the caller has them enabled.
@@ -42,19 +48,28 @@ def run(lm: LoadedModel, packed: Packed, rows: int = 1, depth: int | None = None
     def capture(_module: Any, _inputs: Any, output: Any) -> None:
         captured.append(output[0] if isinstance(output, tuple) else output)
 
-    hook = lm.layers[depth - 1].register_forward_hook(capture) if depth else None
+    ends: list[Tensor] = []
+
+    def end(_module: Any, _inputs: Any, output: Any) -> None:
+        ends.append(output[0] if isinstance(output, tuple) else output)
+        raise _Enough
+
+    hooks = [lm.layers[depth - 1].register_forward_hook(capture)] if depth else []
+    if stop is not None and stop < len(lm.layers):
+        hooks.append(lm.layers[stop - 1].register_forward_hook(end))
     try:
-        with torch.autocast(lm.device.type, torch.bfloat16, enabled=lm.autocast):
+        with torch.autocast(lm.device.type, torch.bfloat16, enabled=lm.autocast), contextlib.suppress(_Enough):
             output = lm.model.base_model(
                 input_ids=packed.input_ids.repeat(rows, 1),
                 position_ids=packed.position_ids.repeat(rows, 1),
                 attention_mask=_masks(lm, packed, rows),
                 use_cache=False,
             )
+            ends.append(output.last_hidden_state)
     finally:
-        if hook:
+        for hook in hooks:
             hook.remove()
-    last = output.last_hidden_state
+    (last,) = ends
     assert last.shape[0] == batch
     flat = (rows, -1, last.shape[-1])
     return NodeStates(captured[0].reshape(flat) if captured else None, last.reshape(flat))
