@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pasto_cli import bundled
-from pasto_cli.core import artifact
+from pasto_cli.core import artifact, parallel
 from pasto_cli.core.models import enough_memory
 from pasto_cli.core.steering import Steerer
 from pasto_cli.core.strength import Probe, make_probe, measure, summary
@@ -95,7 +95,7 @@ def keep_evaluation(dial: Opened, run: EvalRun, method: str = "") -> Path | None
 
 
 def _keep(dial: Opened, name: str, text: str) -> Path | None:
-    if dial.folder.name != "adapter" or not (dial.folder.parent / "recipe.yaml").exists():
+    if parallel.rank() > 0 or dial.folder.name != "adapter" or not (dial.folder.parent / "recipe.yaml").exists():
         return None
     path = dial.folder.parent / "eval" / name
     with writing(path):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from pydantic import ValidationError
 
 from pasto_cli import runs
-from pasto_cli.core import artifact, subspaces
+from pasto_cli.core import artifact, parallel, subspaces
 from pasto_cli.core.adapter import Adapter, keep
 from pasto_cli.core.calibration import end_states
 from pasto_cli.core.certificate import Certificate, certify, measure_likeness
@@ -250,6 +250,8 @@ def prepare(lm: LoadedModel, tokens: Tokens, recipe: Recipe, watch: Watcher) -> 
     )
     (watch.warn if share < 0.25 else watch.note)(text)
     adapter = Adapter.create(kept, spec, recipe.training.seed).to(lm.device)
+    basis = basis.to(lm.device).contiguous()
+    parallel.same([*adapter.state_dict().values(), basis])
     watch.note(f"adapter: {len(placed)} modules, {adapter.num_parameters():,} parameters")
     return adapter, Objective(lm, basis, recipe.losses, space, recipe.training.node_budget, recipe.training.base_cache_mb)
 

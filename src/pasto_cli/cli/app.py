@@ -6,6 +6,8 @@ interrupted. Nothing here imports torch: `pasto --help` is instant.
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 
 import typer
 
@@ -30,6 +32,33 @@ app.command("push")(push.push)
 app.command("recipe")(recipe.recipe)
 
 
+@contextmanager
+def _processes() -> Iterator[None]:
+    """Under a launcher (accelerate launch, torchrun): meet the other processes; only the first one speaks."""
+    from pasto_cli.cli import output
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ:
+            output.Screen().warn(
+                "accelerate starts one process only on a CPU without MPI; "
+                "for several, write: torchrun --nproc-per-node 2 -m pasto_cli ..."
+            )
+        yield
+        return
+    from pasto_cli.core import parallel
+
+    parallel.join()
+    try:
+        if parallel.rank() > 0:
+            output.out.quiet = output.err.quiet = True
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+                yield
+        else:
+            yield
+    finally:
+        parallel.leave()
+
+
 def main() -> None:
     """Run a command; a `PastoError` becomes a line, a next step and exit code 1."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -37,7 +66,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        app()
+        with _processes():
+            app()
     except PastoError as error:
         from pasto_cli.cli.output import show_error
 

@@ -38,17 +38,19 @@ def train(
     resolved = load_recipe(recipe, set_ or [])
     from pasto_cli import workflows
     from pasto_cli.cli.output import Screen, print_json
+    from pasto_cli.core.parallel import kept_by_the_first
 
     screen = Screen()
     found: list[Trained] = []
-    for one in workflows.with_seeds(resolved, seeds):
-        if seeds > 1:
-            screen.note(f"training seed {one.training.seed} ({len(found) + 1} of {seeds})")
-        found.append(workflows.train_recipe(one, screen, out))
-        if found[-1].certificate and not json:
-            _show(found[-1].certificate, found[-1].folder, found[-1].result.angle)
-        if found[-1].result.interrupted:
-            break
+    with kept_by_the_first(out) as root:
+        for one in workflows.with_seeds(resolved, seeds):
+            if seeds > 1:
+                screen.note(f"training seed {one.training.seed} ({len(found) + 1} of {seeds})")
+            found.append(workflows.train_recipe(one, screen, root))
+            if found[-1].certificate and not json:
+                _show(found[-1].certificate, found[-1].folder, found[-1].result.angle)
+            if found[-1].result.interrupted:
+                break
     if json:
         records = [_record(trained) for trained in found]
         print_json(records if seeds > 1 else records[0])

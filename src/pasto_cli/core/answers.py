@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pasto_cli.core import parallel
 from pasto_cli.core.chat import Chat
 from pasto_cli.core.forward import run
 from pasto_cli.core.models import LoadedModel
@@ -85,7 +86,8 @@ def score_answers(
     widest = max(len(q.answers) for q in questions)
     result = torch.full((len(coefficients), len(questions), widest), float("-inf"), dtype=torch.float64)
     said = [[""] * len(questions) for _ in coefficients]
-    for group in cut([q.ids for q in questions], budget, lm.trees):
+    groups = cut([q.ids for q in questions], budget, lm.trees)
+    for group in parallel.share(groups):
         rows, owner = [], []
         for index in group:
             stems = {way[:-1] for ways in questions[index].answers for way in ways} | {()}
@@ -99,6 +101,14 @@ def score_answers(
         for index in group:
             _answer(lm, states.last, paths, questions[index], index, result, said)
         progress(len(group))
+    if parallel.size() > 1:
+        own = [i for group in parallel.share(groups) for i in group]
+        for some, values, words in parallel.gather((own, result[:, own], [[row[i] for i in own] for row in said])):
+            result[:, some] = values
+            for row, mine in zip(said, words, strict=True):
+                for i, word in zip(some, mine, strict=True):
+                    row[i] = word
+        progress(len(questions) - len(own))
     return Answers(result, said)
 
 

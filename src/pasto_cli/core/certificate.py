@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from pasto_cli.core import parallel
 from pasto_cli.core.chat import TokenPair
 from pasto_cli.core.forward import run
 from pasto_cli.core.models import LoadedModel
@@ -97,7 +98,8 @@ def measure_likeness(
     """
     t: dict[str, list[float]] = {name: [float("nan")] * len(pairs) for name in ("neutral", "chosen", "rejected")}
     steered: dict[float, list[float]] = {a: [float("nan")] * len(pairs) for a in coefficients}
-    for group in cut([p.neutral for p in pairs], budget, lm.trees):
+    groups = cut([p.neutral for p in pairs], budget, lm.trees)
+    for group in parallel.share(groups):
         ends = [pairs[i].suffix_len + 1 for i in group]
         base = _window_states(lm, [row for i in group for row in pairs[i][:3]], [e for e in ends for _ in range(3)], budget)
         packed = pack([pairs[i].neutral for i in group], lm.trees)
@@ -114,6 +116,14 @@ def measure_likeness(
                 for a, value in zip(coefficients, values.tolist(), strict=True):
                     steered[a][index] = value
         progress(len(group))
+    if parallel.size() > 1:
+        own = [i for group in parallel.share(groups) for i in group]
+        for some, *found in parallel.gather((own, t, steered)):
+            for mine, theirs in zip((t, steered), found, strict=True):
+                for name, values in theirs.items():
+                    for i in some:
+                        mine[name][i] = values[i]
+        progress(len(pairs) - len(own))
     clusters = [" ".join(map(str, p.neutral[-p.suffix_len :])) for p in pairs]
     arrays = {name: np.array(x) for name, x in t.items()}
     return Likeness(

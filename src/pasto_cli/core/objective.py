@@ -7,12 +7,13 @@ Legend: b pairs, w window (positions of one row that count), d d_model, v vocabu
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pasto_cli.core import losses, readout
+from pasto_cli.core import losses, parallel, readout
 from pasto_cli.core.adapter import Adapter
 from pasto_cli.core.chat import TokenPair
 from pasto_cli.core.forward import run
@@ -89,7 +90,7 @@ class Objective:
         basis: P (d, k).
         spec: The recipe's losses.
         subspace: For the loss depth and the number of last tokens.
-        budget: Nodes of a token tree on the base side.
+        budget: Nodes of a token tree.
         cache_mb: Memory for cached base sides.
     """
 
@@ -110,7 +111,7 @@ class Objective:
         """Compute the base side of pairs and keep what fits; pairs are known by identity, so keep them alive."""
         for start in range(0, len(pairs), 32):
             chunk = pairs[start : start + 32]
-            for pair, base in zip(chunk, self._base(chunk), strict=True):
+            for pair, base in zip(chunk, self._bases(chunk), strict=True):
                 if base.size > self._room:
                     return
                 self._room -= base.size
@@ -128,11 +129,25 @@ class Objective:
         neutral = neutral or self.spec.neutral is not None
         base = [self._cache.get(id(pair)) for pair in batch]
         if missing := [i for i, known in enumerate(base) if known is None]:
-            for index, computed in zip(missing, self._base([batch[i] for i in missing]), strict=True):
+            for index, computed in zip(missing, self._bases([batch[i] for i in missing]), strict=True):
                 base[index] = computed
         known = [pair for pair in base if pair is not None]
-        steered = self._steered(adapter, batch, neutral)
-        return self._combine(known, steered, self._all_terms(batch, known, steered), ramp)
+        own = parallel.share(batch)
+        steered = self._steered(adapter, own, neutral) if own else []
+        terms = self._all_terms(own, parallel.share(known), steered) if own else []
+        ends = [[side.depth for side in sides] for sides in steered]
+        return self._combine(known, *self._whole(ends, terms, len(batch)), ramp)
+
+    def _whole(
+        self, ends: list[list[Tensor]], terms: list[_PairTerms], count: int
+    ) -> tuple[list[list[Tensor]], list[_PairTerms]]:
+        """The batch's residual streams and terms, those of other processes without gradients."""
+        if parallel.size() == 1:
+            return ends, terms
+        each = list(zip(ends, terms, strict=True))
+        others = parallel.to(parallel.unshare(each, count), self.lm.device)
+        whole = [each[i // parallel.size()] if i % parallel.size() == parallel.rank() else others[i] for i in range(count)]
+        return [e for e, _ in whole], [t for _, t in whole]
 
     # -- running the model ----------------------------------------------------------------------------------------------
 
@@ -147,6 +162,12 @@ class Objective:
         path = path.to(states_depth.device)
         ends = at_least_single(states_depth[..., path[-self.last_tokens :], :])
         return Side(ends.mean(-2), states_last[..., path[-window:], :])
+
+    def _bases(self, pairs: Sequence[TokenPair]) -> list[BasePair]:
+        """The base side of pairs, each process having run its share."""
+        own = parallel.share(pairs)
+        mine = self._base(own) if own else []
+        return mine if parallel.size() == 1 else parallel.to(parallel.unshare(mine, len(pairs)), self.lm.device)
 
     @torch.no_grad()
     def _base(self, pairs: Sequence[TokenPair]) -> list[BasePair]:
@@ -166,12 +187,16 @@ class Objective:
         """For each pair its sides at +1 and -1: depth (2, d), last (2, w, d)."""
         rows = [row for pair in batch for row in self._sides(pair, neutral)]
         windows = [self._window(row, pair) for pair in batch for row in self._sides(pair, neutral)]
-        packed = pack(rows, self.lm.trees)
-        sequences = packed.input_ids.shape[0]
-        with adapter.at(self.lm.model, [a for a in SIGNS for _ in range(sequences)]):
-            states = run(self.lm, packed, rows=len(SIGNS), depth=self.depth)
-        assert states.depth is not None
-        sides = [self._side(states.depth, states.last, p, w) for p, w in zip(packed.paths, windows, strict=True)]
+        sides: list[Side] = [Side(self.basis, self.basis)] * len(rows)
+        # Attention costs the square of a tree's nodes, so that several trees may cost less than one.
+        trees = [(group, pack([rows[i] for i in group], self.lm.trees)) for group in cut(rows, self.budget, self.lm.trees)]
+        for sequences, alike in groupby(trees, key=lambda tree: tree[1].input_ids.shape[0]):
+            with adapter.at(self.lm.model, [a for a in SIGNS for _ in range(sequences)]):
+                for group, packed in alike:
+                    states = run(self.lm, packed, rows=len(SIGNS), depth=self.depth)
+                    assert states.depth is not None
+                    for index, path in zip(group, packed.paths, strict=True):
+                        sides[index] = self._side(states.depth, states.last, path, windows[index])
         each = 3 if neutral else 2
         return [sides[i : i + each] for i in range(0, len(sides), each)]
 
@@ -239,11 +264,11 @@ class Objective:
         return _PairTerms(coherence, variation, means[0] - means[1], entropies.mean(), likeness)
 
     def _combine(
-        self, base: Sequence[BasePair], steered: Sequence[Sequence[Side]], terms: Sequence[_PairTerms], ramp: float
+        self, base: Sequence[BasePair], ends: Sequence[Sequence[Tensor]], terms: Sequence[_PairTerms], ramp: float
     ) -> LossReport:
         spec = self.spec
         d_ref = torch.stack([b.chosen.depth - b.rejected.depth for b in base])  # (b, d)
-        d_pos, d_neg = (torch.stack([s[0].depth[i] - s[1].depth[i] for s in steered]) for i in (0, 1))
+        d_pos, d_neg = (torch.stack([e[0][i] - e[1][i] for e in ends]) for i in (0, 1))
         projection = losses.projection_loss(d_ref, d_pos, d_neg, self.basis, spec.projection, ramp)
         gap = torch.stack([t.gap for t in terms])  # (b, 3)
         gap_pos, gap_neg = gap[:, 0] - gap[:, 2], gap[:, 1] - gap[:, 2]
@@ -258,14 +283,12 @@ class Objective:
             "antiparallel": projection.antiparallelism.mean(), "gap_pos": gap_pos.mean(), "gap_neg": gap_neg.mean(),
             "tv": torch.stack([t.tv for t in terms]).mean(),
         }  # fmt: skip
-        if len(steered[0]) == 3:
+        if len(ends[0]) == 3:
             t = torch.stack([term.likeness for term in terms])  # (b, 5)
             s = losses.strength(*t.unbind(1))
             watch |= {"strength_pos": s.pos.mean(), "strength_neg": s.neg.mean()}
             if spec.neutral is not None:
-                shifts = [
-                    torch.stack([x[2].depth[i] - y.neutral.depth for x, y in zip(steered, base, strict=True)]) for i in (0, 1)
-                ]
+                shifts = [torch.stack([x[2][i] - y.neutral.depth for x, y in zip(ends, base, strict=True)]) for i in (0, 1)]
                 o = losses.orientation(shifts[0], shifts[1], d_ref, self.basis, spec.projection.softness, ramp)
                 parts["orientation"] = spec.neutral.orientation_weight * (o.neg - o.pos).mean()
                 parts["likeness"] = losses.likeness_loss(s, spec.neutral).mean()

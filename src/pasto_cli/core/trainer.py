@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pasto_cli.core import parallel
 from pasto_cli.core.adapter import Adapter
 from pasto_cli.core.chat import TokenPair
 from pasto_cli.core.objective import LossReport, Objective
@@ -181,8 +182,10 @@ class _Loop:
                         f"the loss is {result.total.item()} at step {self.step + 1} (epoch {epoch}): {result.parts}"
                     )
                 # The mean over all pairs of the group, however it was cut.
-                (result.total * (len(batch) / pairs)).backward()
+                if result.total.requires_grad:  # a process may have no pair of a small batch
+                    (result.total * (len(batch) / pairs)).backward()
                 reports.append((len(batch) / pairs, result))
+            parallel.sum_gradients(self.adapter.parameters())
             torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.spec.clip)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -194,7 +197,7 @@ class _Loop:
         """Loss at full weights on the validation pairs; the best weights are kept."""
         pairs = sum(map(len, self.validation))
         reports = [(len(batch) / pairs, self.objective(self.adapter, batch)) for batch in self.validation]
-        loss = self._tell(epoch, reports, 0.0, validation=True)
+        loss = parallel.gather(self._tell(epoch, reports, 0.0, validation=True))[0]
         if not math.isfinite(loss):
             raise _NotFinite(f"the validation loss is {loss} after epoch {epoch}")
         if loss < self.best_loss:
