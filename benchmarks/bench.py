@@ -182,10 +182,10 @@ class Times(NamedTuple):
         return statistics.median(self.seconds)
 
 
-def in_turn(ways: dict[str, Callable[[], None]], repeats: int) -> dict[str, Times]:
+def in_turn(ways: dict[str, Callable[[], None]], repeats: int, warm_up: bool = True) -> dict[str, Times]:
     """Run each way once unmeasured, then all of them in turn, forwards and backwards."""
     found: dict[str, list[float]] = {name: [] for name in ways}
-    for run in ways.values():
+    for run in ways.values() if warm_up else ():
         run()
     for repeat in range(repeats):
         names = list(ways) if repeat % 2 == 0 else list(ways)[::-1]
@@ -229,7 +229,8 @@ def first_token(bench: Bench, folder: Path) -> dict[str, Callable[[], None]]:
     spec = bench.recipe.model.model_copy(update={"source": str(base), "quantization": "none"})
     lm = workflows.open_model(spec, bench.watch, packing=False)
     meta = artifact.Meta(
-        format_version=1, created=artifact.now(), base=artifact.describe_base(lm, bench.adapter), bound=bench.recipe.adapter.bound,
+        format_version=1, created=artifact.now(), base=artifact.describe_base(lm, bench.adapter),
+        bound=bench.recipe.adapter.bound,
         max_angle=bench.recipe.adapter.max_angle, largest_angle=bench.adapter.angle(),
         recipe=bench.recipe.model_dump(mode="json"), pairs_sha256="", num_pairs={}, personas=[], training={}, certificate=None,
         reference=artifact.reference_logits(lm, bench.adapter), versions={},
@@ -255,10 +256,11 @@ class Report:
         self.rows: list[dict[str, Any]] = []
 
     def times(
-        self, name: str, ways: dict[str, Callable[[], None]], ratios: Sequence[tuple[str, str, str]], repeats: int
-    ) -> None:
+        self, name: str, ways: dict[str, Callable[[], None]], ratios: Sequence[tuple[str, str, str]], repeats: int,
+        warm_up: bool = True,
+    ) -> None:  # fmt: skip
         """Measure ways in turn; print each and the ratios (way, other way, target) between medians."""
-        found = in_turn(ways, repeats)
+        found = in_turn(ways, repeats, warm_up)
         for way, t in found.items():
             print(f"{name:12} {way:12} median {t.median:8.3f} s   [{t.seconds[0]:.3f}, {t.seconds[-1]:.3f}]   n = {repeats}")
         compared = []
@@ -290,16 +292,15 @@ def sections(bench: Bench, given: argparse.Namespace, report: Report) -> dict[st
         report.times("start", ways, [("plain", "fast", "at least 6"), ("plain", "warm", "at least 6")], r)
 
     def evaluation() -> None:
-        ways = {
-            "fast": bench.fast_evaluation,
-            "1 coefficient": lambda: bench.fast_evaluation([1.0]),
-            "2": lambda: bench.fast_evaluation([-1.0, 1.0]),
-            "first token": bench.first_token_evaluation,
-        }
-        report.times("evaluation", ways, [("2", "1 coefficient", "at most 1.4"), ("first token", "fast", "none")], min(r, 3))
+        ways = {"fast": bench.fast_evaluation, "first token": bench.first_token_evaluation}
+        report.times("evaluation", ways, [("first token", "fast", "none: it reads less")], 2, warm_up=False)
         every, bench.questions = bench.questions, bench.questions[:12]
-        ways = {"fast": bench.fast_evaluation, "plain": bench.plain_evaluation}
-        report.times("12 questions", ways, [("plain", "fast", "at least 5")], min(r, 3))
+        ways = {
+            "fast": bench.fast_evaluation, "plain": bench.plain_evaluation,
+            "1 coefficient": lambda: bench.fast_evaluation([1.0]), "2 coefficients": lambda: bench.fast_evaluation([-1.0, 1.0]),
+        }  # fmt: skip
+        ratios = [("plain", "fast", "at least 5"), ("2 coefficients", "1 coefficient", "at most 1.4")]
+        report.times("12 questions", ways, ratios, min(r, 3))
         bench.questions = every
 
     def generation() -> None:
@@ -337,7 +338,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "quickstart.yaml")
     parser.add_argument("--set", action="append", default=[], help="change the recipe, such as training.batch_size=4")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dilemmas", type=int, default=50)
     parser.add_argument("--only", action="append", help="a section: step, start, evaluation, generation, commands, memory")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
