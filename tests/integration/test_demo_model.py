@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from integration.terminal import ROOT, Said, call_in, strict, threads
 from pasto_cli import workflows
+from pasto_cli.core.artifact import load_adapter, read_meta
 from pasto_cli.core.forward import run
 from pasto_cli.core.tokentree import pack
 from pasto_cli.pairs import read_pairs
@@ -123,3 +125,18 @@ def test_a_4bit_base_stays_4bit(plain, packed_4bit):
     assert meta["base"]["spec"]["quantization"] == "4bit"
     assert meta["certificate"]["passed"] == (packed_4bit.said.code == 0)
     assert all(path in dict(model.named_modules()) for path in meta["base"]["fingerprints"])
+
+
+def test_an_adapter_adds_little_to_what_a_model_holds(plain, packed_4bit):
+    """Rank 64 on all writers of the middle layers, at most 8 % of the base, be it packed or not; steering leaves nothing."""
+    for lifecycle in (plain, packed_4bit):
+        tensors = load_file(lifecycle.run / "adapter" / "adapter.safetensors")
+        adapter = sum(t.numel() * t.element_size() for t in tensors.values())
+        model = lifecycle.lm.model
+        before = model.get_memory_footprint()
+        assert adapter <= 0.08 * before
+        dial = load_adapter(lifecycle.run / "adapter", read_meta(lifecycle.run / "adapter"), lifecycle.lm, verify=False)
+        with torch.no_grad(), dial.at(model, 1.0):
+            model(input_ids=torch.tensor([lifecycle.lm.chat.prompt(PROMPT)]))
+            assert model.get_memory_footprint() == before
+        assert model.get_memory_footprint() == before
