@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 
 import typer
 
-from pasto_cli.cli import benchmarks, evaluate, generate, make_pairs, push, recipe, report, train
+from pasto_cli.cli import benchmarks, evaluate, export, generate, make_pairs, push, recipe, report, train
 from pasto_cli.errors import PastoError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("benchmarks")(benchmarks.benchmarks)
 app.command("generate")(generate.generate)
+app.command("export")(export.export)
 app.command("push")(push.push)
 app.command("recipe")(recipe.recipe)
 

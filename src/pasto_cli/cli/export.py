@@ -1,0 +1,53 @@
+"""`pasto export`: a dial in the format of another engine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pasto_cli.cli import options
+
+
+def export(
+    adapter: options.Adapter = None,
+    coeff: Annotated[
+        list[float] | None, typer.Option("--coeff", "-c", help="Coefficient; one export for each.", show_default=False)
+    ] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="lora (PEFT), merged (whole model) or gguf-lora (llama.cpp).")
+    ] = "lora",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the exports. Default: export/ in the run's folder.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace exports that are there.")] = False,
+    quantization: options.Quantization = None,
+    device: options.Device = None,
+    no_verify: options.NoVerify = False,
+    json: options.Json = False,
+) -> None:
+    """Write a dial at stated coefficients for engines that know LoRA: exact, one export for each coefficient.
+
+    Scaling the +1 export inside an engine is not the same as another coefficient (docs/serving.md).
+
+    Examples:
+      pasto export --coeff -1 --coeff 1
+
+      pasto export --coeff -0.5 --format gguf-lora --out exports
+
+      pasto export --coeff 1 --format merged
+    """
+    from pasto_cli import exports, workflows
+    from pasto_cli.cli.output import Screen, print_json
+    from pasto_cli.cli.output import out as console
+
+    screen = Screen()
+    dial = workflows.open_dial(adapter, screen, quantization, device, not no_verify, packing=False)
+    found = exports.export_dial(dial, coeff or [-1.0, 1.0], format_, out, force, screen)
+    if json:
+        print_json([one._asdict() | {"path": str(one.path)} for one in found])
+        return
+    for one in found:
+        near = "" if one.difference is None else f"  logits within {one.difference:.1e} of the dial's (largest {one.scale:.0f})"
+        console.print(
+            f"{one.coefficient:+g}  {one.path}  {one.size / 1e6:.1f} MB{near}", highlight=False, markup=False, soft_wrap=True
+        )
