@@ -539,6 +539,7 @@ FLAGS = {
     "--oracles --quantization --value",
     "report": "run --json --out --samples",
     "benchmarks": "--data --json",
+    "export": "--adapter/-a --coeff/-c --device --force --format --json --no-verify --out --quantization",
     "generate": "prompt --adapter/-a --coeff/-c --device --json --max-new-tokens --no-verify --quantization --seed --stdin "
     "--temperature",
     "push": "repo --adapter/-a --dry-run --json --private",

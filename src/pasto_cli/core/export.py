@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pasto_cli.core.adapter import Adapter
+from pasto_cli.core.adapter import Adapter, per_row
 from pasto_cli.core.models import LoadedModel
 from pasto_cli.errors import PastoError
 
@@ -38,8 +38,9 @@ def low_rank(adapter: Adapter, coefficient: float) -> dict[str, LowRank]:
     """Module path -> the change that a coefficient makes.
 
     Raises:
-        PastoError: At coefficient 0, which changes nothing.
+        PastoError: At coefficient 0, which changes nothing, and for what is not a finite number.
     """
+    per_row(coefficient)
     if coefficient == 0.0:
         raise PastoError("coefficient 0 is the base model: there is nothing to export", "Leave it out.")
     mixing = adapter.mixing([coefficient])
