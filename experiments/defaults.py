@@ -94,12 +94,21 @@ def measure_variant(trained: dict[str, Any], data: str | None, limit: int, root:
     return result
 
 
+def strength_per_root_nat(r: dict[str, Any]) -> float:
+    """Strength in the wanted direction over sqrt(KL p95), mean of both ends: KL grows with the square of a small change."""
+    ends = [
+        sign * r["certificate"]["strength"][f"{sign}"]["value"] / r["disturbance"][f"{sign:+}"]["kl_p95"]["value"] ** 0.5
+        for sign in (1, -1)
+    ]
+    return sum(ends) / 2
+
+
 def table(path: Path) -> str:
     """Markdown table of a results file: mean and spread over seeds."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     columns = (
-        "variant", "certified", "s(+1)", "s(-1)", "gap +1", "gap -1", "KL p95 +1", "KL p95 -1", "slope", "slope at 1 nat",
-        "flips, %", "flips at 1 nat, %", "acquiescence +1, 1 nat", "acquiescence -1, 1 nat",
+        "variant", "certified", "s(+1)", "s(-1)", "gap +1", "gap -1", "KL p95 +1", "KL p95 -1", "s / sqrt KL",
+        "slope", "slope at 1 nat", "flips, %", "flips at 1 nat, %", "acquiescence +1, 1 nat", "acquiescence -1, 1 nat",
     )  # fmt: skip
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for name in dict.fromkeys(r["variant"] for r in rows):
@@ -120,6 +129,8 @@ def table(path: Path) -> str:
             spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
             return f"{np.mean(values):+.{digits}f}{spread}"
 
+        for r in some:
+            r["per_root_nat"] = strength_per_root_nat(r)
         for r in measured:
             for label in ("own", "equal_kl"):
                 c = r[label]["coefficients"]
@@ -129,7 +140,8 @@ def table(path: Path) -> str:
             name, f"{sum(r['certificate']['passed'] for r in some)} of {len(some)}",
             over("certificate", "strength", "1", "value"), over("certificate", "strength", "-1", "value"),
             over("validation", "gap_pos"), over("validation", "gap_neg"), over("disturbance", "+1", "kl_p95", "value"),
-            over("disturbance", "-1", "kl_p95", "value"), over("own", "slope", "value"), over("equal_kl", "slope", "value"),
+            over("disturbance", "-1", "kl_p95", "value"), over("per_root_nat"),
+            over("own", "slope", "value"), over("equal_kl", "slope", "value"),
             over("own", "parts", "arbitrary_rate", scale=100, digits=0),
             over("equal_kl", "parts", "arbitrary_rate", scale=100, digits=0), *(over(*p) for p in at),
         ]  # fmt: skip
