@@ -241,6 +241,15 @@ def first_token(bench: Bench, folder: Path) -> dict[str, Callable[[], None]]:
     return {"pasto": command([*generate, PROMPT]), "script": command([sys.executable, "-c", BARE, str(base), dtype, PROMPT])}
 
 
+def own_peak() -> float:
+    """MiB that this process held at most; ru_maxrss would start at what its parent held when it was forked."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def peak(given: argparse.Namespace, what: str) -> float:
     """MiB at most in a fresh process that loads the model, prepares the adapter and does one thing."""
     code = [sys.executable, "-m", "benchmarks.bench", "--recipe", str(given.recipe), "--dilemmas", "4", "--peak", what]
@@ -348,7 +357,7 @@ def main() -> None:
     if given.peak:
         bench.questions = bench.questions[:12]
         getattr(bench, given.peak)()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(own_peak())
         return
     facts = {"threads": torch.get_num_threads(), "torch": torch.__version__, "cuda": torch.cuda.is_available()}
     report = Report()
