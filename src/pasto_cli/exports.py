@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
+
+from pasto_cli import runs
 from pasto_cli.core import export
 from pasto_cli.errors import PastoError
 from pasto_cli.files import writing
@@ -47,8 +50,7 @@ def export_dial(
     """
     if kind not in FORMATS:
         raise PastoError(f"--format {kind!r} is not known", f"Write {', '.join(FORMATS)}.")
-    in_run = dial.folder.name == "adapter" and (dial.folder.parent / "recipe.yaml").exists()
-    root = out or (dial.folder.parent / "export" if in_run else Path("export"))
+    root = out or (runs.run_of(dial.folder) or Path()) / "export"
     found = []
     for a in dict.fromkeys(coefficients):
         path = root / f"{kind}{a:+g}{'.gguf' if kind == 'gguf-lora' else ''}"
@@ -83,17 +85,23 @@ def _fill(folder: Path, dial: Opened, a: float, kind: str, factors: dict[str, ex
 
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Write beside, then rename: what is at `path` is whole, whatever happens."""
-    scratch = path.with_name(f".{path.name}.part")
+    """Write beside, then rename: what is at `path` is the old or the new one, whole."""
+    scratch, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(scratch)
         try:
             write(scratch)
-            _remove(path)
+            if path.exists():
+                path.rename(old)
             scratch.rename(path)
+        except SafetensorError as error:
+            raise PastoError(f"cannot write {path}: {error}", "Free some disk, or choose another place with --out.") from None
         finally:
+            if old.exists() and not path.exists():  # interrupted between the two renames
+                old.rename(path)
             _remove(scratch)
+            _remove(old)
 
 
 def _remove(path: Path) -> None:

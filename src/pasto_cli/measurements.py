@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pasto_cli import bundled
+from pasto_cli import bundled, runs
 from pasto_cli.core import artifact, parallel
 from pasto_cli.core.models import enough_memory
 from pasto_cli.core.steering import Steerer
@@ -95,9 +95,10 @@ def keep_evaluation(dial: Opened, run: EvalRun, method: str = "") -> Path | None
 
 
 def _keep(dial: Opened, name: str, text: str) -> Path | None:
-    if parallel.rank() > 0 or dial.folder.name != "adapter" or not (dial.folder.parent / "recipe.yaml").exists():
+    run = runs.run_of(dial.folder)
+    if parallel.rank() > 0 or run is None:
         return None
-    path = dial.folder.parent / "eval" / name
+    path = run / "eval" / name
     with writing(path):
         path.parent.mkdir(exist_ok=True)
     write_text(path, text)

@@ -73,3 +73,8 @@ def adapter_folder(name: str | None, root: Path = RUNS) -> Path | None:
     if name is not None and name.count("/") == 1 and not name.startswith((".", "/", "~")) and not start.exists():
         return None
     raise PastoError(f"{start}: no adapter here", "Give the folder of a run, its adapter/ folder or a Hub id (user/name).")
+
+
+def run_of(adapter: Path) -> Path | None:
+    """The run that an adapter folder belongs to, or None for one that was copied or downloaded."""
+    return adapter.parent if adapter.name == "adapter" and (adapter.parent / "recipe.yaml").exists() else None
