@@ -275,19 +275,18 @@ def per_row(coefficients: Coefficients) -> tuple[Tensor | None, list[float]]:
 
 
 def _hook(rotation: Rotation, mix: Tensor, rows: Tensor | None) -> Any:
-    """Forward hook that adds ((x V) M(a)) U^T to a module's output.
+    """Forward hook that adds ((x V) M(a)) U^T to a module's output, in the dtype of x.
 
-    The small matrices stay in float32 until M U^T is formed; the product with x runs in the dtype of x.
+    Holds nothing but the factors that the adapter has anyway and M(a), (r, r) for each coefficient.
     """
-    out = mix @ rotation.u.T  # (coefficients, r, d_out)
-    cast: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
+    cast: dict[torch.dtype, tuple[Tensor, Tensor, Tensor]] = {}
 
     def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]  # (b, t, d_in)
         if x.dtype not in cast:
-            per_row = out if rows is None else out[rows.to(out.device)]
-            cast[x.dtype] = rotation.v.to(x.dtype), per_row.to(x.dtype)
-        v, weight = cast[x.dtype]
+            per_row = mix if rows is None else mix[rows.to(mix.device)]
+            cast[x.dtype] = rotation.v.to(x.dtype), per_row.to(x.dtype), rotation.u.T.to(x.dtype)
+        v, weight, back = cast[x.dtype]
         if x.dim() == 2 and weight.shape[0] > 1 and x.shape[0] % weight.shape[0] == 0:
             # Some architectures (OPT) flatten rows and positions before the MLP.
             x = x.reshape(weight.shape[0], -1, x.shape[-1])
@@ -295,7 +294,7 @@ def _hook(rotation: Rotation, mix: Tensor, rows: Tensor | None) -> Any:
             raise PastoError(
                 f"{weight.shape[0]} coefficients for a batch of {x.shape[0]} rows", "Give one coefficient, or one a row."
             )
-        return output + ((x @ v) @ weight).reshape(output.shape).to(output.dtype)
+        return output + ((x @ v) @ weight @ back).reshape(output.shape).to(output.dtype)
 
     return add
 
