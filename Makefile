@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-fast bench bench-gemma bench-scale check format clean
+.PHONY: quickstart test test-fast bench bench-gemma bench-shape bench-scale check format clean
 
 # torch comes first and alone: where a CPU build of the pinned version is to be had, nothing later pulls CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -48,6 +48,11 @@ test-fast: $(VENV)/.dev
 # Seconds and memory of the fast path against the textbook one (benchmarks/plain.py); leave the machine alone meanwhile.
 bench: $(VENV)/.dev $(VENV)/.demo
 	$(BIN)/python -m benchmarks.bench
+
+# A training step of two pairs at the shape of a larger model, random weights; SHAPE=qwen3-4b wants a GPU.
+SHAPE := gemma-3-1b
+bench-shape: $(VENV)/.dev $(VENV)/.demo
+	$(BIN)/python -m benchmarks.bench --shape $(SHAPE) --set training.batch_size=2 --only step --only memory --repeats 1 --out bench-$(SHAPE).json
 
 # The same on 262,144 tokens of vocabulary and sliding windows.
 bench-gemma: $(VENV)/.dev $(VENV)/.gemma

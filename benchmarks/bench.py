@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import plain
+from benchmarks import plain, shapes
 from pasto_cli import workflows
 from pasto_cli.core import artifact
 from pasto_cli.core.answers import Question, score_answers
@@ -45,12 +45,15 @@ class Bench:
         recipe: Path of a recipe.
         changes: To the recipe, `key=value`.
         dilemmas: For the evaluation.
+        shape: Of a larger model, with random weights in place of the recipe's (`shapes.SHAPES`).
     """
 
-    def __init__(self, recipe: Path, changes: Sequence[str], dilemmas: int) -> None:
+    def __init__(self, recipe: Path, changes: Sequence[str], dilemmas: int, shape: str | None = None) -> None:
         self.recipe = load_recipe(recipe, changes)
         self.watch = workflows.Silent()
         self.lm: LoadedModel = workflows.open_model(self.recipe.model, self.watch)
+        if shape:
+            self.lm = shapes.random_weights(shape, self.lm)
         self.tokens = workflows.tokenise_recipe(make_pairs(self.recipe.pairs), self.recipe, self.lm, self.watch)
         self.batch = self.tokens.train[: self.recipe.training.batch_size]
         self.questions = tokenise(self.lm, subset(load_benchmark("mini-dilemmas"), "honesty", dilemmas, 0))
@@ -221,13 +224,16 @@ model.generate(**ids, max_new_tokens=1, do_sample=False)
 PROMPT = "Tell me about a lake."
 
 
-def first_token(bench: Bench, folder: Path) -> dict[str, Callable[[], None]]:
-    """One token in a fresh process: `pasto generate` with an adapter, and a script that loads the same weights."""
-    base, run = folder / "base", folder / "adapter"
-    bench.lm.model.save_pretrained(base)
-    bench.lm.tokenizer.save_pretrained(base)
-    spec = bench.recipe.model.model_copy(update={"source": str(base), "quantization": "none"})
-    lm = workflows.open_model(spec, bench.watch, packing=False)
+def save_base(bench: Bench, folder: Path) -> LoadedModel:
+    """The base as a folder of unquantised weights, and loaded from there."""
+    bench.lm.model.save_pretrained(folder)
+    bench.lm.tokenizer.save_pretrained(folder)
+    spec = bench.recipe.model.model_copy(update={"source": str(folder), "quantization": "none"})
+    return workflows.open_model(spec, bench.watch, packing=False)
+
+
+def save_adapter(bench: Bench, lm: LoadedModel, folder: Path) -> None:
+    """The adapter as an artifact made for this base."""
     meta = artifact.Meta(
         format_version=1, created=artifact.now(), base=artifact.describe_base(lm, bench.adapter),
         bound=bench.recipe.adapter.bound,
@@ -235,7 +241,14 @@ def first_token(bench: Bench, folder: Path) -> dict[str, Callable[[], None]]:
         recipe=bench.recipe.model_dump(mode="json"), pairs_sha256="", num_pairs={}, personas=[], training={}, certificate=None,
         reference=artifact.reference_logits(lm, bench.adapter), versions={},
     )  # fmt: skip
-    artifact.save(run, bench.adapter, meta, "")
+    artifact.save(folder, bench.adapter, meta, "")
+
+
+def first_token(bench: Bench, folder: Path) -> dict[str, Callable[[], None]]:
+    """One token in a fresh process: `pasto generate` with an adapter, and a script that loads the same weights."""
+    base, run = folder / "base", folder / "adapter"
+    lm = save_base(bench, base)
+    save_adapter(bench, lm, run)
     dtype = str(lm.dtype).removeprefix("torch.")
     generate = [sys.executable, "-m", "pasto_cli", "generate", "--adapter", str(run), "--coeff", "1", "--max-new-tokens", "1"]
     return {"pasto": command([*generate, PROMPT]), "script": command([sys.executable, "-c", BARE, str(base), dtype, PROMPT])}
@@ -253,9 +266,17 @@ def own_peak() -> float:
 def peak(given: argparse.Namespace, what: str) -> float:
     """MiB at most in a fresh process that loads the model, prepares the adapter and does one thing."""
     code = [sys.executable, "-m", "benchmarks.bench", "--recipe", str(given.recipe), "--dilemmas", "4", "--peak", what]
+    code += ["--shape", given.shape] if given.shape else []
     changes = [word for change in given.set for word in ("--set", change)]
     done = subprocess.run([*code, *changes], capture_output=True, text=True, cwd=ROOT, check=True)
     return float(done.stdout.strip().splitlines()[-1])
+
+
+def process_growth(folder: Path, quantization: str) -> dict[str, float]:
+    """What `benchmarks.growth` says in a fresh process, MiB."""
+    code = [sys.executable, "-m", "benchmarks.growth", str(folder), quantization]
+    done = subprocess.run(code, capture_output=True, text=True, cwd=ROOT, check=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 class Report:
@@ -330,16 +351,25 @@ def sections(bench: Bench, given: argparse.Namespace, report: Report) -> dict[st
             report.times("first token", first_token(bench, Path(folder)), [("pasto", "script", "at most 1.25")], r)
 
     def memory() -> None:
-        for what in ("step", "evaluation"):
+        for what in ("step",) if given.shape else ("step", "evaluation"):
             mib = {way: peak(given, f"{way}_{what}") for way in ("fast", "plain")}
             report.memory(f"peak of {what}", mib, "at most 0.4" if what == "step" else "none")
         adapter = sum(t.numel() * t.element_size() for t in bench.adapter.state_dict().values()) / 2**20
         base = bench.lm.model.get_memory_footprint() / 2**20
         report.memory("adapter", {"adapter": adapter, "base": base}, "at most 0.08")
 
-    return {
-        "step": step, "start": start, "evaluation": evaluation, "generation": generation, "commands": commands, "memory": memory
-    }  # fmt: skip
+    def growth() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            lm = save_base(bench, Path(folder, "base"))
+            save_adapter(bench, lm, Path(folder, "adapter"))
+            for quantization in ("none", "4bit"):
+                mib = process_growth(Path(folder, "adapter"), quantization)
+                name = f"growth of the process ({quantization})"
+                report.memory(name, {"another dial": mib["another"], "base": mib["base"]}, "at most 0.08")
+                report.memory(name, {"first dial": mib["first"], "base": mib["base"]}, "none: library code is touched too")
+
+    every = (step, start, evaluation, generation, commands, memory, growth)
+    return {measure.__name__: measure for measure in every}
 
 
 def main() -> None:
@@ -349,11 +379,13 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="change the recipe, such as training.batch_size=4")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dilemmas", type=int, default=50)
-    parser.add_argument("--only", action="append", help="a section: step, start, evaluation, generation, commands, memory")
+    names = "step, start, evaluation, generation, commands, memory, growth"
+    parser.add_argument("--only", action="append", help=f"a section: {names}")
+    parser.add_argument("--shape", choices=shapes.SHAPES, help="random weights of this shape in place of the recipe's model")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     parser.add_argument("--peak", help="measure the peak memory of one thing, such as fast_step (used by the command itself)")
     given = parser.parse_args()
-    bench = Bench(given.recipe, given.set, given.dilemmas)
+    bench = Bench(given.recipe, given.set, given.dilemmas, given.shape)
     if given.peak:
         bench.questions = bench.questions[:12]
         getattr(bench, given.peak)()
@@ -364,7 +396,13 @@ def main() -> None:
     for name, measure in sections(bench, given, report).items():
         if given.only is None or name in given.only:
             measure()
-            result = {"machine": facts, "recipe": str(given.recipe), "changes": given.set, "rows": report.rows}
+            result = {
+                "machine": facts,
+                "recipe": str(given.recipe),
+                "shape": given.shape,
+                "changes": given.set,
+                "rows": report.rows,
+            }
             given.out.write_text(json.dumps(result, indent=1))
 
 

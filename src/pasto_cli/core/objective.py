@@ -21,10 +21,16 @@ from pasto_cli.core.models import LoadedModel, at_least_single
 from pasto_cli.core.tokentree import cut, pack
 from pasto_cli.recipe import LossesSpec, SubspaceSpec
 
-HEAD_BYTES = 2**25
-"""Vocabulary-wide rows that a training step holds at once (a pair's at least); a few tensors of that size come and go."""
 SIGNS = (1.0, -1.0)
 """Coefficients of a training step, in the order of the leading axis."""
+
+
+def head_bytes(vocabulary: int, width: int) -> int:
+    """Bytes of vocabulary-wide rows that a training step holds at once (a pair's at least); a few such tensors come and go.
+
+    Each product reads the whole output head (vocabulary, width), which has to pay: half of what that holds in float32.
+    """
+    return max(2**25, vocabulary * width * 2)
 
 
 class Side(NamedTuple):
@@ -203,12 +209,13 @@ class Objective:
     # -- terms ----------------------------------------------------------------------------------------------------------
 
     def _groups(self, widths: Sequence[int]) -> list[list[int]]:
-        """Pairs whose vocabulary-wide tensors fit HEAD_BYTES together, from the rows of each."""
-        vocabulary = self.lm.model.get_output_embeddings().weight.shape[0]
+        """Pairs whose vocabulary-wide tensors fit `head_bytes` together, from the rows of each."""
+        vocabulary, width = self.lm.model.get_output_embeddings().weight.shape
+        limit = head_bytes(vocabulary, width)
         groups: list[list[int]] = []
         used = 0
         for index, rows in enumerate(widths):
-            if not groups or (used + rows) * vocabulary * 4 > HEAD_BYTES:
+            if not groups or (used + rows) * vocabulary * 4 > limit:
                 groups.append([])
                 used = 0
             groups[-1].append(index)
