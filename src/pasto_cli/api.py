@@ -44,6 +44,14 @@ class Dial:
         """
         return steer(self._opened.lm.model, coefficients, bake)
 
+    def strength(self, percent: float) -> float:
+        """The coefficient that a strength between -100 and 100 per cent of the calibrated one means (`pasto calibrate`).
+
+        Raises:
+            PastoError: Without a calibration, or beyond 100 %.
+        """
+        return self.meta.coefficient(percent)
+
     def generate(
         self,
         prompt: str,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pasto_cli.core.calibration import end_states
 from pasto_cli.core.chat import tokenise_pairs
-from pasto_cli.core.models import enough_memory
+from pasto_cli.core.memory import enough_memory
 from pasto_cli.core.steering import Steerer, lead
 from pasto_cli.core.strength import STRONGEST, Probe, Scaled, equal_strength
 from pasto_cli.errors import PastoError

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from pasto_cli import bundled, runs
 from pasto_cli.core import artifact, parallel
-from pasto_cli.core.models import enough_memory
+from pasto_cli.core.memory import enough_memory
 from pasto_cli.core.steering import Steerer
 from pasto_cli.core.strength import Probe, make_probe, measure, summary
 from pasto_cli.errors import PastoError

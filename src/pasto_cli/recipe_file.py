@@ -15,9 +15,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pasto_cli.errors import PastoError
+from pasto_cli.files import read_limited
+from pasto_cli.plain_yaml import PlainLoader
 from pasto_cli.recipe import Recipe
 
 KeyPath = tuple[str | int, ...]
+LARGEST = 2**20
+"""Bytes of a recipe."""
 
 
 class RecipeError(PastoError):
@@ -44,7 +48,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_limited(path, LARGEST)
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1)
         hint = f"Did you mean {path.parent / near[0]}?" if near else "Recipes that ship with pasto are in recipes/."
@@ -72,8 +76,8 @@ def dump_recipe(recipe: Recipe) -> str:
 def _read_yaml(text: str, path: Path) -> tuple[dict[str, Any], dict[KeyPath, str], list[str]]:
     """Plain data, the place (`file:line`) of every key path, and problems such as a key given twice."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=PlainLoader)
+        data = yaml.load(text, Loader=PlainLoader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -112,7 +116,7 @@ def _apply_override(data: dict[str, Any], marks: dict[KeyPath, str], override: s
         return [f"{place}: write --set section.key=value"]
     parts = key.strip().split(".")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = yaml.load(value, Loader=PlainLoader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError):
         return [f"{place}: the value is not valid YAML; quote it"]
     target = data

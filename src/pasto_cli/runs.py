@@ -1,6 +1,9 @@
 """Run folders: `runs/<time>-<name>/`, and `runs/latest`, the last finished one."""
 
+import contextlib
 import os
+import shutil
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -27,6 +30,19 @@ def new_run(name: str, root: Path = RUNS) -> Path:
         except OSError as error:
             raise PastoError(f"cannot make {folder}: {error.strerror}", "Choose another place with --out.") from None
     raise PastoError(f"cannot make a new folder in {root}", "Choose another place with --out.")
+
+
+@contextlib.contextmanager
+def removed_unless(folder: Path, worth: Callable[[], bool]) -> Iterator[None]:
+    """Take a run's folder away again where something fails before there is anything worth keeping in it."""
+    try:
+        yield
+    except BaseException:
+        if not worth():
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()  # only if it is empty
+        raise
 
 
 def mark_latest(folder: Path) -> None:

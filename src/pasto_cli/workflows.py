@@ -2,16 +2,19 @@
 
 import contextlib
 import json
+import math
 import re
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from pydantic import ValidationError
+from torch import Tensor
 
 from pasto_cli import runs
-from pasto_cli.core import artifact, parallel, subspaces
+from pasto_cli.core import artifact, checkpoint, parallel, subspaces
 from pasto_cli.core.adapter import Adapter, keep
 from pasto_cli.core.calibration import end_states
 from pasto_cli.core.certificate import Certificate, certify, measure_likeness
@@ -20,20 +23,21 @@ from pasto_cli.core.decompositions import decompose_writer
 from pasto_cli.core.directions import choose_directions
 from pasto_cli.core.elicitation import Elicitation, elicit
 from pasto_cli.core.forward import settle_packing
-from pasto_cli.core.models import LoadedModel, enough_memory, load_model, training_precision
+from pasto_cli.core.memory import enough_memory
+from pasto_cli.core.models import LoadedModel, load_model, training_precision
 from pasto_cli.core.objective import Objective
 from pasto_cli.core.steering import AdapterSteerer, attach
-from pasto_cli.core.trainer import Step, TrainResult, train
+from pasto_cli.core.trainer import Hooks, NotFinite, Step, TrainResult, train
 from pasto_cli.core.writers import dense_weight, find_writers, place_writers
 from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.benchmarks import load_benchmark
 from pasto_cli.evaluation.card import card
 from pasto_cli.evaluation.results import EvalRun, parse
 from pasto_cli.expression import parse_subspace
-from pasto_cli.files import write_text, writing
-from pasto_cli.pairs import PairSet, make_pairs, split_pairs, write_pairs
+from pasto_cli.files import replace_folder, write_text, writing
+from pasto_cli.pairs import PairSet, make_pairs, read_pairs, split_pairs, write_pairs
 from pasto_cli.recipe import ModelSpec, Recipe
-from pasto_cli.recipe_file import dump_recipe
+from pasto_cli.recipe_file import dump_recipe, load_recipe
 
 
 class Watcher(Protocol):
@@ -111,6 +115,14 @@ class Opened(NamedTuple):
     folder: Path
 
 
+class Part(NamedTuple):
+    """One of several dials on the same base."""
+
+    dial: Opened
+    own: float
+    """Its own coefficient."""
+
+
 def open_model(spec: ModelSpec, watch: Watcher, packing: bool = True) -> LoadedModel:
     """Load a base model and settle how prompts are packed on it (not needed for generation only)."""
     with watch.task(f"loading {spec.source}"):
@@ -141,42 +153,110 @@ def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trai
     """
     check_benchmark(recipe.evaluation.benchmark)
     pair_set = make_pairs(recipe.pairs)
+    folder = runs.new_run(recipe.name, root)
+    with runs.removed_unless(folder, lambda: checkpoint.folder_of(folder).exists()):
+        write_text(folder / "recipe.yaml", dump_recipe(recipe))
+        write_pairs(pair_set.pairs, folder / "pairs.jsonl")
+        return _train(recipe, pair_set, folder, watch)
+
+
+def resume_run(run: Path, watch: Watcher) -> Trained:
+    """Go on with a run that was killed or interrupted: it ends with the adapter that it would have had.
+
+    Args:
+        run: Its folder, with recipe.yaml and pairs.jsonl; one that was killed before training began starts at the beginning.
+        watch: Told what happens.
+
+    Raises:
+        PastoError: If the run is finished, incomplete or being trained by another process.
+    """
+    if not (run / "recipe.yaml").is_file():
+        raise PastoError(f"{run}: no run here (recipe.yaml is missing)", "Give the folder of a run, such as runs/TIME-NAME.")
+    recipe = load_recipe(run / "recipe.yaml", [])
+    if (run / "adapter" / artifact.META).exists() and not checkpoint.folder_of(run).exists():
+        raise PastoError(f"{run} is finished: there is nothing to resume", f"Measure it: pasto eval --adapter {run}")
+    return _train(recipe, read_pairs(run / "pairs.jsonl"), run, watch)
+
+
+def _train(recipe: Recipe, pair_set: PairSet, folder: Path, watch: Watcher) -> Trained:
+    """From loaded pairs to the certificate, in a run's folder."""
     lm = open_model(recipe.model, watch)
     tokens = tokenise_recipe(pair_set, recipe, lm, watch)
-    _check_elicitation(lm, pair_set, tokens, recipe, watch)
-    folder = runs.new_run(recipe.name, root)
-    write_text(folder / "recipe.yaml", dump_recipe(recipe))
-    write_pairs(pair_set.pairs, folder / "pairs.jsonl")
-    with training_precision(lm, recipe.training.precision) as low:
-        if low:
-            watch.note("layers run in bfloat16 during training (training.precision: float32 switches it off)")
-        adapter, objective = prepare(lm, tokens, recipe, watch)
-    describe = _describer(lm, adapter, recipe, pair_set, tokens)
-    so_far: dict[str, Any] = {"steps": 0, "best_epoch": 0, "best_loss": None, "interrupted": True}
+    before = checkpoint.load_state(folder)
+    if before is None:
+        _check_elicitation(lm, pair_set, tokens, recipe, watch)
+    else:
+        watch.note(f"going on after step {before.facts['step']} of {before.facts['total']}")
+    with checkpoint.held(folder):
+        adapter, objective = _begin(lm, tokens, recipe, folder, watch)
+        describe = _describer(lm, adapter, recipe, pair_set, tokens)
 
-    def save(facts: dict[str, Any], certificate: Certificate | None) -> None:
-        meta = describe(facts, certificate)
-        artifact.save(folder / "adapter", adapter, meta, card(meta.model_dump(mode="json"), []))
+        def save(facts: dict[str, Any], certificate: Certificate | None) -> None:
+            meta = describe(facts, certificate)
+            artifact.save(folder / "adapter", adapter, meta, card(meta.model_dump(mode="json"), []))
+
+        result = _optimise(lm, adapter, objective, tokens, recipe, folder, watch, before, save)
+        if result.interrupted:
+            again = f"go on with: pasto train --resume {folder}"
+            if result.steps:
+                save(result._asdict(), None)
+                watch.warn(
+                    f"interrupted after {result.steps} steps: {folder}/adapter holds the best weights so far, uncertified"
+                )
+                watch.note(again)
+            else:
+                watch.warn(f"interrupted before the first step: there is no adapter; {again}")
+            return Trained(folder, result, None)
+        facts = result._asdict()
+        save(facts, None)
+        certificate = _certify(lm, adapter, tokens, recipe, watch)
+        save(facts, certificate)
+    checkpoint.remove(folder)
+    runs.mark_latest(folder)
+    return Trained(folder, result, certificate)
+
+
+def _begin(lm: LoadedModel, tokens: Tokens, recipe: Recipe, folder: Path, watch: Watcher) -> tuple[Adapter, Objective]:
+    """A fresh adapter and the loss, from the run's checkpoint where there is one."""
+    kept = checkpoint.load_start(folder, recipe.adapter)
+    if kept is None:
+        with training_precision(lm, recipe.training.precision):
+            adapter, objective = prepare(lm, tokens, recipe, watch)
+        checkpoint.save_start(folder, adapter, objective.basis)
+        return adapter, objective
+    return kept[0].to(lm.device), _objective(lm, kept[1], recipe)
+
+
+def _optimise(
+    lm: LoadedModel, adapter: Adapter, objective: Objective, tokens: Tokens, recipe: Recipe, folder: Path, watch: Watcher,
+    before: checkpoint.Snapshot | None, save: Callable[[dict[str, Any], Certificate | None], None],
+) -> TrainResult:  # fmt: skip
+    """The training itself, with history.jsonl, checkpoints and the best adapter so far kept on disk."""
+    path = folder / "history.jsonl"
+    so_far: dict[str, Any] = {"steps": 0, "best_epoch": 0, "best_loss": None, "interrupted": True}
+    if before:
+        so_far.update(before.facts["so_far"])
+
+    def keep(snapshot: checkpoint.Snapshot) -> None:
+        facts = snapshot.facts | {"so_far": so_far, "history_bytes": path.stat().st_size}
+        checkpoint.save_state(folder, snapshot._replace(facts=facts))
 
     with (
         enough_memory("Lower training.batch_size, raise training.accumulation, or set model.quantization: 4bit."),
-        _history(folder / "history.jsonl", so_far, watch) as report,
-        training_precision(lm, recipe.training.precision),
+        _history(path, so_far, before.facts["history_bytes"] if before else 0, watch) as report,
+        training_precision(lm, recipe.training.precision) as low,
     ):
-        result = train(objective, adapter, tokens.train, tokens.validation, recipe.training, report, lambda: save(so_far, None))
-    if result.interrupted:
-        if result.steps:
-            save(result._asdict(), None)
-            watch.warn(f"interrupted after {result.steps} steps: {folder}/adapter holds the best weights so far, uncertified")
-        else:
-            watch.warn("interrupted before the first step: there is no adapter")
-        return Trained(folder, result, None)
-    facts = result._asdict()
-    save(facts, None)
-    certificate = _certify(lm, adapter, tokens, recipe, watch)
-    save(facts, certificate)
-    runs.mark_latest(folder)
-    return Trained(folder, result, certificate)
+        if low:
+            watch.note("layers run in bfloat16 during training (training.precision: float32 switches it off)")
+        hooks = Hooks(report, lambda: save(so_far, None), keep, watch.warn)
+        try:
+            return train(objective, adapter, tokens.train, tokens.validation, recipe.training, hooks, before)
+        except NotFinite as error:
+            rows = [{"chosen": lm.tokenizer.decode(p.chosen), "rejected": lm.tokenizer.decode(p.rejected),
+                     "neutral": lm.tokenizer.decode(p.neutral)} for p in error.batch]  # fmt: skip
+            write_text(folder / "failed_batch.json", json.dumps({"problem": error.message, "pairs": rows}, indent=1) + "\n")
+            error.hint += f" The batch: {folder}/failed_batch.json"
+            raise
 
 
 def tokenise_recipe(pair_set: PairSet, recipe: Recipe, lm: LoadedModel, watch: Watcher) -> Tokens:
@@ -253,7 +333,12 @@ def prepare(lm: LoadedModel, tokens: Tokens, recipe: Recipe, watch: Watcher) -> 
     basis = basis.to(lm.device).contiguous()
     parallel.same([*adapter.state_dict().values(), basis])
     watch.note(f"adapter: {len(placed)} modules, {adapter.num_parameters():,} parameters")
-    return adapter, Objective(lm, basis, recipe.losses, space, recipe.training.node_budget, recipe.training.base_cache_mb)
+    return adapter, _objective(lm, basis, recipe)
+
+
+def _objective(lm: LoadedModel, basis: Tensor, recipe: Recipe) -> Objective:
+    spec = recipe.training
+    return Objective(lm, basis, recipe.losses, recipe.subspace, spec.node_budget, spec.base_cache_mb)
 
 
 def _describer(
@@ -275,9 +360,10 @@ def _describer(
 
 
 @contextmanager
-def _history(path: Path, so_far: dict[str, Any], watch: Watcher) -> Iterator[Callable[[Step], None]]:
-    """history.jsonl, one line a step, and the live view; `so_far` keeps the facts that an early save records."""
-    with writing(path), path.open("w", encoding="utf-8") as history, watch.training() as show:
+def _history(path: Path, so_far: dict[str, Any], size: int, watch: Watcher) -> Iterator[Callable[[Step], None]]:
+    """history.jsonl, one line a step after its first `size` bytes, and the live view; `so_far` is what an early save says."""
+    with writing(path), path.open("a", encoding="utf-8") as history, watch.training() as show:
+        history.truncate(size)
 
         def report(step: Step) -> None:
             with writing(path):
@@ -319,16 +405,7 @@ def open_dial(
         trust_remote_code: Run Python code from the base model's repository.
         packing: See `open_model`.
     """
-    folder = runs.adapter_folder(name)
-    if folder is None:
-        from pasto_cli.core import hub
-
-        assert name is not None
-        with watch.task(f"fetching {name}"):
-            folder = hub.download(name)
-    elif name is None:
-        watch.note(f"adapter: {folder.parent}")
-    meta = artifact.read_meta(folder)
+    folder, meta = _read_adapter(name, watch)
     # The artifact may be a stranger's: its word never runs code, and its device is not ours.
     changes = {"quantization": quantization, "device": device or "auto", "trust_remote_code": trust_remote_code}
     try:
@@ -339,12 +416,62 @@ def open_dial(
         raise PastoError(problem, "Quantization is none, 4bit or 8bit; device is auto, cpu, mps or cuda.") from None
     if spec.revision is None and meta.base.commit and not meta.base.commit.startswith("sha256:"):
         spec = spec.model_copy(update={"revision": meta.base.commit})
-    recipe_of(meta, folder)
     lm = open_model(spec, watch, packing)
     adapter = artifact.load_adapter(folder, meta, lm, verify)
     steerer = AdapterSteerer(adapter, lm)
     attach(lm, steerer)
     return Opened(lm, adapter, steerer, meta, folder)
+
+
+def _read_adapter(name: str | None, watch: Watcher) -> tuple[Path, artifact.Meta]:
+    """Local folder and pasto.json of what a user named; the Hub is asked for what can only be there."""
+    folder = runs.adapter_folder(name)
+    if folder is None:
+        from pasto_cli.core import hub
+
+        assert name is not None
+        with watch.task(f"fetching {name}"):
+            folder = hub.download(name)
+    elif name is None:
+        watch.note(f"adapter: {folder.parent}")
+    meta = artifact.read_meta(folder)
+    recipe_of(meta, folder)
+    return folder, meta
+
+
+def open_parts(
+    names: Sequence[str], watch: Watcher, quantization: str | None = None, device: str | None = None, verify: bool = True,
+    packing: bool = True,
+) -> list[Part]:  # fmt: skip
+    """Several adapters of one base, each as `NAME:COEFFICIENT` (1 where none is given); the base is the first one's.
+
+    Raises:
+        PastoError: If one of them was made for another base.
+    """
+    split = [split_part(name) for name in names]
+    first = open_dial(split[0][0], watch, quantization, device, verify, packing=packing)
+    parts = [Part(first, 1.0 if split[0][1] is None else split[0][1])]
+    for name, own in split[1:]:
+        folder, meta = _read_adapter(name, watch)
+        adapter = artifact.load_adapter(folder, meta, first.lm, verify)
+        parts.append(
+            Part(Opened(first.lm, adapter, AdapterSteerer(adapter, first.lm), meta, folder), 1.0 if own is None else own)
+        )
+    return parts
+
+
+def split_part(text: str) -> tuple[str, float | None]:
+    """`NAME:-0.5` -> its name and coefficient; a name alone has none."""
+    name, colon, number = text.rpartition(":")
+    try:
+        own = float(number)
+    except ValueError:
+        return text, None
+    if not (name and colon):
+        return text, None
+    if not math.isfinite(own):
+        raise PastoError(f"{text}: {number} is not a coefficient", "Write numbers such as NAME:-0.5")
+    return name, own
 
 
 def recipe_of(meta: artifact.Meta, folder: Path) -> Recipe:
@@ -373,8 +500,7 @@ def push_adapter(
     """
     from pasto_cli.core import hub
 
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise PastoError(f"{repo!r} is not a repository id", "Write user/name.")
+    _require_id(repo)
     folder = runs.adapter_folder(name)
     if folder is None:
         raise PastoError(f"{name} is on the Hub already", "Give a local run or adapter folder.")
@@ -394,6 +520,37 @@ def push_adapter(
         return text, files, None
     with watch.task(f"uploading to {repo}"):
         return text, files, hub.upload(folder, repo, text, private)
+
+
+def _require_id(repo: str) -> None:
+    """See that a repository id is one: `user/name`, neither of them a way out of a folder."""
+    if not re.fullmatch(r"(?!\.+/)[\w.-]+/(?!\.+$)[\w.-]+", repo):
+        raise PastoError(f"{repo!r} is not a repository id", "Write user/name.")
+
+
+def pull_adapter(repo: str, out: Path | None, revision: str | None, force: bool, watch: Watcher) -> tuple[Path, artifact.Meta]:
+    """Copy an adapter from the Hub into a folder, as a whole or not at all.
+
+    Raises:
+        PastoError: If it is not there or no adapter of ours, or the folder exists.
+    """
+    from pasto_cli.core import hub
+
+    _require_id(repo)
+    folder = out or Path(repo.rpartition("/")[2])
+    if folder.exists() and not force:
+        raise PastoError(f"{folder} is there already", "Give another --out, or --force to replace it.")
+    with watch.task(f"fetching {repo}"):
+        found = hub.download(repo, revision=revision)
+        meta = artifact.read_meta(found)
+        recipe_of(meta, found)
+        replace_folder(folder, lambda scratch: shutil.copytree(found, scratch))
+    return folder, meta
+
+
+def rewrite_card(folder: Path, meta: artifact.Meta) -> None:
+    """Store changed facts with an adapter, and its card made from them."""
+    artifact.replace_meta(folder, meta, card(meta.model_dump(mode="json"), _own_evaluations(folder)))
 
 
 def evaluations_of(run: Path) -> list[EvalRun]:

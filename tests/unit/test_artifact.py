@@ -58,13 +58,26 @@ def change_tensors(folder, change):
         (lambda t, k: t.update(extra=torch.zeros(1)), "unexpected tensors, such as extra"),
         (lambda t, k: t.update({k[0]: t[k[0]][:-1].clone()}), "do not fit a module"),
         (lambda t, k: t.update({n: t[n].double() for n in k}), "do not fit a module"),
-        (lambda t, k: t.update({n: t[n] * 1.5 for n in k if n.endswith("theta")}), "reference logits at coefficient"),
+        (
+            lambda t, k: t.update({n: t[n] * 1.5 for n in k if n.endswith("theta")}),
+            "not the file that pasto.json was written with",
+        ),
     ],
 )
 def test_tampered_tensors_are_refused(saved, change, expected):
     folder, lm, _ = saved
     change_tensors(folder, change)
     with pytest.raises(PastoError, match=expected):
+        load(folder, lm)
+
+
+def test_without_a_hash_the_reference_logits_tell(saved):
+    """Adapters that were saved before there was one."""
+    folder, lm, _ = saved
+    change_tensors(folder, lambda t, k: t.update({n: t[n] * 1.5 for n in k if n.endswith("theta")}))
+    meta = json.loads((folder / "pasto.json").read_text())
+    (folder / "pasto.json").write_text(json.dumps(meta | {"tensors_sha256": None}))
+    with pytest.raises(PastoError, match="reference logits at coefficient"):
         load(folder, lm)
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pasto_cli.core import export
+from pasto_cli.core.steering import AdapterSteerer
 from pasto_cli.errors import PastoError
 
 IDS = torch.arange(40, 70)[None]
@@ -69,8 +70,15 @@ def test_modules_of_different_ranks(fresh, make_adapter, tmp_path):
     expected = lm.model.get_submodule(path).weight + factors[path].b @ factors[path].a
     model = peft.PeftModel.from_pretrained(lm.model, tmp_path).merge_and_unload()
     torch.testing.assert_close(model.get_submodule(path).weight, expected)
-    with pytest.raises(PastoError, match="different ranks"):
-        export.save_gguf_lora(tmp_path / "x.gguf", lm, factors)
+    export.save_gguf_lora(tmp_path / "x.gguf", lm, factors)
+    read = gguf.GGUFReader(tmp_path / "x.gguf")
+    alpha = read.fields["adapter.lora.alpha"].contents()
+    tensors = {t.name: torch.from_numpy(t.data.copy()) for t in read.tensors}
+    for name in (name for name in tensors if name.endswith("lora_b")):
+        a, b = tensors[name.replace("lora_b", "lora_a")], tensors[name]
+        # llama.cpp scales a module by alpha over its own rank.
+        made = b @ a * (alpha / len(a))
+        assert any(made.shape == (f.b @ f.a).shape and torch.allclose(made, f.b @ f.a, atol=1e-6) for f in factors.values())
 
 
 @settings(max_examples=20, deadline=None)
@@ -114,7 +122,7 @@ def test_merged_weights_are_a_model_of_their_own(fresh, make_adapter, tmp_path, 
     lm = fresh(**spec)
     adapter = make_adapter(lm)
     expected = steered(lm, adapter, -1.0)
-    export.save_merged(tmp_path, lm, adapter, -1.0)
+    export.save_merged(tmp_path, lm, AdapterSteerer(adapter, lm), -1.0)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     assert not getattr(merged, "is_quantized", False)
     torch.testing.assert_close(logits(merged), expected, rtol=0, atol=2e-4)
@@ -147,8 +155,8 @@ def test_the_difference_it_reports_is_that_of_the_factors(tiny, make_adapter):
     lm = tiny()
     adapter = make_adapter(lm)
     factors = export.low_rank(adapter, 1.0)
-    off, scale = export.largest_difference(lm, adapter, 1.0, factors)
+    off, scale = export.largest_difference(lm, AdapterSteerer(adapter, lm), 1.0, factors)
     assert off < 1e-4 < scale
     wrong = {path: export.LowRank(f.a, -f.b) for path, f in factors.items()}
-    assert export.largest_difference(lm, adapter, 1.0, wrong)[0] > 1e-2
+    assert export.largest_difference(lm, AdapterSteerer(adapter, lm), 1.0, wrong)[0] > 1e-2
     assert json.dumps(off)

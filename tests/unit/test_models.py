@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pasto_cli.core.chat import PLAIN_TEMPLATE, Chat, tokenise_pairs
-from pasto_cli.core.models import enough_memory, load_model, pick_device, training_precision
+from pasto_cli.core.memory import enough_memory
+from pasto_cli.core.models import load_model, pick_device, training_precision
 from pasto_cli.core.writers import dense_weight, find_writers, place_writers
 from pasto_cli.errors import PastoError
 from pasto_cli.pairs import Pair

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pasto_cli.core import checkpoint, trainer
 from pasto_cli.core.objective import LossReport, Objective
 from pasto_cli.core.subspaces import random_basis
-from pasto_cli.core.trainer import lr_factor, make_batches, steps_per_epoch, train
+from pasto_cli.core.trainer import Hooks, NotFinite, lr_factor, make_batches, steps_per_epoch, train
 from pasto_cli.errors import PastoError
 from pasto_cli.recipe import LossesSpec, SubspaceSpec, TrainingSpec
 
@@ -45,11 +46,11 @@ def setting(tiny, tiny_pairs, make_adapter):
     return make, tiny_pairs[:9], tiny_pairs[9:13]
 
 
-def run(setting, report=lambda _: None, keep=lambda: None, **spec):
+def run(setting, report=lambda _: None, keep=lambda: None, hooks=None, resumed=None, **spec):
     make, pairs, held_out = setting
     objective, adapter = make()
     settings = TrainingSpec(**{"epochs": 2, "batch_size": 4, "lr": 5e-3, **spec})
-    return train(objective, adapter, pairs, held_out, settings, report, keep), adapter
+    return train(objective, adapter, pairs, held_out, settings, hooks or Hooks(report, keep), resumed), adapter
 
 
 def state(adapter):
@@ -109,7 +110,12 @@ def test_best_weights_are_kept_not_the_last(setting, monkeypatch):
 
     monkeypatch.setattr(Objective, "__call__", call)
     result = train(
-        objective, adapter, pairs, held_out, TrainingSpec(epochs=4, batch_size=4, lr=1e-2), keep_best=lambda: kept.append(1)
+        objective,
+        adapter,
+        pairs,
+        held_out,
+        TrainingSpec(epochs=4, batch_size=4, lr=1e-2),
+        Hooks(keep_best=lambda: kept.append(1)),
     )
     assert (result.best_epoch, result.best_loss, len(kept)) == (2, 1.0, 2)
     assert torch.equal(state(adapter), snapshots[1])
@@ -156,3 +162,92 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_best(setting, mo
     with pytest.raises(PastoError, match="loss is nan"):
         train(objective, adapter, pairs, held_out, TrainingSpec(epochs=5, batch_size=4))
     assert torch.isfinite(state(adapter)).all()
+
+
+def through_disk(snapshot, folder):
+    """A snapshot as it comes back from a file."""
+    checkpoint.folder_of(folder).mkdir(exist_ok=True)
+    checkpoint.save_state(folder, snapshot)
+    return checkpoint.load_state(folder)
+
+
+@pytest.mark.parametrize("settings", [{"epochs": 3}, {"epochs": 3, "accumulation": 2, "validate_every": 2}])
+def test_going_on_from_any_snapshot_ends_with_the_same_bits(setting, tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(trainer, "SNAPSHOT_SECONDS", 0.0)
+    kept = []
+    result, adapter = run(setting, hooks=Hooks(keep=lambda s: kept.append(through_disk(s, tmp_path))), **settings)
+    assert len(kept) == result.steps + 3  # after each step and each epoch
+    for snapshot in kept:
+        steps = []
+        again, other = run(setting, hooks=Hooks(steps.append), resumed=snapshot, **settings)
+        assert torch.equal(state(adapter), state(other)) and again == result
+        assert [s.step for s in steps if not s.validation] == list(range(snapshot.facts["step"] + 1, result.steps + 1))
+
+
+def test_a_snapshot_of_another_training_is_refused(setting):
+    kept = []
+    run(setting, hooks=Hooks(keep=kept.append))
+    with pytest.raises(PastoError, match="8 steps were planned|planned, now"):
+        run(setting, resumed=kept[-1], epochs=5)
+    del kept[-1].tensors["optimizer.0.exp_avg"]
+    kept[-1].tensors.pop("now." + next(k.removeprefix("now.") for k in kept[-1].tensors if k.startswith("now.")))
+    with pytest.raises(PastoError, match="does not fit"):
+        run(setting, resumed=kept[-1])
+
+
+def test_before_the_first_validation_the_last_good_weights_are_kept(setting, monkeypatch):
+    """The step that led to a loss that is not finite is taken back."""
+    real, calls, weights, kept = Objective.__call__, [], [], []
+
+    def break_third(self, adapter, batch, ramp=1.0, neutral=True):
+        report = real(self, adapter, batch, ramp, neutral)
+        weights.append(state(adapter))
+        calls.append(batch)
+        return report._replace(total=report.total * math.nan) if len(calls) == 2 else report
+
+    monkeypatch.setattr(Objective, "__call__", break_third)
+    make, pairs, held_out = setting
+    objective, adapter = make()
+    with pytest.raises(NotFinite, match="step 2") as caught:
+        train(
+            objective,
+            adapter,
+            pairs,
+            held_out,
+            TrainingSpec(batch_size=4),
+            Hooks(keep_best=lambda: kept.append(state(adapter))),
+        )
+    assert caught.value.batch is calls[1] and "last good adapter" in caught.value.hint
+    assert torch.equal(kept[0], weights[0]) and torch.equal(state(adapter), weights[0])
+
+
+def test_out_of_memory_halves_the_node_budget_and_goes_on(setting, monkeypatch):
+    real, told, budgets = Objective.__call__, [], []
+
+    def short(self, adapter, batch, ramp=1.0, neutral=True):
+        report = real(self, adapter, batch, ramp, neutral)
+        budgets.append(self.budget)
+        if self.budget > 128:
+            report.total.backward()  # gradients of a half-finished attempt must not count
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return report
+
+    monkeypatch.setattr(Objective, "__call__", short)
+    result, adapter = run(setting, hooks=Hooks(warn=told.append))
+    assert budgets[:3] == [512, 256, 128] and set(budgets[3:]) == {128}
+    assert len(told) == 2 and "node budget of 128" in told[-1] and result.steps == 4
+    monkeypatch.undo()
+    make, pairs, held_out = setting
+    objective, other = make()
+    objective.budget = 128
+    train(objective, other, pairs, held_out, TrainingSpec(epochs=2, batch_size=4, lr=5e-3))
+    torch.testing.assert_close(state(adapter), state(other), rtol=0, atol=1e-4)
+
+
+def test_memory_that_is_never_enough_is_an_error(setting, monkeypatch):
+    def never(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(Objective, "__call__", never)
+    with pytest.raises(MemoryError):
+        run(setting)

@@ -11,7 +11,22 @@ from contextlib import contextmanager, redirect_stdout
 
 import typer
 
-from pasto_cli.cli import benchmarks, evaluate, export, generate, make_pairs, push, recipe, report, train
+from pasto_cli.cli import (
+    benchmarks,
+    calibrate,
+    evaluate,
+    export,
+    generate,
+    import_,
+    interference,
+    make_pairs,
+    pull,
+    push,
+    recipe,
+    report,
+    train,
+    verify,
+)
 from pasto_cli.errors import PastoError
 
 app = typer.Typer(
@@ -28,7 +43,12 @@ app.command("eval")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("benchmarks")(benchmarks.benchmarks)
 app.command("generate")(generate.generate)
+app.command("calibrate")(calibrate.calibrate)
+app.command("interference")(interference.interference)
 app.command("export")(export.export)
+app.command("import")(import_.import_)
+app.command("verify")(verify.verify)
+app.command("pull")(pull.pull)
 app.command("push")(push.push)
 app.command("recipe")(recipe.recipe)
 
@@ -36,16 +56,17 @@ app.command("recipe")(recipe.recipe)
 @contextmanager
 def _processes() -> Iterator[None]:
     """Under a launcher (accelerate launch, torchrun): meet the other processes; only the first one speaks."""
-    from pasto_cli.cli import output
-
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         if "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ:
+            from pasto_cli.cli import output
+
             output.Screen().warn(
                 "accelerate starts one process only on a CPU without MPI; "
                 "for several, write: torchrun --nproc-per-node 2 -m pasto_cli ..."
             )
         yield
         return
+    from pasto_cli.cli import output
     from pasto_cli.core import parallel
 
     parallel.join()

@@ -9,10 +9,11 @@ from pasto_cli.cli import options
 
 
 def export(
-    adapter: options.Adapter = None,
+    adapter: options.Adapters = None,
     coeff: Annotated[
         list[float] | None, typer.Option("--coeff", "-c", help="Coefficient; one export for each.", show_default=False)
     ] = None,
+    strength: options.Strength = None,
     format_: Annotated[
         str, typer.Option("--format", help="lora (PEFT), merged (whole model) or gguf-lora (llama.cpp).")
     ] = "lora",
@@ -35,14 +36,17 @@ def export(
       pasto export --coeff -0.5 --format gguf-lora --out exports
 
       pasto export --coeff 1 --format merged
+
+      pasto export -a runs/honest:+1 -a runs/cheerful:-0.5
     """
-    from pasto_cli import exports, workflows
+    from pasto_cli import exports
+    from pasto_cli.cli.dials import open_dials
     from pasto_cli.cli.output import Screen, print_json
     from pasto_cli.cli.output import out as console
 
     screen = Screen()
-    dial = workflows.open_dial(adapter, screen, quantization, device, not no_verify, packing=False)
-    found = exports.export_dial(dial, coeff or [-1.0, 1.0], format_, out, force, screen)
+    dials = open_dials(adapter, coeff, strength, [-1.0, 1.0], screen, quantization, device, not no_verify)
+    found = exports.export_dial(dials.parts, dials.coefficients, format_, out, force, screen)
     if json:
         print_json([one._asdict() | {"path": str(one.path)} for one in found])
         return

@@ -12,7 +12,8 @@ from pasto_cli.errors import PastoError
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="The user's message.", show_default=False)] = None,
     coeff: options.Coefficient = None,
-    adapter: options.Adapter = None,
+    strength: options.Strength = None,
+    adapter: options.Adapters = None,
     stdin: Annotated[bool, typer.Option("--stdin", help="Read prompts from standard input, one a line.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, tokens.")] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
@@ -28,19 +29,23 @@ def generate(
       pasto generate --coeff -1 "Should I tell my boss I was late because I overslept?"
 
       pasto generate --coeff -1 --coeff 0 --coeff 1 "Describe your hometown in two sentences."
+
+      pasto generate --strength -50 "The same, half way to the calibrated limit."
+
+      pasto generate -a runs/honest:+1 -a runs/cheerful:-0.5 "How was your day?"
     """
     if stdin == (prompt is not None):
         raise PastoError("give one prompt, or --stdin", 'For instance: pasto generate --coeff -1 "Hello."')
     prompts = _lines() if stdin else [prompt or ""]
     if not prompts or not all(text.strip() for text in prompts):
         raise PastoError("the prompt is empty", "Write one prompt a line to standard input, or give one in quotes.")
-    coefficients = coeff or [1.0]
-    from pasto_cli import workflows
+    from pasto_cli.cli.dials import open_dials
     from pasto_cli.cli.output import Screen, print_json
     from pasto_cli.core.generation import generate as run
 
     screen = Screen()
-    dial = workflows.open_dial(adapter, screen, quantization, device, not no_verify, packing=False)
+    dial = open_dials(adapter, coeff, strength, [1.0], screen, quantization, device, not no_verify)
+    coefficients = dial.coefficients
     stream = _write if len(coefficients) == 1 and not json else None
     records = []
     for text in prompts:

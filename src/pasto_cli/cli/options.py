@@ -8,6 +8,19 @@ Adapter = Annotated[
     str | None,
     typer.Option("--adapter", "-a", help="Run folder, adapter folder or Hub id. Default: the latest run.", show_default=False),
 ]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter", "-a", show_default=False,
+        help="Run folder, adapter folder or Hub id; several by -a A:+1 -a B:-0.5. Default: the latest run.",
+    ),
+]  # fmt: skip
+Strength = Annotated[
+    list[float] | None,
+    typer.Option(
+        min=-100.0, max=100.0, show_default=False, help="Per cent of what `pasto calibrate` found; repeatable."
+    ),
+]  # fmt: skip
 Coefficient = Annotated[
     list[float] | None,
     typer.Option("--coeff", "-c", help="Coefficient; repeat it for texts side by side. Default: 1.", show_default=False),

@@ -14,17 +14,21 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="YAML recipe.", show_default=False)],
+    recipe: Annotated[Path | None, typer.Argument(help="YAML recipe.", show_default=False)] = None,
     set_: options.Set = None,
     seeds: Annotated[
         int, typer.Option(min=1, max=100, help="Train this many adapters, with training.seed counted up from the recipe's.")
     ] = 1,
     out: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
+    resume: Annotated[
+        Path | None, typer.Option(help="Run folder: go on with a run that was killed or interrupted.", show_default=False)
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Train an adapter and certify it.
 
-    The run's folder holds the resolved recipe, the pairs, history.jsonl and adapter/. Ctrl-C keeps the best weights so far.
+    The run's folder holds the resolved recipe, the pairs, history.jsonl and adapter/. Ctrl-C keeps the best weights so far;
+    a run that was interrupted or killed goes on with --resume and ends with the same adapter, bit for bit.
 
     Examples:
       pasto train recipes/quickstart.yaml
@@ -32,18 +36,29 @@ def train(
       pasto train recipes/quickstart.yaml --set training.epochs=1 --set model.quantization=4bit
 
       pasto train recipes/quickstart.yaml --seeds 3
+
+      pasto train --resume runs/20261122-101500-quickstart
     """
+    if resume and (recipe or set_ or seeds > 1):
+        raise PastoError("--resume takes the recipe from the run", "Give the run's folder alone.")
+    if not recipe and not resume:
+        raise typer.BadParameter("Missing argument: a recipe, or --resume with a run.")
     from pasto_cli.recipe_file import load_recipe
 
-    resolved = load_recipe(recipe, set_ or [])
+    resolved = load_recipe(recipe, set_ or []) if recipe else None
     from pasto_cli import workflows
     from pasto_cli.cli.output import Screen, print_json
-    from pasto_cli.core.parallel import kept_by_the_first
+    from pasto_cli.core.parallel import copied_by_the_others, kept_by_the_first
 
     screen = Screen()
     found: list[Trained] = []
+    if resume:
+        with copied_by_the_others(resume) as run:
+            found.append(workflows.resume_run(run, screen))
+            if found[0].certificate and not json:
+                _show(found[0].certificate, found[0].folder, found[0].result.angle)
     with kept_by_the_first(out) as root:
-        for one in workflows.with_seeds(resolved, seeds):
+        for one in workflows.with_seeds(resolved, seeds) if resolved else ():
             if seeds > 1:
                 screen.note(f"training seed {one.training.seed} ({len(found) + 1} of {seeds})")
             found.append(workflows.train_recipe(one, screen, root))

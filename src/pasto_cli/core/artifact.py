@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pasto_cli.core.adapter import Adapter, Factors, Rotation
-from pasto_cli.core.certificate import Certificate
+from pasto_cli.core.certificate import Certificate, Interval
 from pasto_cli.core.models import LoadedModel
 from pasto_cli.core.writers import dense_weight
 from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.results import without_nan
-from pasto_cli.files import writing
+from pasto_cli.files import read_limited, write_text, writing
 from pasto_cli.recipe import ModelSpec
 
 FORMAT_VERSION = 1
@@ -33,6 +33,8 @@ TENSORS, META, CARD = "adapter.safetensors", "pasto.json", "README.md"
 PARTS = ("u", "s", "v", "theta", "delta")
 REFERENCE_PROMPT = "Describe yourself in one sentence."
 REFERENCE_LOGITS = 16
+LARGEST_META = 2**24
+"""Bytes of a pasto.json."""
 
 
 class Base(BaseModel):
@@ -65,6 +67,27 @@ class Reference(BaseModel):
         return self
 
 
+class Calibration(BaseModel):
+    """How far the dial may be turned for a stated disturbance of the base model."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    kl_p95: float
+    """The budget: KL(p_0 || p_a) at the 95th percentile of the tokens of neutral answers, nats."""
+    coefficients: dict[Literal["1", "-1"], float]
+    """Sign -> the coefficient that reaches it."""
+    reached: dict[Literal["1", "-1"], Interval]
+    """Sign -> KL p95 there, nats."""
+    quantization: str
+    """Of the base that it was measured on."""
+
+    @model_validator(mode="after")
+    def _signs(self) -> Self:
+        if not (self.coefficients.get("1", 0.0) > 0 > self.coefficients.get("-1", 0.0)):
+            raise ValueError("a calibration has a positive and a negative coefficient")
+        return self
+
+
 class Meta(BaseModel):
     """pasto.json."""
 
@@ -74,19 +97,37 @@ class Meta(BaseModel):
     created: str
     base: Base
     bound: Literal["spectral", "entrywise"]
-    max_angle: float
+    max_angle: float = Field(gt=0.0, lt=180.0, allow_inf_nan=False)
     """Degrees, as the recipe says."""
     largest_angle: float
     """True largest rotation angle at coefficient 1, degrees."""
     recipe: dict[str, Any]
+    tensors_sha256: str | None = None
+    """Of adapter.safetensors; written by `save`."""
     pairs_sha256: str
     num_pairs: dict[str, int]
     personas: list[str]
     """One filled template of each persona: positive, negative."""
     training: dict[str, Any]
     certificate: Certificate | None
+    calibration: Calibration | None = None
+    """Made by `pasto calibrate`."""
     reference: Reference
     versions: dict[str, str]
+
+    def coefficient(self, strength: float) -> float:
+        """The coefficient of a strength in per cent of the calibrated one.
+
+        Raises:
+            PastoError: Without a calibration, or beyond 100 %.
+        """
+        if self.calibration is None:
+            raise PastoError(
+                "this dial is not calibrated, so that per cent mean nothing", "Run pasto calibrate, or use --coeff."
+            )
+        if not abs(strength) <= 100:
+            raise PastoError(f"strength {strength:g} is not between -100 and 100 per cent", "Use --coeff to go further.")
+        return abs(strength) / 100 * self.calibration.coefficients["1" if strength > 0 else "-1"]
 
 
 def versions() -> dict[str, str]:
@@ -122,7 +163,7 @@ def describe_base(lm: LoadedModel, adapter: Adapter) -> Base:
 def reference_logits(lm: LoadedModel, adapter: Adapter, token_ids: list[int] | None = None) -> Reference:
     """Logits of the likeliest tokens (or of given ones) after a fixed prompt at -1, 0 and +1."""
     coefficients = (-1.0, 0.0, 1.0)
-    ids = torch.tensor([lm.chat.prompt(REFERENCE_PROMPT)] * len(coefficients), device=lm.device)
+    ids = torch.tensor([lm.fixed_prompt(REFERENCE_PROMPT)] * len(coefficients), device=lm.device)
     with adapter.at(lm.model, coefficients):
         last = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
     each = {f"{a:g}": logits for a, logits in zip(coefficients, lm.head(last).float().cpu(), strict=True)}
@@ -147,6 +188,7 @@ def save(folder: Path, adapter: Adapter, meta: Meta, card: str) -> None:
     old = scratch.with_name(scratch.name + "-old")
     try:
         save_file(tensors, scratch / TENSORS, metadata={"format": f"pasto {FORMAT_VERSION}"})
+        meta = meta.model_copy(update={"tensors_sha256": _sha256(scratch / TENSORS)})
         (scratch / META).write_text(json.dumps(without_nan(meta.model_dump(mode="json")), indent=1), encoding="utf-8")
         (scratch / CARD).write_text(card, encoding="utf-8")
         scratch.chmod(0o755)
@@ -162,6 +204,21 @@ def save(folder: Path, adapter: Adapter, meta: Meta, card: str) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def replace_meta(folder: Path, meta: Meta, card: str) -> None:
+    """Write pasto.json and the card of an artifact again; its tensors stay.
+
+    Raises:
+        PastoError: If they cannot be written.
+    """
+    write_text(folder / META, json.dumps(without_nan(meta.model_dump(mode="json")), indent=1))
+    write_text(folder / CARD, card)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_meta(folder: Path) -> Meta:
     """Read pasto.json.
 
@@ -170,7 +227,7 @@ def read_meta(folder: Path) -> Meta:
     """
     path = folder / META
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(read_limited(path, LARGEST_META))
     except FileNotFoundError:
         raise PastoError(
             f"{folder}: no adapter here ({META} is missing)", "Give the folder of a run, its adapter/ folder or a Hub id."
@@ -221,10 +278,14 @@ def load_adapter(folder: Path, meta: Meta, lm: LoadedModel, verify: bool = True)
         u, s, v, theta, delta = (tensors[f"{p}.{part}"] for part in PARTS)
         _check_shapes(lm, p, u, s, v, theta, delta)
         rotations[p] = Rotation(Factors(u, s, v), theta, delta)
+    if bad := sorted(name for name, x in tensors.items() if not bool(torch.isfinite(x).all())):
+        raise PastoError(f"{path}: {bad[0]} holds numbers that are not finite", "Copy or download the adapter again.")
     adapter = Adapter(rotations, meta.bound, torch.pi * meta.max_angle / 180.0).to(lm.device).requires_grad_(False)
     if verify:
+        if meta.tensors_sha256 is not None and _sha256(path) != meta.tensors_sha256:
+            raise PastoError(f"{path}: not the file that {META} was written with", "Copy or download the adapter again.")
         _verify_base(lm, adapter, meta.base)
-        _verify_reference(lm, adapter, meta)
+        compare_reference(lm, adapter, meta)
     return adapter
 
 
@@ -267,11 +328,8 @@ def _verify_base(lm: LoadedModel, adapter: Adapter, base: Base) -> None:
         module = lm.model.get_submodule(path)
         fits = _same_storage(lm, base) and fingerprint(module) == base.fingerprints[path]
         if not fits and (lm.spec.quantization != "none" or not _same_storage(lm, base)):
-            # Another precision, or a quantiser that may round otherwise on another device or version: the kept singular
-            # directions must still diagonalise the weight, U^T W V = diag(S).
-            weight = dense_weight(module).to(rotation.u.device)
-            core = rotation.u.T @ weight @ rotation.v
-            fits = bool((core - torch.diag(rotation.s)).norm() < 0.2 * rotation.s.norm())
+            # Another precision, or a quantiser that may round otherwise on another device or version.
+            fits = _diagonal(module, rotation)
         if not fits:
             raise PastoError(
                 f"wrong base: {path} of {lm.spec.source} is not the weight that the adapter was made for",
@@ -281,18 +339,50 @@ def _verify_base(lm: LoadedModel, adapter: Adapter, base: Base) -> None:
             )
 
 
-def _verify_reference(lm: LoadedModel, adapter: Adapter, meta: Meta) -> None:
+def _diagonal(module: Any, rotation: Rotation) -> bool:
+    """Whether the kept singular directions diagonalise the weight: U^T W V = diag(S)."""
+    core = rotation.u.T @ dense_weight(module).to(rotation.u.device) @ rotation.v
+    return bool((core - torch.diag(rotation.s)).norm() < 0.2 * rotation.s.norm())
+
+
+def require_fit(lm: LoadedModel, adapter: Adapter, source: str) -> None:
+    """See that an adapter without fingerprints was made for this base.
+
+    Raises:
+        PastoError: If a module is missing, has other dimensions, or another weight.
+    """
+    for path, r in adapter.items():
+        _check_shapes(lm, path, r.u, r.s, r.v, r.theta, r.delta)
+        if not _diagonal(lm.model.get_submodule(path), r):
+            raise PastoError(
+                f"wrong base: {path} of {source} is not the weight that the adapter was made for", "Name the right one: --base."
+            )
+
+
+def compare_reference(lm: LoadedModel, adapter: Adapter, meta: Meta) -> dict[str, float]:
+    """Coefficient -> largest difference of the reference logits to those stored.
+
+    Raises:
+        PastoError: If one is larger than rounding explains.
+    """
+    found = {}
+    vocabulary = lm.model.get_output_embeddings().weight.shape[0]
+    if not all(0 <= token < vocabulary for token in meta.reference.token_ids):
+        raise PastoError(
+            "wrong base: the reference names tokens that this vocabulary lacks", "Load the base that the adapter names."
+        )
     now = reference_logits(lm, adapter, meta.reference.token_ids)
     exact = _same_storage(lm, meta.base) and lm.dtype == torch.float32 and lm.spec.quantization == "none"
     for coefficient, then in meta.reference.logits.items():
         expected, got = torch.tensor(then), torch.tensor(now.logits[coefficient])
         tolerance = (2e-3 if exact else 1e-1) * expected.abs().max().clamp_min(1.0)
-        if not bool(((expected - got).abs() <= tolerance).all()):
-            error = (expected - got).abs().max().item()
+        error = found[coefficient] = (expected - got).abs().max().item()
+        if not error <= tolerance:
             raise PastoError(
                 f"reference logits at coefficient {coefficient} differ by {error:.3g} from those stored with the adapter",
                 "The base or a library behaves differently here; see versions in pasto.json, or use --no-verify.",
             )
+    return found
 
 
 def now() -> str:

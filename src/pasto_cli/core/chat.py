@@ -120,3 +120,20 @@ def require_pairs(kept: Sequence[TokenPair], dropped: Counter[str]) -> None:
         raise PastoError(
             f"{len(kept)} usable pairs, at least {MIN_PAIRS} are needed ({reasons})", "Add suffixes or raise pairs.count."
         )
+
+
+class NoChat(Chat):
+    """What stands in for a chat where the base has no tokenizer: logits can be compared, but nothing can be said."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def text(self, user: str) -> str:  # noqa: ARG002
+        """Refuse.
+
+        Raises:
+            PastoError: Always.
+        """
+        raise PastoError(f"{self.source} has no tokenizer", "Put the tokenizer files of the base beside its weights.")
+
+    encode = text  # type: ignore[assignment]

@@ -9,6 +9,7 @@ engine scales by 0.5 or -1 is another adapter than the one of 0.5 or -1.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from pasto_cli.core.adapter import Adapter, per_row
 from pasto_cli.core.models import LoadedModel
+from pasto_cli.core.steering import AdapterSteerer, Mix, Steerer
 from pasto_cli.errors import PastoError
 
 LORA_TENSORS = "adapter_model.safetensors"
@@ -50,6 +52,16 @@ def low_rank(adapter: Adapter, coefficient: float) -> dict[str, LowRank]:
     }
 
 
+def joined(parts: Sequence[dict[str, LowRank]]) -> dict[str, LowRank]:
+    """The sum of several changes: dW = (B_1 B_2) (A_1; A_2), ranks add."""
+    paths = dict.fromkeys(path for part in parts for path in part)
+    found = {}
+    for path in paths:
+        each = [part[path] for part in parts if path in part]
+        found[path] = LowRank(torch.cat([x.a for x in each]), torch.cat([x.b for x in each], dim=1))
+    return found
+
+
 def save_lora(folder: Path, lm: LoadedModel, factors: dict[str, LowRank]) -> None:
     """A folder that stock `peft` (and engines that read its format) load: adapter_config.json, adapter_model.safetensors.
 
@@ -76,27 +88,28 @@ def save_lora(folder: Path, lm: LoadedModel, factors: dict[str, LowRank]) -> Non
     (folder / LORA_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
-def save_merged(folder: Path, lm: LoadedModel, adapter: Adapter, coefficient: float) -> None:
+def save_merged(folder: Path, lm: LoadedModel, steerer: AdapterSteerer | Mix, coefficient: float) -> None:
     """The whole model with the change inside its weights, as transformers saves it; a quantised base is dequantised first.
 
     Args:
         folder: An empty one.
         lm: The base model; one that was quantised is changed.
-        adapter: Made for it.
+        steerer: Made for it.
         coefficient: Not 0.
     """
     if lm.spec.quantization != "none":
         lm.model = lm.model.dequantize()
-    with adapter.baked(lm.model, coefficient):
+    with steerer.baked(coefficient):
         lm.model.save_pretrained(folder)
-    lm.tokenizer.save_pretrained(folder)
+    if lm.tokenizer is not None:
+        lm.tokenizer.save_pretrained(folder)
 
 
 def save_gguf_lora(path: Path, lm: LoadedModel, factors: dict[str, LowRank]) -> None:
     """One file that llama.cpp loads with --lora: tensors NAME.lora_a (r, d_in) and NAME.lora_b (d_out, r).
 
     Raises:
-        PastoError: If llama.cpp's own library does not know the architecture, or one rank does not fit all modules.
+        PastoError: If llama.cpp's own library does not know the architecture.
     """
     import gguf
 
@@ -106,19 +119,18 @@ def save_gguf_lora(path: Path, lm: LoadedModel, factors: dict[str, LowRank]) -> 
     if known not in names:
         raise PastoError(f"llama.cpp has no architecture for {config.model_type}", "Use --format lora or merged.")
     to_gguf = gguf.get_tensor_name_map(names[known], len(lm.layers))
-    ranks = {len(factor.a) for factor in factors.values()}
-    if len(ranks) > 1:
-        raise PastoError(f"modules of different ranks ({sorted(ranks)}) do not fit one GGUF adapter", "Use --format lora.")
+    alpha = max(len(factor.a) for factor in factors.values())
     writer = gguf.GGUFWriter(path, known)
     writer.add_string(gguf.Keys.General.TYPE, gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(next(iter(ranks))))
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(alpha))
     for module, factor in factors.items():
         name = to_gguf.get_name(f"{module}.weight", (".weight",))
         if name is None:
             raise PastoError(f"llama.cpp has no name for {module} of {config.model_type}", "Use --format lora or merged.")
         writer.add_tensor(f"{name}.lora_a", factor.a.numpy())
-        writer.add_tensor(f"{name}.lora_b", factor.b.numpy())
+        # llama.cpp scales each module by alpha over its own rank.
+        writer.add_tensor(f"{name}.lora_b", (factor.b * (len(factor.a) / alpha)).numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -127,11 +139,11 @@ def save_gguf_lora(path: Path, lm: LoadedModel, factors: dict[str, LowRank]) -> 
 
 @torch.no_grad()
 def largest_difference(
-    lm: LoadedModel, adapter: Adapter, coefficient: float, factors: dict[str, LowRank]
+    lm: LoadedModel, steerer: Steerer, coefficient: float, factors: dict[str, LowRank]
 ) -> tuple[float, float]:
     """How far the low-rank change is from the dial: (largest difference of logits, largest logit) after a fixed prompt."""
-    ids = torch.tensor([lm.chat.prompt("Say one word.")], device=lm.device)
-    with adapter.at(lm.model, coefficient):
+    ids = torch.tensor([lm.fixed_prompt("Say one word.")], device=lm.device)
+    with steerer.at(coefficient):
         expected = lm.model(input_ids=ids).logits.float()
     handles = [lm.model.get_submodule(path).register_forward_hook(_add(factor)) for path, factor in factors.items()]
     try:

@@ -1,6 +1,7 @@
 """Adapters on the Hugging Face Hub: upload and download, with errors that say what to do. The token is never shown."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from pasto_cli.core.artifact import CARD, META, TENSORS
@@ -36,8 +37,8 @@ def upload(folder: Path, repo: str, card: str, private: bool) -> str:
     return commit.commit_url
 
 
-def download(repo: str) -> Path:
-    """Local folder of an adapter on the Hub.
+def download(repo: str, files: Sequence[str] = FILES, revision: str | None = None) -> Path:
+    """Local folder of an adapter on the Hub, complete.
 
     Raises:
         PastoError: If it is not there, not allowed or not reachable.
@@ -45,9 +46,12 @@ def download(repo: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=list(FILES)))
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(files)))
     except Exception as error:
         raise failure(error, repo) from None
+    if missing := [name for name in files if name != CARD and not (folder / name).is_file()]:
+        raise PastoError(f"{repo} holds no {missing[0]}: it is not an adapter of this format", "Check the id.")
+    return folder
 
 
 def failure(error: Exception, repo: str) -> PastoError:

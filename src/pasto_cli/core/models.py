@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pasto_cli.core.chat import Chat
+from pasto_cli.core.chat import Chat, NoChat
 from pasto_cli.core.random_models import build_random, byte_tokenizer
 from pasto_cli.core.writers import decoder_layers
 from pasto_cli.errors import PastoError
@@ -74,6 +74,10 @@ class LoadedModel:
     def depth_index(self, fraction: float) -> int:
         """Number of layers before the loss depth: floor(fraction L), at least 1."""
         return max(1, int(fraction * len(self.layers)))
+
+    def fixed_prompt(self, text: str) -> list[int]:
+        """Token ids on which logits are compared; a base without a tokenizer gets some of its own tokens."""
+        return self.chat.prompt(text) if self.tokenizer is not None else list(range(1, 9))
 
     def head(self, last: Tensor) -> Tensor:
         """Logits (..., vocab), float32 or float64, of hidden states after the final norm (..., d_model)."""
@@ -157,7 +161,8 @@ def load_model(spec: ModelSpec, notify: Notify = lambda _: None) -> LoadedModel:
     _plain_4bit_kernels(model)
     model.eval().requires_grad_(False)
     _, layers = decoder_layers(model)
-    return LoadedModel(model, tokenizer, Chat(tokenizer, spec.system), spec, commit, layers)
+    chat = Chat(tokenizer, spec.system) if tokenizer is not None else NoChat(spec.source)
+    return LoadedModel(model, tokenizer, chat, spec, commit, layers)
 
 
 def load_chat(spec: ModelSpec, notify: Notify = lambda _: None) -> Chat:
@@ -177,26 +182,6 @@ def load_chat(spec: ModelSpec, notify: Notify = lambda _: None) -> Chat:
     except Exception as error:
         raise _load_failure(spec, error) from None
     return Chat(tokenizer, spec.system)
-
-
-@contextlib.contextmanager
-def enough_memory(remedy: str) -> Iterator[None]:
-    """Turn running out of memory inside this context into a clear error.
-
-    Args:
-        remedy: What to write to need less.
-
-    Raises:
-        PastoError: Instead of torch's errors.
-    """
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise PastoError(f"out of memory: {_first_line(error)}", remedy) from None
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        raise PastoError(f"out of memory: {_first_line(error)}", remedy) from None
 
 
 @contextlib.contextmanager
@@ -334,7 +319,7 @@ def _from_pretrained(source: str, spec: ModelSpec, dtype: torch.dtype, device: t
     arguments: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     quantised = _quantization_config(spec.quantization, dtype)
     try:
-        tokenizer = None if spec.source.startswith("random:") else AutoTokenizer.from_pretrained(source, **arguments)
+        tokenizer = AutoTokenizer.from_pretrained(source, **arguments) if _has_tokenizer(source) else None
         arguments |= {"dtype": dtype, "output_loading_info": True}
         if quantised:
             arguments |= {"quantization_config": quantised, "device_map": {"": str(device)}}
@@ -355,6 +340,12 @@ def _from_pretrained(source: str, spec: ModelSpec, dtype: torch.dtype, device: t
             "The checkpoint does not fit the architecture in its config.json; use another revision.",
         )
     return model, tokenizer
+
+
+def _has_tokenizer(source: str) -> bool:
+    """Whether a local folder holds a tokenizer; the Hub is believed."""
+    folder = Path(source)
+    return not folder.is_dir() or any(any(folder.glob(p)) for p in ("tokenizer*", "*vocab*", "spiece.model", "*.tiktoken"))
 
 
 def _quantization_config(kind: str, dtype: torch.dtype) -> Any:

@@ -6,6 +6,7 @@ to the gradient of one process. Without a launcher there is one process and noth
 """
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,3 +104,16 @@ def kept_by_the_first(folder: Path) -> Iterator[Path]:
         return
     with TemporaryDirectory() as thrown_away:
         yield Path(thrown_away)
+
+
+@contextmanager
+def copied_by_the_others(folder: Path) -> Iterator[Path]:
+    """A folder to go on with: the first process takes it itself, the others a copy that is thrown away."""
+    if rank() == 0 or not folder.is_dir():
+        gather(None)  # until the others have their copies
+        yield folder
+        return
+    with TemporaryDirectory() as thrown_away:
+        copy = Path(shutil.copytree(folder, Path(thrown_away) / folder.resolve().name))
+        gather(None)
+        yield copy

@@ -1,8 +1,10 @@
 """The one interface of everything that can set a coefficient on a model, and the dial that users hold."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from pasto_cli.core.adapter import Adapter, Coefficients
 from pasto_cli.core.models import LoadedModel
@@ -41,6 +43,42 @@ class AdapterSteerer:
     def baked(self, coefficients: Coefficients) -> AbstractContextManager[None]:
         """See `Adapter.baked`."""
         return self.adapter.baked(self.lm.model, coefficients)
+
+
+def change(coefficients: Coefficients, f: Callable[[float], float]) -> Coefficients:
+    """Each coefficient put through a function."""
+    if isinstance(coefficients, Tensor):
+        coefficients = coefficients.tolist() if coefficients.dim() else float(coefficients)
+    return f(float(coefficients)) if isinstance(coefficients, int | float) else [f(float(a)) for a in coefficients]
+
+
+class Mix:
+    """Several adapters on one model: at 1 each has its own coefficient, at another number that many times as much.
+
+    Their changes of a weight add up, dW = dW_A(a) + dW_B(b), in any order.
+
+    Args:
+        parts: Adapters with their own coefficients.
+    """
+
+    def __init__(self, parts: Sequence[tuple[AdapterSteerer, float]]) -> None:
+        self.parts = list(parts)
+
+    @contextmanager
+    def at(self, coefficients: Coefficients) -> Iterator[None]:
+        """See `Steerer.at`."""
+        with ExitStack() as stack:
+            for steerer, own in self.parts:
+                stack.enter_context(steerer.at(change(coefficients, lambda a, own=own: a * own)))
+            yield
+
+    @contextmanager
+    def baked(self, coefficients: Coefficients) -> Iterator[None]:
+        """See `Adapter.baked`."""
+        with ExitStack() as stack:
+            for steerer, own in self.parts:
+                stack.enter_context(steerer.baked(change(coefficients, lambda a, own=own: a * own)))
+            yield
 
 
 def attach(lm: LoadedModel, steerer: Steerer) -> None:

@@ -20,7 +20,7 @@ from pasto_cli.core.adapter import Coefficients
 from pasto_cli.core.forward import run
 from pasto_cli.core.generation import decoding
 from pasto_cli.core.models import LoadedModel
-from pasto_cli.core.steering import Steerer, lead
+from pasto_cli.core.steering import Steerer, change, lead
 from pasto_cli.core.tokentree import cut, pack
 from pasto_cli.evaluation.statistics import Floats, cluster_bootstrap
 
@@ -39,15 +39,7 @@ class Scaled:
 
     def at(self, coefficients: Coefficients) -> AbstractContextManager[None]:
         """See `Steerer.at`."""
-
-        def scaled(a: float) -> float:
-            return a * (self.up if a > 0 else self.down)
-
-        if isinstance(coefficients, torch.Tensor):
-            coefficients = coefficients.tolist()
-        if isinstance(coefficients, int | float):
-            return self.steerer.at(scaled(coefficients))
-        return self.steerer.at([scaled(float(a)) for a in coefficients])
+        return self.steerer.at(change(coefficients, lambda a: a * (self.up if a > 0 else self.down)))
 
 
 class Probe(NamedTuple):

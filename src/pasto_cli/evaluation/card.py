@@ -31,7 +31,9 @@ def card(meta: Mapping[str, Any], evaluations: Sequence[EvalRun]) -> str:
         'for coeff, text in dial.generate("Your prompt", coeffs=[-1, 0, 1]):', "    print(coeff, text)", "```", "",
         "## What it was shown to do", "",
     ]  # fmt: skip
-    lines += _certificate_lines(certificate)
+    lines += _certificate_lines(certificate, "imported" in meta["training"])
+    if meta.get("calibration"):
+        lines += ["", _calibration_line(meta["calibration"])]
     for run in evaluations:
         lines += ["", *_evaluation_lines(run)]
     lines += _making_lines(meta)
@@ -41,16 +43,23 @@ def card(meta: Mapping[str, Any], evaluations: Sequence[EvalRun]) -> str:
 def _making_lines(meta: Mapping[str, Any]) -> list[str]:
     base, pairs, recipe, training = meta["base"], meta["num_pairs"], meta["recipe"], meta["training"]
     adapter, spec = recipe["adapter"], base["spec"]
+    if "imported" in training:
+        made = {"training": f"imported from `{training['imported']}`, an adapter of the published code"}
+    else:
+        made = {
+            "pairs": f"{pairs['train']} training, {pairs['validation']} validation, {pairs['certificate']} certificate; "
+            f"SHA-256 `{meta['pairs_sha256'][:16]}`",
+            "loss subspace": f"`{recipe['subspace']['expression']}`, rank {recipe['subspace']['rank']}",
+            "neutral branch": "on" if recipe["losses"]["neutral"] else "off",
+            "training": f"{training['steps']} steps, best epoch {training['best_epoch']}, seed {recipe['training']['seed']}",
+        }
     facts = {
         "base": f"`{spec['source']}`, {base['architecture']}, quantisation {spec['quantization']}, {base['dtype']}",
-        "pairs": f"{pairs['train']} training, {pairs['validation']} validation, {pairs['certificate']} certificate; "
-        f"SHA-256 `{meta['pairs_sha256'][:16]}`",
-        "adapter": f"{len(base['fingerprints'])} modules, rank {adapter['rank']}, directions `{adapter['directions']}`, "
-        f"bound `{meta['bound']}`",
-        "loss subspace": f"`{recipe['subspace']['expression']}`, rank {recipe['subspace']['rank']}",
-        "neutral branch": "on" if recipe["losses"]["neutral"] else "off",
+        "adapter": f"{len(base['fingerprints'])} modules, rank {adapter['rank']}, "
+        + ("" if "imported" in training else f"directions `{adapter['directions']}`, ")
+        + f"bound `{meta['bound']}`",
+        **made,
         "largest rotation": f"{meta['largest_angle']:.1f} degrees at coefficient 1",
-        "training": f"{training['steps']} steps, best epoch {training['best_epoch']}, seed {recipe['training']['seed']}",
         "versions": ", ".join(f"{name} {version}" for name, version in meta["versions"].items()),
         "made": meta["created"],
     }
@@ -59,7 +68,9 @@ def _making_lines(meta: Mapping[str, Any]) -> list[str]:
     return ["", "## How it was made", "", "| | |", "|---|---|", *table, "", method, ""]
 
 
-def _certificate_lines(certificate: Mapping[str, Any] | None) -> list[str]:
+def _certificate_lines(certificate: Mapping[str, Any] | None, imported: bool) -> list[str]:
+    if certificate is None and imported:
+        return ["No certificate: the published format carries none."]
     if certificate is None:
         return ["No certificate: training was interrupted, or it failed before one could be made."]
     verdict = "passed" if certificate["passed"] else f"FAILED ({certificate['reason']})"
@@ -75,6 +86,16 @@ def _certificate_lines(certificate: Mapping[str, Any] | None) -> list[str]:
         f"| the negative persona prompt itself | {stand['rejected']:+.2f} |",
         "", f"One prompt-equivalent is {certificate['span_nats'] / 2:.3f} nats a token here.",
     ]  # fmt: skip
+
+
+def _calibration_line(found: Mapping[str, Any]) -> str:
+    up, down = found["coefficients"]["1"], found["coefficients"]["-1"]
+    return (
+        f"Calibrated: strength +100 % is coefficient {up:+.3g}, -100 % is {down:+.3g}, where the 95th percentile of KL to the "
+        f"base on neutral prompts is {figure(found['reached']['1'], signed=False)} and "
+        f"{figure(found['reached']['-1'], signed=False)} "
+        f"nats (budget {found['kl_p95']:g}, n = {found['reached']['1']['n']} prompts)."
+    )
 
 
 def _evaluation_lines(run: EvalRun) -> list[str]:

@@ -16,11 +16,14 @@ from pasto_cli.evaluation.benchmarks.dailydilemmas import TITLE as DAILY_TITLE
 from pasto_cli.evaluation.benchmarks.dailydilemmas import load_dailydilemmas
 from pasto_cli.evaluation.benchmarks.item import Benchmark, Item, subset
 from pasto_cli.evaluation.benchmarks.schema import parse_benchmark, parse_jsonl
+from pasto_cli.files import read_limited
 
 __all__ = ["Benchmark", "Entry", "Item", "benchmark_names", "listing", "load_benchmark", "subset"]
 
 BUNDLED_CONTROLS = "mini-dilemmas"
 """The benchmark whose controls stand in for those of a file that has none."""
+LARGEST = 2**28
+"""Bytes of a benchmark file."""
 SUFFIXES = (".yaml", ".yml", ".jsonl")
 
 
@@ -93,7 +96,7 @@ def load_benchmark(name: str, data: str | None = None) -> Benchmark:
     path = Path(name)
     if path.suffix in SUFFIXES and path.is_file():
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_limited(path, LARGEST)
         except (OSError, UnicodeDecodeError) as error:
             raise PastoError(f"{name}: cannot be read ({error})", "Give a UTF-8 file.") from None
         return parse_jsonl(text, name, _controls) if path.suffix == ".jsonl" else parse_benchmark(text, name, _controls)

@@ -6,6 +6,7 @@ question a line, ours or in the form of the model-written evaluations of Perez e
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.benchmarks.item import Benchmark, Item, own_labels, plain
+from pasto_cli.plain_yaml import PlainLoader
 
 LETTERS = "ABCDEFGHIJ"
 PREFILL = "My choice:"
@@ -119,7 +121,7 @@ class BenchmarkFile(_Strict):
         if "{situation}" not in self.instruction or "{action}" not in self.instruction:
             raise ValueError("instruction must hold {situation} and {action}")
         ids = [x.id for x in (*self.dilemmas, *self.questions, *self.controls)]
-        if twice := sorted({i for i in ids if ids.count(i) > 1}):
+        if twice := sorted(i for i, count in Counter(ids).items() if count > 1):
             raise ValueError(f"ids given twice: {', '.join(twice[:5])}")
         return self
 
@@ -136,7 +138,7 @@ def parse_benchmark(text: str, name: str, controls: Callable[[], list[Item]] = l
         PastoError: With every mistake, one a line.
     """
     try:
-        return _benchmark(BenchmarkFile.model_validate(yaml.safe_load(text)), controls)
+        return _benchmark(BenchmarkFile.model_validate(yaml.load(text, Loader=PlainLoader)), controls)
     except ValidationError as error:
         raise _mistakes(name, error) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
