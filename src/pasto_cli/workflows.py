@@ -528,8 +528,13 @@ def _require_id(repo: str) -> None:
         raise PastoError(f"{repo!r} is not a repository id", "Write user/name.")
 
 
-def pull_adapter(repo: str, out: Path | None, revision: str | None, force: bool, watch: Watcher) -> tuple[Path, artifact.Meta]:
+def pull_adapter(
+    repo: str, out: Path | None, revision: str | None, force: bool, watch: Watcher
+) -> tuple[Path, str, artifact.Meta]:
     """Copy an adapter from the Hub into a folder, as a whole or not at all.
+
+    Returns:
+        The folder, the commit that was copied, and its pasto.json.
 
     Raises:
         PastoError: If it is not there or no adapter of ours, or the folder exists.
@@ -545,7 +550,7 @@ def pull_adapter(repo: str, out: Path | None, revision: str | None, force: bool,
         meta = artifact.read_meta(found)
         recipe_of(meta, found)
         replace_folder(folder, lambda scratch: shutil.copytree(found, scratch))
-    return folder, meta
+    return folder, found.name, meta  # the client's cache names folders by commit
 
 
 def rewrite_card(folder: Path, meta: artifact.Meta) -> None:

@@ -25,8 +25,9 @@ def command(hub, project, tmp_path):
 
     def run(*args, token=OWNER):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        home = tmp_path / ("home" if token == OWNER else "other")
         environment |= {
-            "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": token, "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": token, "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "110",
         }  # fmt: skip
         done = subprocess.run(

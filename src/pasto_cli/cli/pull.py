@@ -28,9 +28,11 @@ def pull(
     from pasto_cli.cli.output import Screen, print_json
     from pasto_cli.cli.output import out as console
 
-    folder, meta = workflows.pull_adapter(repo, out, revision, force, Screen())
+    folder, commit, meta = workflows.pull_adapter(repo, out, revision, force, Screen())
     if json:
-        print_json({"repo": repo, "folder": str(folder), "base": meta.base.spec.source, "commit": meta.base.commit})
+        print_json({"repo": repo, "folder": str(folder), "commit": commit, "base": meta.base.spec.source})
         return
-    console.print(f"adapter: {folder} (for {meta.base.spec.source})", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"adapter: {folder} (commit {commit[:12]}, for {meta.base.spec.source})", highlight=False, markup=False, soft_wrap=True
+    )
     console.print(f"check it: pasto verify {folder}", highlight=False, markup=False, soft_wrap=True)

@@ -58,6 +58,8 @@ def failure(error: Exception, repo: str) -> PastoError:
     """What went wrong with the Hub, and the next step."""
     from huggingface_hub import errors as hub
 
+    if type(error) is RuntimeError and isinstance(error.__cause__, Exception):  # how the client reports a failed upload
+        return failure(error.__cause__, repo)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, hub.GatedRepoError):
         return PastoError(f"{repo} is gated", "Ask for access on its page, then: hf auth login.")
