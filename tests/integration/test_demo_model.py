@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.bench import process_growth
 from integration.terminal import ROOT, Said, call_in, strict, threads
 from pasto_cli import workflows
 from pasto_cli.core.artifact import load_adapter, read_meta
 from pasto_cli.core.forward import run
 from pasto_cli.core.tokentree import pack
+from pasto_cli.exports import export_dial
 from pasto_cli.pairs import read_pairs
 
 pytestmark = [
@@ -140,3 +142,29 @@ def test_an_adapter_adds_little_to_what_a_model_holds(plain, packed_4bit):
             model(input_ids=torch.tensor([lifecycle.lm.chat.prompt(PROMPT)]))
             assert model.get_memory_footprint() == before
         assert model.get_memory_footprint() == before
+        # The process itself, in a fresh one: a second dial beside the first, when the code that it needs is loaded already.
+        found = process_growth(lifecycle.run / "adapter", lifecycle.lm.spec.quantization)
+        assert 0.5 * adapter / 2**20 < found["another"] <= 0.08 * found["base"]
+
+
+@pytest.mark.parametrize("which", ["float32", "4-bit"])
+def test_stock_peft_serves_the_exports(plain, packed_4bit, tmp_path, which):
+    """Both ends of the dial under their names in one PeftModel, on the demo model itself."""
+    import peft
+
+    lifecycle = plain if which == "float32" else packed_4bit
+    dial = workflows.open_dial(str(lifecycle.run), workflows.Silent(), packing=False)  # peft changes the model it wraps
+    made = export_dial([workflows.Part(dial, 1.0)], [1.0, -1.0], "lora", tmp_path, False, workflows.Silent())
+    ids = torch.tensor([dial.lm.chat.prompt(PROMPT)])
+    with torch.no_grad():
+        expected = {}
+        for a in (1.0, -1.0):
+            with dial.steerer.at(a):
+                expected[a] = dial.lm.model(input_ids=ids).logits
+        base = dial.lm.model(input_ids=ids).logits
+        model = peft.PeftModel.from_pretrained(dial.lm.model, made[0].path, adapter_name="up")
+        model.load_adapter(made[1].path, adapter_name="down")
+        for name, a in (("up", 1.0), ("down", -1.0), ("up", 1.0)):
+            model.set_adapter(name)
+            torch.testing.assert_close(model(input_ids=ids).logits, expected[a], rtol=0, atol=1e-4)
+            assert (expected[a] - base).abs().max() > 1e-3

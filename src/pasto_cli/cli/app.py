@@ -6,8 +6,10 @@ interrupted. Nothing here imports torch: `pasto --help` is instant.
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from typing import Any
 
 import typer
 
@@ -87,6 +89,16 @@ def main() -> None:
     # Threads that spin while they wait make everything many times slower as soon as another program uses the processor.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category.__name__ != "ShortageWarning":
+            return usual(message, category, *where, **more)
+        from pasto_cli.cli.output import Screen
+
+        return Screen().warn(str(message))
+
+    warnings.showwarning = show
     try:
         with _processes():
             app()

@@ -15,6 +15,7 @@ from torch import Tensor
 from pasto_cli.core import parallel
 from pasto_cli.core.chat import Chat
 from pasto_cli.core.forward import run
+from pasto_cli.core.memory import Pieces
 from pasto_cli.core.models import LoadedModel
 from pasto_cli.core.steering import Steerer
 from pasto_cli.core.tokentree import cut, pack
@@ -87,7 +88,8 @@ def score_answers(
     result = torch.full((len(coefficients), len(questions), widest), float("-inf"), dtype=torch.float64)
     said = [[""] * len(questions) for _ in coefficients]
     groups = cut([q.ids for q in questions], budget, lm.trees)
-    for group in parallel.share(groups):
+
+    def answer(group: list[int]) -> None:
         rows, owner = [], []
         for index in group:
             stems = {way[:-1] for ways in questions[index].answers for way in ways} | {()}
@@ -101,6 +103,10 @@ def score_answers(
         for index in group:
             _answer(lm, states.last, paths, questions[index], index, result, said)
         progress(len(group))
+
+    pieces = Pieces(answer)
+    for group in parallel.share(groups):
+        pieces(group)
     if parallel.size() > 1:
         own = [i for group in parallel.share(groups) for i in group]
         for some, values, words in parallel.gather((own, result[:, own], [[row[i] for i in own] for row in said])):

@@ -17,6 +17,7 @@ from torch import Tensor
 from pasto_cli.core import parallel
 from pasto_cli.core.chat import TokenPair
 from pasto_cli.core.forward import run
+from pasto_cli.core.memory import Pieces
 from pasto_cli.core.models import LoadedModel
 from pasto_cli.core.steering import Steerer
 from pasto_cli.core.tokentree import cut, pack
@@ -99,7 +100,8 @@ def measure_likeness(
     t: dict[str, list[float]] = {name: [float("nan")] * len(pairs) for name in ("neutral", "chosen", "rejected")}
     steered: dict[float, list[float]] = {a: [float("nan")] * len(pairs) for a in coefficients}
     groups = cut([p.neutral for p in pairs], budget, lm.trees)
-    for group in parallel.share(groups):
+
+    def read(group: list[int]) -> None:
         ends = [pairs[i].suffix_len + 1 for i in group]
         base = _window_states(lm, [row for i in group for row in pairs[i][:3]], [e for e in ends for _ in range(3)], budget)
         packed = pack([pairs[i].neutral for i in group], lm.trees)
@@ -116,6 +118,10 @@ def measure_likeness(
                 for a, value in zip(coefficients, values.tolist(), strict=True):
                     steered[a][index] = value
         progress(len(group))
+
+    pieces = Pieces(read)
+    for group in parallel.share(groups):
+        pieces(group)
     if parallel.size() > 1:
         own = [i for group in parallel.share(groups) for i in group]
         for some, *found in parallel.gather((own, t, steered)):

@@ -1,11 +1,15 @@
 """Running out of memory: how it shows, and what a user is told."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Generic, TypeVar
 
 import torch
 
 from pasto_cli.errors import PastoError
+
+T = TypeVar("T")
 
 SMALLEST_BUDGET = 64
 """Nodes of a token tree below which a smaller one would not help."""
@@ -16,6 +20,47 @@ def is_shortage(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+class ShortageWarning(UserWarning):
+    """Memory ran out, and the work goes on in smaller pieces."""
+
+
+class Pieces(Generic[T]):
+    """Runs groups of rows; where memory runs out, a group is cut in two, and later ones start from that size.
+
+    Args:
+        run: Does one group; may be called again with parts of a group that failed.
+    """
+
+    def __init__(self, run: Callable[[list[T]], None]) -> None:
+        self.run = run
+        self.largest: int | None = None
+
+    def __call__(self, group: list[T]) -> None:
+        """Run a group.
+
+        Raises:
+            RuntimeError, MemoryError: If even a single row does not fit.
+        """
+        if self.largest is not None and len(group) > self.largest:
+            return self._halves(group)
+        try:
+            return self.run(group)
+        except (RuntimeError, MemoryError) as error:
+            if not is_shortage(error) or len(group) == 1:
+                raise
+        self.largest = len(group) // 2
+        warnings.warn(
+            f"out of memory with {len(group)} rows at once: going on with {self.largest} (a smaller node_budget avoids this)",
+            ShortageWarning, stacklevel=2,
+        )  # fmt: skip
+        return self._halves(group)
+
+    def _halves(self, group: list[T]) -> None:
+        middle = len(group) // 2
+        self(group[:middle])
+        self(group[middle:])
 
 
 @contextmanager
