@@ -13,6 +13,7 @@ from pasto_cli.core.original import FILES, read_original
 from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.card import card
 from pasto_cli.files import write_text
+from pasto_cli.pairs import make_pairs
 from pasto_cli.recipe import AdapterSpec, ModelSpec, PairsSpec, Recipe
 from pasto_cli.recipe_file import dump_recipe
 from pasto_cli.workflows import Watcher, open_dial, open_model
@@ -78,10 +79,11 @@ def import_adapter(
     artifact.require_fit(lm, adapter, recipe.model.source)
     if biased := [p for p in adapter.paths if getattr(lm.model.get_submodule(p), "bias", None) is not None]:
         watch.warn(f"the published code drops the bias of {len(biased)} modules, such as {biased[0]}; here it is kept")
+    first = make_pairs(recipe.pairs).pairs[0]
     meta = artifact.Meta(
         format_version=artifact.FORMAT_VERSION, created=artifact.now(), base=artifact.describe_base(lm, adapter),
         bound="entrywise", max_angle=angle, largest_angle=adapter.angle(), recipe=recipe.model_dump(mode="json"),
-        pairs_sha256="", num_pairs={}, personas=[f"a person who is {word}" for word in words], training={"imported": source},
+        pairs_sha256="", num_pairs={}, personas=[first.chosen, first.rejected], training={"imported": source},
         certificate=None, reference=artifact.reference_logits(lm, adapter), versions=artifact.versions(),
     )  # fmt: skip
     run = runs.new_run(name, root)
