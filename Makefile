@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-fast bench bench-gemma bench-shape bench-scale check format clean
+.PHONY: quickstart test test-fast test-llama-cpp bench bench-gemma bench-shape bench-scale check format clean
 
 # torch comes first and alone: where a CPU build of the pinned version is to be had, nothing later pulls CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -44,6 +44,11 @@ test: $(VENV)/.dev $(VENV)/.demo
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+# An exported adapter in llama.cpp itself, which is built from source (ten minutes on two cores).
+test-llama-cpp: $(VENV)/.dev $(VENV)/.demo
+	$(PIP) -c constraints.txt llama-cpp-python
+	$(BIN)/python -m pytest tests/integration/test_llama_cpp.py
 
 # Seconds and memory of the fast path against the textbook one (benchmarks/plain.py); leave the machine alone meanwhile.
 bench: $(VENV)/.dev $(VENV)/.demo

@@ -85,7 +85,7 @@ def interference(parts: Sequence[Part], watch: Watcher) -> list[Interference]:
     Raises:
         PastoError: If the pairs that a dial was trained on cannot be had.
     """
-    found = []
+    found, names = [], _names(parts)
     for index, (dial, own) in enumerate(parts):
         recipe = recipe_of(dial.meta, dial.folder)
         tokens = tokenise_recipe(_pairs_of(dial.folder, dial.meta), recipe, dial.lm, watch)
@@ -93,7 +93,7 @@ def interference(parts: Sequence[Part], watch: Watcher) -> list[Interference]:
         ways: list[Steerer] = [Mix([every[index]]), Mix(every[:index] + every[index + 1 :]), Mix(every)]
         with (
             enough_memory(LOW_MEMORY),
-            watch.task(f"certificate pairs of {_short(dial.folder)}", 3 * len(tokens.certificate)) as advance,
+            watch.task(f"certificate pairs of {names[index]}", 3 * len(tokens.certificate)) as advance,
         ):
             alone, others, together = (
                 measure_likeness(dial.lm, way, tokens.certificate, [1.0], recipe.training.node_budget, advance).strength(
@@ -101,7 +101,7 @@ def interference(parts: Sequence[Part], watch: Watcher) -> list[Interference]:
                 )
                 for way in ways
             )
-        found.append(Interference(_short(dial.folder), own, alone, others, together))
+        found.append(Interference(names[index], own, alone, others, together))
     return found
 
 
@@ -117,6 +117,10 @@ def _pairs_of(folder: Path, meta: artifact.Meta) -> PairSet:
     return found
 
 
-def _short(folder: Path) -> str:
-    """What a table calls an adapter."""
-    return folder.parent.name if folder.name == "adapter" else folder.name
+def _names(parts: Sequence[Part]) -> list[str]:
+    """What a table calls dials: by their recipes, or by their folders where recipes have one name."""
+    recipes = [str(part.dial.meta.recipe["name"]) for part in parts]
+    if len(set(recipes)) == len(recipes):
+        return recipes
+    folders = [part.dial.folder.resolve() for part in parts]
+    return [folder.parent.name if folder.name == "adapter" else folder.name for folder in folders]
