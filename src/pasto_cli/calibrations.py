@@ -13,8 +13,7 @@ from pasto_cli.core.strength import STRONGEST, equal_strength, measure, summary
 from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.statistics import Estimate
 from pasto_cli.measurements import LOW_MEMORY, neutral_probe
-from pasto_cli.pairs import PairSet, make_pairs, read_pairs
-from pasto_cli.workflows import Part, Watcher, open_dial, recipe_of, rewrite_card, tokenise_recipe
+from pasto_cli.workflows import Part, Watcher, open_dial, pairs_of, recipe_of, rewrite_card, tokenise_recipe
 
 
 def calibrate(
@@ -41,7 +40,7 @@ def calibrate(
     if runs.adapter_folder(name) is None:
         raise PastoError(f"{name} is on the Hub: a calibration is stored with the adapter", "First: pasto pull " + str(name))
     dial = open_dial(name, watch, quantization, device, verify)
-    seed = dial.meta.recipe["evaluation"]["seed"]
+    seed = recipe_of(dial.meta, dial.folder).evaluation.seed
     coefficients, reached = {}, {}
     with enough_memory(LOW_MEMORY):
         with watch.task("the base model's own answers to neutral prompts"):
@@ -88,7 +87,7 @@ def interference(parts: Sequence[Part], watch: Watcher) -> list[Interference]:
     found, names = [], _names(parts)
     for index, (dial, own) in enumerate(parts):
         recipe = recipe_of(dial.meta, dial.folder)
-        tokens = tokenise_recipe(_pairs_of(dial.folder, dial.meta), recipe, dial.lm, watch)
+        tokens = tokenise_recipe(pairs_of(dial), recipe, dial.lm, watch)
         every = [(part.dial.steerer, part.own) for part in parts]
         ways: list[Steerer] = [Mix([every[index]]), Mix(every[:index] + every[index + 1 :]), Mix(every)]
         with (
@@ -102,18 +101,6 @@ def interference(parts: Sequence[Part], watch: Watcher) -> list[Interference]:
                 for way in ways
             )
         found.append(Interference(names[index], own, alone, others, together))
-    return found
-
-
-def _pairs_of(folder: Path, meta: artifact.Meta) -> PairSet:
-    """The pairs of a dial, from its run's folder or made again from its recipe; the same ones or none."""
-    beside = folder.parent / "pairs.jsonl"
-    found = read_pairs(beside) if beside.exists() else make_pairs(recipe_of(meta, folder).pairs)
-    if meta.pairs_sha256 and found.digest != meta.pairs_sha256:
-        raise PastoError(
-            f"{folder}: the pairs made again are not those that it was trained on",
-            "Put its pairs.jsonl beside the adapter's folder.",
-        )
     return found
 
 

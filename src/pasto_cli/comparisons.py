@@ -1,7 +1,6 @@
 """A dial beside its baselines and beside its other seeds: the same items, the same scores, one table."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from pasto_cli.core.calibration import end_states
@@ -16,9 +15,8 @@ from pasto_cli.evaluation.metrics import Table, slope_difference
 from pasto_cli.evaluation.results import EvalRun
 from pasto_cli.evaluation.statistics import Spread, spread
 from pasto_cli.measurements import LOW_MEMORY, Plan, disturbances, keep_evaluation, neutral_probe
-from pasto_cli.pairs import Pair, make_pairs, read_pairs
 from pasto_cli.recipe import Recipe
-from pasto_cli.workflows import Opened, Watcher
+from pasto_cli.workflows import Opened, Watcher, pairs_of
 
 PAIRS = 64
 """Training pairs that the baselines' directions are made from."""
@@ -91,7 +89,7 @@ def _baselines(dial: Opened, names: Sequence[str]) -> dict[str, Steerer]:
     if not names:
         return {}
     recipe = Recipe.model_validate(dial.meta.recipe)
-    pairs, _ = tokenise_pairs(_pairs_of(dial, recipe)[:PAIRS], dial.lm.chat)
+    pairs, _ = tokenise_pairs(pairs_of(dial).pairs[:PAIRS], dial.lm.chat)
     states = end_states(dial.lm, pairs, [], recipe.evaluation.node_budget)
     depth = dial.lm.depth_index(recipe.subspace.depth)
     personas = (dial.meta.personas[0], dial.meta.personas[1])
@@ -107,12 +105,6 @@ def _equal_sizes(dial: Opened, name: str, steerer: Steerer, probe: Probe, watch:
     if STRONGEST in (up, down):
         watch.warn(f"{name}: no coefficient up to {STRONGEST:g} disturbs this model by 1 nat")
     return up, down
-
-
-def _pairs_of(dial: Opened, recipe: Recipe) -> list[Pair]:
-    """The pairs that the dial was trained on, from its run's folder or made again from its recipe."""
-    beside: Path = dial.folder.parent / "pairs.jsonl"
-    return (read_pairs(beside) if beside.exists() else make_pairs(recipe.pairs)).pairs
 
 
 FIGURES: dict[str, Callable[[EvalRun], float]] = {

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,8 @@ def read_limited(path: Path, limit: int) -> str:
         PastoError: If it is larger.
     """
     with path.open("rb") as file:
-        raw = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
+        about = os.fstat(file.fileno())
+        raw = file.read(min(about.st_size, limit) + 1 if stat.S_ISREG(about.st_mode) else limit + 1)
     if len(raw) > limit:
         raise PastoError(f"{path}: larger than {limit // 2**20} MiB", "Is this the right file?")
     return raw.decode("utf-8").replace("\r\n", "\n")
@@ -64,6 +66,10 @@ def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
     scratch, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # What a kill left of the last time: between the two renames the old one is the only one.
+        if old.exists() and not path.exists():
+            old.rename(path)
+        _remove(old)
         _remove(scratch)
         try:
             write(scratch)
@@ -80,7 +86,7 @@ def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

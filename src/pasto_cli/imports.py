@@ -25,7 +25,11 @@ class Verified(NamedTuple):
     folder: Path
     base: str
     modules: int
-    """Adapted weights whose fingerprints are the base's."""
+    """Adapted weights."""
+    hashed: bool
+    """Whether the tensors' hash was stored and is the same; adapters from before there was one have none."""
+    same_bytes: bool
+    """Whether every adapted weight is the base's byte for byte; else (another precision) by its directions."""
     differences: dict[str, float]
     """Coefficient -> largest difference of the reference logits to those stored."""
     certified: bool | None
@@ -65,7 +69,7 @@ def import_adapter(
         raise PastoError(f"{source} does not say what its base is", "Name it: --base org/name or a folder.")
     given = {"source": base} | {key: value for key, value in changes.items() if value is not None}
     angle = math.degrees(found.adapter.max_angle)
-    name = "imported-" + "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(source).name)[:50]
+    name = "imported-" + "".join(c if (c.isascii() and c.isalnum()) or c in "._-" else "-" for c in Path(source).name)[:50]
     try:
         recipe = Recipe(
             name=name, model=ModelSpec.model_validate(given), pairs=PairsSpec(words=words),
@@ -104,5 +108,11 @@ def verify(name: str | None, quantization: str | None, device: str | None, watch
     found = artifact.compare_reference(dial.lm, dial.adapter, dial.meta)
     certificate = dial.meta.certificate
     return Verified(
-        dial.folder, dial.meta.base.spec.source, len(dial.adapter.paths), found, certificate.passed if certificate else None
+        dial.folder,
+        dial.meta.base.spec.source,
+        len(dial.adapter.paths),
+        dial.meta.tensors_sha256 is not None,
+        artifact.same_bytes(dial.lm, dial.meta.base),
+        found,
+        certificate.passed if certificate else None,
     )

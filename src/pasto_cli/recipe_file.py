@@ -82,7 +82,7 @@ def _read_yaml(text: str, path: Path) -> tuple[dict[str, Any], dict[KeyPath, str
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise RecipeError([f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}"]) from None
-    except (RecursionError, ValueError) as error:  # nesting, impossible dates
+    except (RecursionError, ValueError, LookupError) as error:  # nesting, impossible dates
         raise RecipeError([f"{path}: not a recipe: {error}"]) from None
     if not isinstance(data, dict):
         raise RecipeError([f"{path}:1: a recipe is a mapping of sections; write 'name: ...', 'model:', 'pairs:'"])
@@ -117,7 +117,7 @@ def _apply_override(data: dict[str, Any], marks: dict[KeyPath, str], override: s
     parts = key.strip().split(".")
     try:
         parsed = yaml.load(value, Loader=PlainLoader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, ValueError, RecursionError, LookupError):
         return [f"{place}: the value is not valid YAML; quote it"]
     target = data
     for depth, part in enumerate(parts[:-1]):

@@ -154,7 +154,7 @@ def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trai
     check_benchmark(recipe.evaluation.benchmark)
     pair_set = make_pairs(recipe.pairs)
     folder = runs.new_run(recipe.name, root)
-    with runs.removed_unless(folder, lambda: checkpoint.folder_of(folder).exists()):
+    with runs.removed_unless(folder, lambda: checkpoint.begun(folder)):
         write_text(folder / "recipe.yaml", dump_recipe(recipe))
         write_pairs(pair_set.pairs, folder / "pairs.jsonl")
         return _train(recipe, pair_set, folder, watch)
@@ -170,24 +170,31 @@ def resume_run(run: Path, watch: Watcher) -> Trained:
     Raises:
         PastoError: If the run is finished, incomplete or being trained by another process.
     """
+    run = run.resolve()
     if not (run / "recipe.yaml").is_file():
         raise PastoError(f"{run}: no run here (recipe.yaml is missing)", "Give the folder of a run, such as runs/TIME-NAME.")
     recipe = load_recipe(run / "recipe.yaml", [])
-    if (run / "adapter" / artifact.META).exists() and not checkpoint.folder_of(run).exists():
-        raise PastoError(f"{run} is finished: there is nothing to resume", f"Measure it: pasto eval --adapter {run}")
+    _refuse_finished(run)
     return _train(recipe, read_pairs(run / "pairs.jsonl"), run, watch)
+
+
+def _refuse_finished(run: Path) -> None:
+    if (run / "adapter" / artifact.META).exists() and not checkpoint.begun(run):
+        runs.mark_latest(run)  # it may have been killed just before that
+        raise PastoError(f"{run} is finished: there is nothing to resume", f"Measure it: pasto eval {run}")
 
 
 def _train(recipe: Recipe, pair_set: PairSet, folder: Path, watch: Watcher) -> Trained:
     """From loaded pairs to the certificate, in a run's folder."""
     lm = open_model(recipe.model, watch)
     tokens = tokenise_recipe(pair_set, recipe, lm, watch)
-    before = checkpoint.load_state(folder)
-    if before is None:
-        _check_elicitation(lm, pair_set, tokens, recipe, watch)
-    else:
-        watch.note(f"going on after step {before.facts['step']} of {before.facts['total']}")
     with checkpoint.held(folder):
+        _refuse_finished(folder)
+        before = checkpoint.load_state(folder)
+        if before is None:
+            _check_elicitation(lm, pair_set, tokens, recipe, watch)
+        else:
+            watch.note(f"going on after step {before.facts['step']} of {before.facts['total']}")
         adapter, objective = _begin(lm, tokens, recipe, folder, watch)
         describe = _describer(lm, adapter, recipe, pair_set, tokens)
 
@@ -211,8 +218,9 @@ def _train(recipe: Recipe, pair_set: PairSet, folder: Path, watch: Watcher) -> T
         save(facts, None)
         certificate = _certify(lm, adapter, tokens, recipe, watch)
         save(facts, certificate)
+        runs.mark_latest(folder)
+        checkpoint.retire(folder)
     checkpoint.remove(folder)
-    runs.mark_latest(folder)
     return Trained(folder, result, certificate)
 
 
@@ -484,6 +492,25 @@ def recipe_of(meta: artifact.Meta, folder: Path) -> Recipe:
         raise PastoError(f"{folder / artifact.META}: {where}: {first['msg']}", "Copy or download the adapter again.") from None
 
 
+def pairs_of(dial: Opened) -> PairSet:
+    """The pairs that a dial was trained on: from its run's folder, or made again from its recipe.
+
+    Raises:
+        PastoError: If neither are the same ones.
+    """
+    run = runs.run_of(dial.folder)
+    if run is not None and (run / "pairs.jsonl").exists():
+        found = read_pairs(run / "pairs.jsonl")
+    else:
+        found = make_pairs(recipe_of(dial.meta, dial.folder).pairs)
+    if dial.meta.pairs_sha256 and found.digest != dial.meta.pairs_sha256:
+        raise PastoError(
+            f"the pairs of {dial.folder} are not those that it was trained on",
+            "Put its run's recipe.yaml and pairs.jsonl back.",
+        )
+    return found
+
+
 def check_benchmark(name: str | None, data: str | None = None) -> None:
     """Refuse an unknown benchmark before a model is loaded; the Hub is not asked."""
     if name not in (None, "sentiment") and (name != "dailydilemmas" or data is not None):
@@ -545,6 +572,9 @@ def pull_adapter(
     folder = out or Path(repo.rpartition("/")[2])
     if folder.exists() and not force:
         raise PastoError(f"{folder} is there already", "Give another --out, or --force to replace it.")
+    if folder.exists() and not (folder / artifact.META).is_file():
+        raise PastoError(f"{folder} is no adapter: it is not replaced", "Give another --out.")
+    folder = folder.resolve() if folder.name == "" else folder
     with watch.task(f"fetching {repo}"):
         found = hub.download(repo, revision=revision)
         meta = artifact.read_meta(found)

@@ -107,6 +107,8 @@ def test_commands_work_on_what_was_imported(published, tmp_path, monkeypatch, ca
     assert "logits within" in capsys.readouterr().out
     assert call(("push", "me/dial", "--dry-run")) == 0
     assert "imported from" in capsys.readouterr().out
+    assert call(("report", "runs/latest")) == 1  # texts cannot be made
+    capsys.readouterr()
     assert call(("generate", "Hello")) == 1
     assert "has no tokenizer" in capsys.readouterr().err
     weights = tmp_path / "runs" / "latest" / "adapter" / "adapter.safetensors"

@@ -122,6 +122,8 @@ def test_merged_weights_are_a_model_of_their_own(fresh, make_adapter, tmp_path, 
     lm = fresh(**spec)
     adapter = make_adapter(lm)
     expected = steered(lm, adapter, -1.0)
+    export.save_merged(tmp_path / "1", lm, AdapterSteerer(adapter, lm), 1.0)
+    tmp_path = tmp_path / "-1"
     export.save_merged(tmp_path, lm, AdapterSteerer(adapter, lm), -1.0)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     assert not getattr(merged, "is_quantized", False)

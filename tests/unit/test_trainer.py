@@ -184,6 +184,21 @@ def test_going_on_from_any_snapshot_ends_with_the_same_bits(setting, tmp_path, m
         assert [s.step for s in steps if not s.validation] == list(range(snapshot.facts["step"] + 1, result.steps + 1))
 
 
+def test_a_training_that_had_stopped_early_stays_stopped(setting, monkeypatch):
+    """It may be killed while its certificate is made."""
+    real, kept = Objective.__call__, []
+
+    def never_better(self, adapter, batch, ramp=1.0, neutral=True):
+        report = real(self, adapter, batch, ramp, neutral)
+        return report if torch.is_grad_enabled() else report._replace(total=torch.tensor(5.0))
+
+    monkeypatch.setattr(Objective, "__call__", never_better)
+    settings = {"epochs": 9, "patience": 2}
+    result, adapter = run(setting, hooks=Hooks(keep=kept.append), **settings)
+    again, other = run(setting, resumed=kept[-1], **settings)
+    assert result.stopped_early and again == result and torch.equal(state(adapter), state(other))
+
+
 def test_a_snapshot_of_another_training_is_refused(setting):
     kept = []
     run(setting, hooks=Hooks(keep=kept.append))

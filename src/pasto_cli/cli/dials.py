@@ -5,7 +5,7 @@ from typing import NamedTuple
 from pasto_cli.core.models import LoadedModel
 from pasto_cli.core.steering import AdapterSteerer, Mix
 from pasto_cli.errors import PastoError
-from pasto_cli.workflows import Part, Watcher, open_parts, split_part
+from pasto_cli.workflows import Part, Watcher, open_dial, open_parts, split_part
 
 
 class Dials(NamedTuple):
@@ -47,9 +47,10 @@ def open_dials(
         name, own = split_part(names[0]) if names else (None, None)
         if own is not None and (coeff or strength):
             raise PastoError(f"{names[0] if names else ''} has its coefficient already", "Leave --coeff and --strength out.")
-        from pasto_cli.workflows import open_dial
-
         dial = open_dial(name, watch, quantization, device, verify, packing=False)
+        kept = dial.meta.calibration
+        if strength and kept and kept.quantization != dial.lm.spec.quantization:
+            watch.warn(f"calibrated on a base of quantisation {kept.quantization}, not {dial.lm.spec.quantization}")
         found = (
             coeff
             or ([dial.meta.coefficient(s) for s in strength] if strength else None)

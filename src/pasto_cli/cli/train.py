@@ -28,7 +28,7 @@ def train(
     """Train an adapter and certify it.
 
     The run's folder holds the resolved recipe, the pairs, history.jsonl and adapter/. Ctrl-C keeps the best weights so far;
-    a run that was interrupted or killed goes on with --resume and ends with the same adapter, bit for bit.
+    a run that was interrupted or killed goes on with --resume and ends with the same adapter, on a CPU bit for bit.
 
     Examples:
       pasto train recipes/quickstart.yaml

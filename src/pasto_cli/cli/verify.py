@@ -33,8 +33,10 @@ def verify(
     each = ", ".join(f"{float(c):+g}: {d:.1e}" if float(c) else f"0: {d:.1e}" for c, d in found.differences.items())
     for line in (
         f"adapter: {found.folder}",
-        f"tensors: the file that was written, {found.modules} modules, finite, shapes and names as they should be",
-        f"base: {found.base}, the {found.modules} adapted weights are those that it was made for",
+        f"tensors: {'the file that was written' if found.hashed else 'no hash was stored with them'}; {found.modules} modules, "
+        "finite, shapes and names as they should be",
+        f"base: {found.base}, the {found.modules} adapted weights are those that it was made for "
+        + ("byte for byte" if found.same_bytes else "by their directions only (another precision or quantisation)"),
         f"reference logits: largest difference {each}",
         f"certificate: {verdict}",
     ):

@@ -8,6 +8,7 @@ README.md               the card
 import hashlib
 import importlib.metadata
 import json
+import math
 import shutil
 import tempfile
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from pasto_cli.core.adapter import Adapter, Factors, Rotation
 from pasto_cli.core.certificate import Certificate, Interval
 from pasto_cli.core.models import LoadedModel
-from pasto_cli.core.writers import dense_weight
+from pasto_cli.core.writers import dense_weight, is_linear
 from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.results import without_nan
 from pasto_cli.files import read_limited, write_text, writing
@@ -56,7 +57,7 @@ class Reference(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     prompt: str
-    token_ids: list[int]
+    token_ids: list[int] = Field(min_length=1)
     logits: dict[str, list[float]]
     """Coefficient -> logits of `token_ids` after the prompt."""
 
@@ -127,6 +128,8 @@ class Meta(BaseModel):
             )
         if not abs(strength) <= 100:
             raise PastoError(f"strength {strength:g} is not between -100 and 100 per cent", "Use --coeff to go further.")
+        if strength == 0:
+            return 0.0
         return abs(strength) / 100 * self.calibration.coefficients["1" if strength > 0 else "-1"]
 
 
@@ -280,7 +283,7 @@ def load_adapter(folder: Path, meta: Meta, lm: LoadedModel, verify: bool = True)
         rotations[p] = Rotation(Factors(u, s, v), theta, delta)
     if bad := sorted(name for name, x in tensors.items() if not bool(torch.isfinite(x).all())):
         raise PastoError(f"{path}: {bad[0]} holds numbers that are not finite", "Copy or download the adapter again.")
-    adapter = Adapter(rotations, meta.bound, torch.pi * meta.max_angle / 180.0).to(lm.device).requires_grad_(False)
+    adapter = Adapter(rotations, meta.bound, math.radians(meta.max_angle)).to(lm.device).requires_grad_(False)
     if verify:
         if meta.tensors_sha256 is not None and _sha256(path) != meta.tensors_sha256:
             raise PastoError(f"{path}: not the file that {META} was written with", "Copy or download the adapter again.")
@@ -297,6 +300,8 @@ def _check_shapes(lm: LoadedModel, path: str, u: Any, s: Any, v: Any, theta: Any
             f"wrong base: {lm.spec.source} ({type(lm.model).__name__}) has no module {path}",
             "Load the base that the adapter names.",
         ) from None
+    if not is_linear(module) or 0 in (u.dim(), v.dim()):
+        raise PastoError(f"wrong base: {path} of {lm.spec.source} is no linear layer", "Load the base that the adapter names.")
     r = s.shape[0] if s.dim() == 1 else -1
     shapes = {
         "u": tuple(u.shape),
@@ -321,6 +326,11 @@ def _check_shapes(lm: LoadedModel, path: str, u: Any, s: Any, v: Any, theta: Any
 def _same_storage(lm: LoadedModel, base: Base) -> bool:
     """Whether weights are held as they were when the adapter was made, so that bytes can be compared."""
     return lm.spec.quantization == base.spec.quantization and str(lm.dtype).removeprefix("torch.") == base.dtype
+
+
+def same_bytes(lm: LoadedModel, base: Base) -> bool:
+    """Whether every adapted weight is, byte for byte, the one that the adapter was made for."""
+    return _same_storage(lm, base) and all(fingerprint(lm.model.get_submodule(p)) == h for p, h in base.fingerprints.items())
 
 
 def _verify_base(lm: LoadedModel, adapter: Adapter, base: Base) -> None:

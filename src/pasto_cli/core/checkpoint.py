@@ -8,6 +8,7 @@ Each file is replaced as a whole, after its bytes have reached the disk.
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -60,10 +60,10 @@ def held(run: Path) -> Iterator[None]:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows: no lock
-            pass
-        except OSError:
+        except BlockingIOError:
             raise PastoError(f"another process trains {run}", "Wait for it, or stop it first.") from None
+        except (ImportError, OSError):  # Windows, and network disks that know no locks
+            pass
         yield
 
 
@@ -87,7 +87,7 @@ def load_start(run: Path, spec: AdapterSpec) -> tuple[Adapter, Tensor] | None:
         for path in found.facts["paths"]:
             u, s, v, theta, delta = (found.tensors[f"{path}.{part}"] for part in PARTS)
             rotations[path] = Rotation(Factors(u, s, v), theta, delta)
-        return Adapter(rotations, spec.bound, torch.pi * spec.max_angle / 180.0), found.tensors["basis"]
+        return Adapter(rotations, spec.bound, math.radians(spec.max_angle)), found.tensors["basis"]
     except KeyError as error:
         raise PastoError(f"{folder_of(run) / START}: {error} is missing", AGAIN) from None
 
@@ -110,8 +110,18 @@ def load_state(run: Path) -> Snapshot | None:
     return _load(folder_of(run) / STATE)
 
 
+def begun(run: Path) -> bool:
+    """Whether there is something to go on from: preparation is done, and the run has not finished."""
+    return (folder_of(run) / START).exists()
+
+
+def retire(run: Path) -> None:
+    """Say, at one stroke, that a run has finished; to be called while it is held."""
+    (folder_of(run) / START).unlink(missing_ok=True)
+
+
 def remove(run: Path) -> None:
-    """Forget the checkpoint of a run that has finished."""
+    """Delete the checkpoint of a run that has finished."""
     shutil.rmtree(folder_of(run), ignore_errors=True)
 
 
@@ -134,6 +144,6 @@ def _load(path: Path) -> Snapshot | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            return Snapshot(json.loads(file.metadata()["facts"]), {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+            return Snapshot(json.loads(file.metadata()["facts"]), {key: file.get_tensor(key).clone() for key in file.keys()})  # noqa: SIM118
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise PastoError(f"{path}: damaged ({error})", AGAIN) from None

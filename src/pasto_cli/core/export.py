@@ -97,7 +97,7 @@ def save_merged(folder: Path, lm: LoadedModel, steerer: AdapterSteerer | Mix, co
         steerer: Made for it.
         coefficient: Not 0.
     """
-    if lm.spec.quantization != "none":
+    if getattr(lm.model, "hf_quantizer", None) is not None:  # once, for the first of several coefficients
         lm.model = lm.model.dequantize()
     with steerer.baked(coefficient):
         lm.model.save_pretrained(folder)

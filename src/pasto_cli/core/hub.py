@@ -63,6 +63,8 @@ def failure(error: Exception, repo: str) -> PastoError:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, hub.GatedRepoError):
         return PastoError(f"{repo} is gated", "Ask for access on its page, then: hf auth login.")
+    if isinstance(error, hub.RevisionNotFoundError):
+        return PastoError(f"{repo} has no such revision", "Check --revision: a branch, a tag or a commit.")
     if isinstance(error, hub.HFValidationError):
         return PastoError(f"{repo!r} is not a repository id", "Write user/name.")
     if status == 401:

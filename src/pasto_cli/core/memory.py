@@ -19,7 +19,8 @@ def is_shortage(error: BaseException) -> bool:
     """Whether an error of torch or Python means that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    signs = ("can't allocate memory", "out of memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 class ShortageWarning(UserWarning):

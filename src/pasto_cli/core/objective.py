@@ -116,7 +116,9 @@ class Objective:
     def remember(self, pairs: Sequence[TokenPair]) -> None:
         """Compute the base side of pairs and keep what fits; pairs are known by identity, so keep them alive."""
         for start in range(0, len(pairs), 32):
-            chunk = pairs[start : start + 32]
+            chunk = [pair for pair in pairs[start : start + 32] if id(pair) not in self._cache]
+            if not chunk:
+                continue
             for pair, base in zip(chunk, self._bases(chunk), strict=True):
                 if base.size > self._room:
                     return

@@ -10,7 +10,7 @@ Its forward pass x V R(a) diag(S + a delta) U^T + x W_res^T, bound `entrywise`, 
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -99,7 +99,9 @@ def read_original(folder: Path) -> Original:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
-        found: Any = {key: x.float() for key, x in load_file(path).items()}
+        found = {key: x.float() for key, x in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise PastoError(f"{path}: damaged or missing ({error})", AGAIN) from None
+    if bad := sorted(key for key, x in found.items() if x.dim() == 0 or not bool(torch.isfinite(x).all())):
+        raise PastoError(f"{path}: {bad[0]} is no table of finite numbers", AGAIN)
     return found

@@ -24,7 +24,7 @@ from pasto_cli.recipe import TrainingSpec
 
 T = TypeVar("T")
 SNAPSHOT_SECONDS = 5.0
-"""At most so much work is done again after a kill; a snapshot is also taken after each validation."""
+"""A snapshot is taken after a step when the last one is older than this, and after each epoch."""
 
 
 class Step(NamedTuple):
@@ -147,10 +147,9 @@ def train(
         loop.restore(resumed)
     interrupted = stopped = False
     try:
-        loop.sparing(lambda: objective.remember([*train_pairs, *validation_pairs]))
-        while loop.epoch < spec.epochs and not stopped:
+        loop.remember()
+        while loop.epoch < spec.epochs and not (stopped := loop.epochs_without_gain >= spec.patience):
             loop.run_epoch()
-            stopped = loop.epochs_without_gain >= spec.patience and loop.epoch < spec.epochs
     except KeyboardInterrupt:
         interrupted = True
         if loop.best_state is None and loop.step:
@@ -181,7 +180,9 @@ class _Loop:
         hooks: Hooks,
     ) -> None:
         self.objective, self.adapter, self.spec, self.hooks = objective, adapter, spec, hooks
-        self.pairs = train_pairs
+        self.pairs, self.every = train_pairs, [*train_pairs, *validation_pairs]
+        self.first_budget: int | None = None
+        """Node budget that the base sides were cached with."""
         self.validation = make_batches(validation_pairs, spec.batch_size, None)
         self.per_epoch = steps_per_epoch(len(train_pairs), spec)[1]
         self.total = self.per_epoch * spec.epochs
@@ -194,6 +195,16 @@ class _Loop:
         self.good_state: dict[str, Tensor] | None = None
         """The last weights whose loss was finite."""
         self.started = self.kept = time.monotonic()
+
+    def remember(self) -> None:
+        """Cache the base side of all pairs, cut into trees by the budget that a resumed run cached them with."""
+        now = self.objective.budget
+        self.objective.budget = self.first_budget or now
+        self.sparing(lambda: self.objective.remember(self.every))
+        if self.first_budget is None:
+            self.first_budget = self.objective.budget
+        else:
+            self.objective.budget = now
 
     def ramp(self) -> float:
         """Weight of constraints and focus: linear from 0 over `constraint_ramp` of the optimiser steps."""
@@ -306,6 +317,7 @@ class _Loop:
             "epoch": self.epoch, "step": self.step, "total": self.total, "best_loss": self.best_loss,
             "best_epoch": self.best_epoch,
             "epochs_without_gain": self.epochs_without_gain, "order": order, "budget": self.objective.budget,
+            "first_budget": self.first_budget,
             "seconds": time.monotonic() - self.started,
         }  # fmt: skip
         self.hooks.keep(Snapshot(facts, tensors))
@@ -333,6 +345,7 @@ class _Loop:
             version, inner, gauss = facts["order"]
             self.order.setstate((version, tuple(inner), gauss))
             self.epoch, self.step, self.objective.budget = facts["epoch"], facts["step"], facts["budget"]
+            self.first_budget = facts["first_budget"]
             self.best_loss, self.best_epoch = facts["best_loss"], facts["best_epoch"]
             self.epochs_without_gain = facts["epochs_without_gain"]
             self.started = time.monotonic() - facts["seconds"]

@@ -77,7 +77,9 @@ def render(
         "base commit or hash": base["commit"] or "not known",
         "pairs": f"{sum(meta['num_pairs'].values())}; SHA-256 {meta['pairs_sha256']}",
         "modules": f"{len(base['fingerprints'])} adapted; largest rotation {meta['largest_angle']:.1f} degrees",
-        "training": f"{meta['training']['steps']} steps, best epoch {meta['training']['best_epoch']}, "
+        "training": f"imported from {meta['training']['imported']}"
+        if "imported" in meta["training"]
+        else f"{meta['training']['steps']} steps, best epoch {meta['training']['best_epoch']}, "
         f"seed {meta['recipe']['training']['seed']}",
         "versions": ", ".join(f"{name} {version}" for name, version in meta["versions"].items()),
         "made": meta["created"],
@@ -91,6 +93,8 @@ def render(
 def _certificate(meta: Mapping[str, Any]) -> Part:
     certificate = meta["certificate"]
     title = "Certificate: sign and strength on held-out text"
+    if certificate is None and "imported" in meta["training"]:
+        return Part(title, "There is none: the published format carries none.", [], [])
     if certificate is None:
         return Part(title, "There is none: training was interrupted, or it failed before one could be made.", [], [])
     verdict = "Passed." if certificate["passed"] else f"FAILED: {certificate['reason']}."

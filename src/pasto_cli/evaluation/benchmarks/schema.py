@@ -141,7 +141,7 @@ def parse_benchmark(text: str, name: str, controls: Callable[[], list[Item]] = l
         return _benchmark(BenchmarkFile.model_validate(yaml.load(text, Loader=PlainLoader)), controls)
     except ValidationError as error:
         raise _mistakes(name, error) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, LookupError) as error:
         raise PastoError(f"{name}: not valid YAML: {error}", HELP) from None
 
 
