@@ -91,8 +91,9 @@ def moments() -> None:
         if number % 2:  # twice
             at.append(rng.uniform(0, length))
             codes.append(kill_after(start(folder, "train", "--resume", str(run)), at[1]))
-        if (run / "adapter" / "pasto.json").exists() and not (run / "checkpoint").exists():
-            codes.append(0)  # it was faster
+        finished = (run / "adapter" / "pasto.json").exists() and not (run / "checkpoint" / "start.safetensors").exists()
+        if finished:  # it was faster
+            codes.append(code)
         else:
             codes.append(finish(start(folder, "train", "--resume", str(run))))
         same = result(run) == expected

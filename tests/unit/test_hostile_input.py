@@ -1,5 +1,6 @@
 """Two thousand mutated inputs: recipes, pairs, benchmarks and adapters are read or refused, never a traceback, never a hang."""
 
+import copy
 import json
 import random
 import shutil
@@ -72,11 +73,11 @@ def mangle_json(data, rng: random.Random):
                 continue
             what = rng.random()
             if what < 0.7:
-                here[key] = rng.choice(VALUES)
+                here[key] = copy.deepcopy(rng.choice(VALUES))
             elif what < 0.85:
                 del here[key]
             elif isinstance(here, dict):
-                here[rng.choice(("", "x", "../..", "__class__", str(key) + " "))] = rng.choice(VALUES)
+                here[rng.choice(("", "x", "../..", "__class__", str(key) + " "))] = copy.deepcopy(rng.choice(VALUES))
             break
     return data
 
