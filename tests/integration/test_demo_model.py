@@ -143,8 +143,9 @@ def test_an_adapter_adds_little_to_what_a_model_holds(plain, packed_4bit):
             assert model.get_memory_footprint() == before
         assert model.get_memory_footprint() == before
         # The process itself, in a fresh one: a second dial beside the first, when the code that it needs is loaded already.
-        found = process_growth(lifecycle.run / "adapter", lifecycle.lm.spec.quantization)
-        assert 0.5 * adapter / 2**20 < found["another"] <= 0.08 * found["base"]
+        if lifecycle is packed_4bit:
+            found = process_growth(lifecycle.run / "adapter", "4bit")
+            assert 0.5 * adapter / 2**20 < found["another"] <= 0.08 * found["base"]
 
 
 @pytest.mark.parametrize("which", ["float32", "4-bit"])

@@ -190,3 +190,13 @@ def test_what_cannot_be_baked_is_refused(tiny, make_adapter):
         pass
     with pytest.raises(PastoError, match="one coefficient"), adapter.baked(lm.model, [1.0, -1.0]):
         pass
+
+
+@pytest.mark.parametrize("a", [1e-4, -1e-3, 0.01, -1.0, 3.0])
+def test_small_coefficients_are_not_rounded_away(tiny, make_adapter, a):
+    """M(a) in float32 against float64: relative to itself, although it is a difference of numbers of the size of S."""
+    adapter = make_adapter(tiny())
+    found = adapter.mixing([a])
+    exact = adapter.double().mixing([a])
+    for one, other in zip(found, exact, strict=True):
+        assert (one.double() - other).abs().max() <= 2e-6 * other.abs().max()

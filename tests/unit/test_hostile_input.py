@@ -265,3 +265,13 @@ def test_originals_with_numbers_of_another_kind_are_refused(tmp_path):
     save_file({}, tmp_path / original.BASES)
     with pytest.raises(PastoError, match="is missing"):
         original.read_original(tmp_path)
+
+
+def test_pull_replaces_nothing_that_is_no_adapter(tmp_path, monkeypatch):
+    """Refused before the Hub is asked."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "project").mkdir()
+    with pytest.raises(PastoError, match="there already"):
+        workflows.pull_adapter("alice/project", None, None, False, workflows.Silent())
+    with pytest.raises(PastoError, match="is no adapter: it is not replaced"):
+        workflows.pull_adapter("alice/project", None, None, True, workflows.Silent())

@@ -72,9 +72,13 @@ def bounded_skew(theta: Tensor, bound: str, max_angle: float) -> Tensor:
 
 def cayley(skew: Tensor, coefficient: float) -> Tensor:
     """R(a) = (I - a A / 2)^-1 (I + a A / 2) for skew-symmetric A (..., r, r); orthogonal."""
+    return turn(skew, coefficient) + torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
+
+
+def turn(skew: Tensor, coefficient: float) -> Tensor:
+    """R(a) - I = (I - a A / 2)^-1 a A, which a difference would round away at small coefficients."""
     eye = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
-    half = skew * (coefficient / 2.0)
-    return torch.linalg.solve(eye - half, eye + half)
+    return torch.linalg.solve(eye - skew * (coefficient / 2.0), skew * coefficient)
 
 
 def largest_angle(skew: Tensor, coefficient: float = 1.0) -> float:
@@ -172,14 +176,15 @@ class Adapter(nn.Module):
         for indices, skew in self.generators():
             s = torch.stack([rotations[i].s for i in indices])  # (g, r)
             delta = torch.stack([rotations[i].delta for i in indices])  # (g, r)
-            turned = {a: cayley(skew, a) for a in magnitudes}
+            turned = {a: turn(skew, a) for a in magnitudes}
             each = []
             for a in map(float, coefficients):
                 if a == 0.0:
                     each.append(torch.zeros_like(skew))
                     continue
-                rotation = turned[abs(a)] if a > 0 else turned[abs(a)].mT
-                each.append(rotation * (s + a * delta)[:, None, :] - torch.diag_embed(s))
+                # M(a) = R(a) diag(S + a delta) - diag(S), with the identity taken out of R.
+                turned_by = turned[abs(a)] if a > 0 else turned[abs(a)].mT
+                each.append(turned_by * (s + a * delta)[:, None, :] + torch.diag_embed(a * delta))
             stacked = torch.stack(each, dim=1)  # (g, len(coefficients), r, r)
             for position, index in enumerate(indices):
                 result[index] = stacked[position]
