@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks import plain, shapes
-from pasto_cli import workflows
+from pasto_cli import dials, watcher, workflows
 from pasto_cli.core import artifact
 from pasto_cli.core.answers import Question, score_answers
 from pasto_cli.core.models import LoadedModel, training_precision
@@ -50,8 +50,8 @@ class Bench:
 
     def __init__(self, recipe: Path, changes: Sequence[str], dilemmas: int, shape: str | None = None) -> None:
         self.recipe = load_recipe(recipe, changes)
-        self.watch = workflows.Silent()
-        self.lm: LoadedModel = workflows.open_model(self.recipe.model, self.watch)
+        self.watch = watcher.Silent()
+        self.lm: LoadedModel = dials.open_model(self.recipe.model, self.watch)
         if shape:
             self.lm = shapes.random_weights(shape, self.lm)
         self.tokens = workflows.tokenise_recipe(make_pairs(self.recipe.pairs), self.recipe, self.lm, self.watch)
@@ -230,7 +230,7 @@ def save_base(bench: Bench, folder: Path) -> LoadedModel:
     bench.lm.model.save_pretrained(folder)
     bench.lm.tokenizer.save_pretrained(folder)
     spec = bench.recipe.model.model_copy(update={"source": str(folder), "quantization": "none"})
-    return workflows.open_model(spec, bench.watch, packing=False)
+    return dials.open_model(spec, bench.watch, packing=False)
 
 
 def save_adapter(bench: Bench, lm: LoadedModel, folder: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from pasto_cli import workflows
+from pasto_cli import dials, watcher
 from pasto_cli.core import artifact
 from pasto_cli.core.models import LoadedModel
 from pasto_cli.recipe import ModelSpec
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("quantization", nargs="?", default="none")
     given = parser.parse_args()
     base = artifact.read_meta(given.adapter).base.spec.model_dump() | {"quantization": given.quantization}
-    lm = workflows.open_model(ModelSpec.model_validate(base), workflows.Silent(), packing=False)
+    lm = dials.open_model(ModelSpec.model_validate(base), watcher.Silent(), packing=False)
     print(json.dumps(growth(lm, given.adapter)))
 
 

@@ -46,12 +46,12 @@ COEFFICIENTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 def train_variant(name: str, seed: int, recipe_path: Path, root: Path) -> dict[str, Any]:
     """Train one dial into a run folder and say how it did on held-out pairs."""
-    from pasto_cli import workflows
+    from pasto_cli import watcher, workflows
     from pasto_cli.recipe_file import load_recipe
 
     started = time.monotonic()
     recipe = load_recipe(recipe_path, [*COMMON, *VARIANTS[name], f"training.seed={seed}", f"pairs.seed={seed}"])
-    trained = workflows.train_recipe(recipe, workflows.Silent(), root)
+    trained = workflows.train_recipe(recipe, watcher.Silent(), root)
     last = [json.loads(x) for x in (trained.folder / "history.jsonl").read_text().splitlines()]
     best = min((x for x in last if x["validation"]), key=lambda x: x["loss"])
     assert trained.certificate is not None
@@ -66,13 +66,13 @@ def train_variant(name: str, seed: int, recipe_path: Path, root: Path) -> dict[s
 
 def measure_variant(trained: dict[str, Any], data: str | None, limit: int, root: Path) -> dict[str, Any]:
     """A trained dial as it is and at equal disturbance."""
-    from pasto_cli import bundled, workflows
+    from pasto_cli import bundled, dials, watcher
     from pasto_cli.core import strength
     from pasto_cli.evaluation.benchmarks import load_benchmark, subset
     from pasto_cli.evaluation.evaluator import evaluate
 
     started = time.monotonic()
-    dial = workflows.open_dial(str(root / trained["folder"]), workflows.Silent(), verify=False)
+    dial = dials.open_dial(str(root / trained["folder"]), watcher.Silent(), verify=False)
     probe = strength.make_probe(dial.lm, bundled.lines("sentiment_prompts.txt")[:16])
     zero = strength.measure(dial.lm, dial.steerer, probe, 0.0)
     own = {f"{a:+g}": strength.summary(strength.measure(dial.lm, dial.steerer, probe, a), zero) for a in (1.0, -1.0)}

@@ -16,7 +16,8 @@ from pasto_cli.core.adapter import Coefficients
 from pasto_cli.core.artifact import Meta
 from pasto_cli.core.generation import generate
 from pasto_cli.core.steering import steer
-from pasto_cli.workflows import Opened, Silent, open_dial
+from pasto_cli.dials import Opened, open_dial
+from pasto_cli.watcher import Silent
 
 __all__ = ["Dial", "load", "steer"]
 

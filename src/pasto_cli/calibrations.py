@@ -10,10 +10,13 @@ from pasto_cli.core.certificate import Interval, measure_likeness
 from pasto_cli.core.memory import enough_memory
 from pasto_cli.core.steering import Mix, Steerer
 from pasto_cli.core.strength import STRONGEST, equal_strength, measure, summary
+from pasto_cli.dials import Part, open_dial, pairs_of, recipe_of
 from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.statistics import Estimate
 from pasto_cli.measurements import LOW_MEMORY, neutral_probe
-from pasto_cli.workflows import Part, Watcher, open_dial, pairs_of, recipe_of, rewrite_card, tokenise_recipe
+from pasto_cli.publishing import rewrite_card
+from pasto_cli.watcher import Watcher
+from pasto_cli.workflows import tokenise_recipe
 
 
 def calibrate(

@@ -8,6 +8,7 @@ from pasto_cli.core.chat import tokenise_pairs
 from pasto_cli.core.memory import enough_memory
 from pasto_cli.core.steering import Steerer, lead
 from pasto_cli.core.strength import STRONGEST, Probe, Scaled, equal_strength
+from pasto_cli.dials import Opened, pairs_of
 from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.baselines import BASELINES, build_baseline
 from pasto_cli.evaluation.evaluator import NEEDED, evaluate, tokenise
@@ -16,7 +17,7 @@ from pasto_cli.evaluation.results import EvalRun
 from pasto_cli.evaluation.statistics import Spread, spread
 from pasto_cli.measurements import LOW_MEMORY, Plan, disturbances, keep_evaluation, neutral_probe
 from pasto_cli.recipe import Recipe
-from pasto_cli.workflows import Opened, Watcher, pairs_of
+from pasto_cli.watcher import Watcher
 
 PAIRS = 64
 """Training pairs that the baselines' directions are made from."""

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from pasto_cli import runs
 from pasto_cli.core import export
 from pasto_cli.core.steering import Mix
+from pasto_cli.dials import Part
 from pasto_cli.errors import PastoError
 from pasto_cli.files import replace_folder
-from pasto_cli.workflows import Part, Watcher
+from pasto_cli.watcher import Watcher
 
 FORMATS = ("lora", "merged", "gguf-lora")
 FACTS = "pasto_export.json"

@@ -10,13 +10,14 @@ from pydantic import ValidationError
 from pasto_cli import runs
 from pasto_cli.core import artifact
 from pasto_cli.core.original import FILES, read_original
+from pasto_cli.dials import open_dial, open_model
 from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.card import card
 from pasto_cli.files import write_text
 from pasto_cli.pairs import make_pairs
 from pasto_cli.recipe import AdapterSpec, ModelSpec, PairsSpec, Recipe
 from pasto_cli.recipe_file import dump_recipe
-from pasto_cli.workflows import Watcher, open_dial, open_model
+from pasto_cli.watcher import Watcher
 
 
 class Verified(NamedTuple):

@@ -9,6 +9,7 @@ from pasto_cli.core import artifact, parallel
 from pasto_cli.core.memory import enough_memory
 from pasto_cli.core.steering import Steerer
 from pasto_cli.core.strength import Probe, make_probe, measure, summary
+from pasto_cli.dials import Opened
 from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.benchmarks import Benchmark, load_benchmark, subset
 from pasto_cli.evaluation.evaluator import evaluate, require_value
@@ -17,7 +18,7 @@ from pasto_cli.evaluation.results import EvalRun, dump, key
 from pasto_cli.evaluation.sentiment import SentimentRun, score_texts
 from pasto_cli.files import write_text, writing
 from pasto_cli.recipe import Recipe
-from pasto_cli.workflows import Opened, Watcher
+from pasto_cli.watcher import Watcher
 
 PROBE_PROMPTS = 24
 """Neutral prompts, held out from training, on which disturbance is measured."""

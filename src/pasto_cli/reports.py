@@ -5,13 +5,15 @@ from pathlib import Path
 
 from pasto_cli import bundled, runs
 from pasto_cli.core import artifact
+from pasto_cli.dials import open_dial
 from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.report import Sample, render
 from pasto_cli.evaluation.sentiment import SentimentRun
 from pasto_cli.files import write_text
 from pasto_cli.measurements import SENTIMENT
+from pasto_cli.publishing import evaluations_of
 from pasto_cli.recipe import Recipe
-from pasto_cli.workflows import Watcher, evaluations_of, open_dial
+from pasto_cli.watcher import Watcher
 
 SAMPLES = "samples.json"
 

@@ -1,16 +1,11 @@
-"""The verbs: what each command does, without printing. `Watcher` is told what happens."""
+"""`pasto train`: from a recipe to a certified adapter, without printing. `Watcher` is told what happens."""
 
-import contextlib
 import json
-import math
-import re
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from pydantic import ValidationError
 from torch import Tensor
 
 from pasto_cli import runs
@@ -21,70 +16,23 @@ from pasto_cli.core.certificate import Certificate, certify, measure_likeness
 from pasto_cli.core.chat import TokenPair, require_pairs, tokenise_pairs
 from pasto_cli.core.decompositions import decompose_writer
 from pasto_cli.core.directions import choose_directions
-from pasto_cli.core.elicitation import Elicitation, elicit
-from pasto_cli.core.forward import settle_packing
+from pasto_cli.core.elicitation import elicit
 from pasto_cli.core.memory import enough_memory
-from pasto_cli.core.models import LoadedModel, load_model, training_precision
+from pasto_cli.core.models import LoadedModel, training_precision
 from pasto_cli.core.objective import Objective
-from pasto_cli.core.steering import AdapterSteerer, attach
+from pasto_cli.core.steering import AdapterSteerer
 from pasto_cli.core.trainer import Hooks, NotFinite, Step, TrainResult, train
 from pasto_cli.core.writers import dense_weight, find_writers, place_writers
+from pasto_cli.dials import open_model
 from pasto_cli.errors import PastoError
 from pasto_cli.evaluation.benchmarks import load_benchmark
 from pasto_cli.evaluation.card import card
-from pasto_cli.evaluation.results import EvalRun, parse
 from pasto_cli.expression import parse_subspace
-from pasto_cli.files import replace_folder, write_text, writing
+from pasto_cli.files import write_text, writing
 from pasto_cli.pairs import PairSet, make_pairs, read_pairs, split_pairs, write_pairs
-from pasto_cli.recipe import ModelSpec, Recipe
+from pasto_cli.recipe import Recipe
 from pasto_cli.recipe_file import dump_recipe, load_recipe
-
-
-class Watcher(Protocol):
-    """Receives what a workflow has to say; the command line shows it, a script may ignore it."""
-
-    def note(self, text: str) -> None:
-        """Something worth knowing."""
-        ...
-
-    def warn(self, text: str) -> None:
-        """Something that may spoil the result."""
-        ...
-
-    def task(self, label: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
-        """Something that takes time; yields a function that is told of progress."""
-        ...
-
-    def elicitation(self, found: Elicitation) -> None:
-        """What the personas do to the clean base model."""
-        ...
-
-    def training(self) -> AbstractContextManager[Callable[[Step], None]]:
-        """Live view of training; yields a function that receives each step."""
-        ...
-
-
-class Silent:
-    """A watcher that says nothing."""
-
-    def note(self, text: str) -> None:
-        """Ignore."""
-
-    def warn(self, text: str) -> None:
-        """Ignore."""
-
-    def elicitation(self, found: Elicitation) -> None:
-        """Ignore."""
-
-    @contextmanager
-    def task(self, label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:  # noqa: ARG002
-        """Ignore."""
-        yield lambda _: None
-
-    @contextmanager
-    def training(self) -> Iterator[Callable[[Step], None]]:
-        """Ignore."""
-        yield lambda _: None
+from pasto_cli.watcher import Watcher
 
 
 class Tokens(NamedTuple):
@@ -103,33 +51,6 @@ class Trained(NamedTuple):
     folder: Path
     result: TrainResult
     certificate: Certificate | None
-
-
-class Opened(NamedTuple):
-    """A loaded adapter on its base."""
-
-    lm: LoadedModel
-    adapter: Adapter
-    steerer: AdapterSteerer
-    meta: artifact.Meta
-    folder: Path
-
-
-class Part(NamedTuple):
-    """One of several dials on the same base."""
-
-    dial: Opened
-    own: float
-    """Its own coefficient."""
-
-
-def open_model(spec: ModelSpec, watch: Watcher, packing: bool = True) -> LoadedModel:
-    """Load a base model and settle how prompts are packed on it (not needed for generation only)."""
-    with watch.task(f"loading {spec.source}"):
-        lm = load_model(spec, watch.note)
-        if packing:
-            settle_packing(lm, watch.warn)
-    return lm
 
 
 def with_seeds(recipe: Recipe, count: int) -> list[Recipe]:
@@ -393,211 +314,7 @@ def _certify(lm: LoadedModel, adapter: Adapter, tokens: Tokens, recipe: Recipe, 
     return certify(likeness, tokens.num_prompts, recipe.training.seed)
 
 
-def open_dial(
-    name: str | None,
-    watch: Watcher,
-    quantization: str | None = None,
-    device: str | None = None,
-    verify: bool = True,
-    trust_remote_code: bool = False,
-    packing: bool = True,
-) -> Opened:
-    """Load an adapter and the base that it names.
-
-    Args:
-        name: Run folder, adapter folder, Hub id, or None for the latest run.
-        watch: Told what is loaded.
-        quantization: Instead of the one that the adapter was trained with.
-        device: Instead of `auto`.
-        verify: Check fingerprints and reference logits.
-        trust_remote_code: Run Python code from the base model's repository.
-        packing: See `open_model`.
-    """
-    folder, meta = _read_adapter(name, watch)
-    # The artifact may be a stranger's: its word never runs code, and its device is not ours.
-    changes = {"quantization": quantization, "device": device or "auto", "trust_remote_code": trust_remote_code}
-    try:
-        spec = ModelSpec.model_validate(meta.base.spec.model_dump() | {k: v for k, v in changes.items() if v is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
-        raise PastoError(problem, "Quantization is none, 4bit or 8bit; device is auto, cpu, mps or cuda.") from None
-    if spec.revision is None and meta.base.commit and not meta.base.commit.startswith("sha256:"):
-        spec = spec.model_copy(update={"revision": meta.base.commit})
-    lm = open_model(spec, watch, packing)
-    adapter = artifact.load_adapter(folder, meta, lm, verify)
-    steerer = AdapterSteerer(adapter, lm)
-    attach(lm, steerer)
-    return Opened(lm, adapter, steerer, meta, folder)
-
-
-def _read_adapter(name: str | None, watch: Watcher) -> tuple[Path, artifact.Meta]:
-    """Local folder and pasto.json of what a user named; the Hub is asked for what can only be there."""
-    folder = runs.adapter_folder(name)
-    if folder is None:
-        from pasto_cli.core import hub
-
-        assert name is not None
-        with watch.task(f"fetching {name}"):
-            folder = hub.download(name)
-    elif name is None:
-        watch.note(f"adapter: {folder.parent}")
-    meta = artifact.read_meta(folder)
-    recipe_of(meta, folder)
-    return folder, meta
-
-
-def open_parts(
-    names: Sequence[str], watch: Watcher, quantization: str | None = None, device: str | None = None, verify: bool = True,
-    packing: bool = True,
-) -> list[Part]:  # fmt: skip
-    """Several adapters of one base, each as `NAME:COEFFICIENT` (1 where none is given); the base is the first one's.
-
-    Raises:
-        PastoError: If one of them was made for another base.
-    """
-    split = [split_part(name) for name in names]
-    first = open_dial(split[0][0], watch, quantization, device, verify, packing=packing)
-    parts = [Part(first, 1.0 if split[0][1] is None else split[0][1])]
-    for name, own in split[1:]:
-        folder, meta = _read_adapter(name, watch)
-        adapter = artifact.load_adapter(folder, meta, first.lm, verify)
-        parts.append(
-            Part(Opened(first.lm, adapter, AdapterSteerer(adapter, first.lm), meta, folder), 1.0 if own is None else own)
-        )
-    return parts
-
-
-def split_part(text: str) -> tuple[str, float | None]:
-    """`NAME:-0.5` -> its name and coefficient; a name alone has none."""
-    name, colon, number = text.rpartition(":")
-    try:
-        own = float(number)
-    except ValueError:
-        return text, None
-    if not (name and colon):
-        return text, None
-    if not math.isfinite(own):
-        raise PastoError(f"{text}: {number} is not a coefficient", "Write numbers such as NAME:-0.5")
-    return name, own
-
-
-def recipe_of(meta: artifact.Meta, folder: Path) -> Recipe:
-    """The recipe inside an artifact."""
-    try:
-        return Recipe.model_validate(meta.recipe)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("recipe", *first["loc"])))
-        raise PastoError(f"{folder / artifact.META}: {where}: {first['msg']}", "Copy or download the adapter again.") from None
-
-
-def pairs_of(dial: Opened) -> PairSet:
-    """The pairs that a dial was trained on: from its run's folder, or made again from its recipe.
-
-    Raises:
-        PastoError: If neither are the same ones.
-    """
-    run = runs.run_of(dial.folder)
-    if run is not None and (run / "pairs.jsonl").exists():
-        found = read_pairs(run / "pairs.jsonl")
-    else:
-        found = make_pairs(recipe_of(dial.meta, dial.folder).pairs)
-    if dial.meta.pairs_sha256 and found.digest != dial.meta.pairs_sha256:
-        raise PastoError(
-            f"the pairs of {dial.folder} are not those that it was trained on",
-            "Put its run's recipe.yaml and pairs.jsonl back.",
-        )
-    return found
-
-
 def check_benchmark(name: str | None, data: str | None = None) -> None:
     """Refuse an unknown benchmark before a model is loaded; the Hub is not asked."""
     if name not in (None, "sentiment") and (name != "dailydilemmas" or data is not None):
         load_benchmark(name, data)
-
-
-def push_adapter(
-    name: str | None, repo: str, private: bool, dry_run: bool, watch: Watcher
-) -> tuple[str, list[tuple[str, int]], str | None]:
-    """Publish an adapter with a card made from the run's own facts.
-
-    Returns:
-        The card, the files with their sizes, and the address (None for a dry run).
-    """
-    from pasto_cli.core import hub
-
-    _require_id(repo)
-    folder = runs.adapter_folder(name)
-    if folder is None:
-        raise PastoError(f"{name} is on the Hub already", "Give a local run or adapter folder.")
-    meta = artifact.read_meta(folder)
-    recipe_of(meta, folder)
-    text = card(meta.model_dump(mode="json"), _own_evaluations(folder)).replace("THIS", repo)
-    source = meta.base.spec.source
-    if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
-        watch.warn(f"the base {source} is not on the Hub: others need the same file to use this adapter")
-    if meta.certificate is None or not meta.certificate.passed:
-        watch.warn("this adapter has no passed certificate; its card says so")
-    if not (folder / artifact.TENSORS).is_file():
-        raise PastoError(f"{folder}: {artifact.TENSORS} is missing", "Train again, or give another adapter with --adapter.")
-    files = [(name, (folder / name).stat().st_size) for name in (artifact.TENSORS, artifact.META)]
-    files.append((artifact.CARD, len(text.encode())))
-    if dry_run:
-        return text, files, None
-    with watch.task(f"uploading to {repo}"):
-        return text, files, hub.upload(folder, repo, text, private)
-
-
-def _require_id(repo: str) -> None:
-    """See that a repository id is one: `user/name`, neither of them a way out of a folder."""
-    if not re.fullmatch(r"(?!\.+/)[\w.-]+/(?!\.+$)[\w.-]+", repo):
-        raise PastoError(f"{repo!r} is not a repository id", "Write user/name.")
-
-
-def pull_adapter(
-    repo: str, out: Path | None, revision: str | None, force: bool, watch: Watcher
-) -> tuple[Path, str, artifact.Meta]:
-    """Copy an adapter from the Hub into a folder, as a whole or not at all.
-
-    Returns:
-        The folder, the commit that was copied, and its pasto.json.
-
-    Raises:
-        PastoError: If it is not there or no adapter of ours, or the folder exists.
-    """
-    from pasto_cli.core import hub
-
-    _require_id(repo)
-    folder = out or Path(repo.rpartition("/")[2])
-    if folder.exists() and not force:
-        raise PastoError(f"{folder} is there already", "Give another --out, or --force to replace it.")
-    if folder.exists() and not (folder / artifact.META).is_file():
-        raise PastoError(f"{folder} is no adapter: it is not replaced", "Give another --out.")
-    folder = folder.resolve() if folder.name == "" else folder
-    with watch.task(f"fetching {repo}"):
-        found = hub.download(repo, revision=revision)
-        meta = artifact.read_meta(found)
-        recipe_of(meta, found)
-        replace_folder(folder, lambda scratch: shutil.copytree(found, scratch))
-    return folder, found.name, meta  # the client's cache names folders by commit
-
-
-def rewrite_card(folder: Path, meta: artifact.Meta) -> None:
-    """Store changed facts with an adapter, and its card made from them."""
-    artifact.replace_meta(folder, meta, card(meta.model_dump(mode="json"), _own_evaluations(folder)))
-
-
-def evaluations_of(run: Path) -> list[EvalRun]:
-    """Everything that was measured with a run's adapter, comparisons included; other files are passed over."""
-    found = []
-    for path in sorted((run / "eval").glob("*.json")):
-        with contextlib.suppress(ValueError, OSError):
-            found.append(parse(path.read_text(encoding="utf-8")))
-    return found
-
-
-def _own_evaluations(folder: Path) -> list[EvalRun]:
-    """What a card shows: a comparison has a table of its own."""
-    found = evaluations_of(folder.parent) if folder.name == "adapter" else []
-    return [run for run in found if "method" not in run.provenance]

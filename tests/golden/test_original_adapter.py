@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pasto_cli import workflows
+from pasto_cli import dials, watcher
 from pasto_cli.core import original
 from pasto_cli.errors import PastoError
 from pasto_cli.imports import import_adapter
@@ -21,14 +21,14 @@ def published(golden):
 def imported(published, tmp_path, source=None):
     return import_adapter(
         str(source or published / "adapter"), str(published / "base_model"), ("honest", "dishonest"), {}, tmp_path / "runs",
-        workflows.Silent(),
+        watcher.Silent(),
     )  # fmt: skip
 
 
 @torch.no_grad()
 def test_logits_are_the_originals_at_every_coefficient(published, tmp_path):
     run = imported(published, tmp_path)
-    dial = workflows.open_dial(str(run), workflows.Silent(), packing=False)
+    dial = dials.open_dial(str(run), watcher.Silent(), packing=False)
     expected = load_file(published / "expected.safetensors")
     ids = expected["input_ids"]
     assert {k for k in expected if k.startswith("logits")} > {"logits_base", "logits_alpha_-1"}
@@ -48,7 +48,7 @@ def test_another_base_is_refused(published, tmp_path):
     weights["model.layers.1.mlp.down_proj.weight"] = torch.randn_like(weights["model.layers.1.mlp.down_proj.weight"])
     save_file(weights, base / "model.safetensors", {"format": "pt"})
     with pytest.raises(PastoError, match="wrong base: model.layers.1.mlp.down_proj"):
-        import_adapter(str(published / "adapter"), str(base), ("a", "b"), {}, tmp_path / "runs", workflows.Silent())
+        import_adapter(str(published / "adapter"), str(base), ("a", "b"), {}, tmp_path / "runs", watcher.Silent())
     assert not (tmp_path / "runs").exists()
 
 

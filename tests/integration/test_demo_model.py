@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from benchmarks.bench import process_growth
 from integration.terminal import ROOT, Said, call_in, strict, threads
-from pasto_cli import workflows
+from pasto_cli import dials, watcher, workflows
 from pasto_cli.core.artifact import load_adapter, read_meta
 from pasto_cli.core.forward import run
 from pasto_cli.core.tokentree import pack
@@ -43,7 +43,7 @@ class Lifecycle(NamedTuple):
 
 def train(root, *settings):
     """`pasto train` on recipes/quickstart.yaml made short, with a look at the model that it loads."""
-    loaded, real = [], workflows.open_model
+    loaded, real = [], dials.open_model
 
     def open_model(*args):
         loaded.append(real(*args))
@@ -154,8 +154,8 @@ def test_stock_peft_serves_the_exports(plain, packed_4bit, tmp_path, which):
     import peft
 
     lifecycle = plain if which == "float32" else packed_4bit
-    dial = workflows.open_dial(str(lifecycle.run), workflows.Silent(), packing=False)  # peft changes the model it wraps
-    made = export_dial([workflows.Part(dial, 1.0)], [1.0, -1.0], "lora", tmp_path, False, workflows.Silent())
+    dial = dials.open_dial(str(lifecycle.run), watcher.Silent(), packing=False)  # peft changes the model it wraps
+    made = export_dial([dials.Part(dial, 1.0)], [1.0, -1.0], "lora", tmp_path, False, watcher.Silent())
     ids = torch.tensor([dial.lm.chat.prompt(PROMPT)])
     with torch.no_grad():
         expected = {}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from integration.terminal import strict
-from pasto_cli import workflows
+from pasto_cli import dials, watcher
 
 
 def test_a_folder_for_each_coefficient_that_stock_peft_loads(pasto, project):
@@ -17,7 +17,7 @@ def test_a_folder_for_each_coefficient_that_stock_peft_loads(pasto, project):
     folder = project.run / "export"
     assert sorted(path.name for path in folder.iterdir()) == ["lora+1", "lora-1"]
     assert said.out.count("logits within") == 2
-    dial = workflows.open_dial(str(project.run), workflows.Silent(), packing=False)
+    dial = dials.open_dial(str(project.run), watcher.Silent(), packing=False)
     ids = torch.tensor([dial.lm.chat.prompt("Hello")])
     expected = {}
     with torch.no_grad():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from integration.terminal import ROOT, call_in
-from pasto_cli import bundled, workflows
+from pasto_cli import bundled, dials, watcher
 from pasto_cli.core.models import _file_in_package
 from pasto_cli.exports import export_dial
 
@@ -47,8 +47,8 @@ def test_llama_cpp_says_the_same_token(tmp_path):
 
     changes = [word for change in SHORT for word in ("--set", change)]
     assert call_in(tmp_path, "train", ROOT / "recipes" / "quickstart.yaml", *changes).code in (0, 1)
-    dial = workflows.open_dial(str(tmp_path / "runs" / "latest"), workflows.Silent(), packing=False)
-    up, down = export_dial([workflows.Part(dial, 1.0)], [1.0, -1.0], "gguf-lora", tmp_path, False, workflows.Silent())
+    dial = dials.open_dial(str(tmp_path / "runs" / "latest"), watcher.Silent(), packing=False)
+    up, down = export_dial([dials.Part(dial, 1.0)], [1.0, -1.0], "gguf-lora", tmp_path, False, watcher.Silent())
     file = tmp_path / "base.gguf"
     in_float32(_file_in_package(dial.meta.base.spec.source.removeprefix("package:")), file)
     prompts = [dial.lm.chat.prompt(text) for text in bundled.lines("sentiment_prompts.txt")[:20]]

@@ -15,7 +15,7 @@ import typer
 from safetensors.torch import load_file
 
 from integration.terminal import ROOT, SHORT, Finished, contents, strict
-from pasto_cli import workflows
+from pasto_cli import dials, workflows
 from pasto_cli.cli.app import app
 from pasto_cli.cli.output import Screen
 from pasto_cli.core import artifact
@@ -445,7 +445,8 @@ def test_ctrl_c_before_training_is_quiet(pasto, project, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workflows, "open_model", stop)
+    for module in (workflows, dials):
+        monkeypatch.setattr(module, "open_model", stop)
     for args in (TRAIN, GENERATE, ("eval",)):
         assert pasto(*args).code == 130
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from integration.terminal import strict
-from pasto_cli import workflows
+from pasto_cli import dials, watcher
 from pasto_cli.core.strength import measure
 from pasto_cli.measurements import neutral_probe
 
@@ -84,7 +84,7 @@ def test_a_calibrated_dial_turns_by_per_cent(pasto, project):
     said = pasto("calibrate", "--kl", "0.05", "--json")
     assert said.code == 0, said.err
     found = strict(said.out)
-    dial = workflows.open_dial(str(project.run), workflows.Silent(), packing=False)
+    dial = dials.open_dial(str(project.run), watcher.Silent(), packing=False)
     assert dial.meta.calibration is not None and dial.meta.calibration.coefficients == found["coefficients"]
     for key, sign in (("1", 1), ("-1", -1)):
         a = found["coefficients"][key]

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from pasto_cli import workflows
+from pasto_cli import watcher, workflows
 from pasto_cli.core import decompositions, objective
 from pasto_cli.core.answers import ask, score_answers
 from pasto_cli.core.generation import generate
@@ -160,9 +160,9 @@ def test_a_start_decomposes_the_modules_used_and_runs_the_layers_looked_at(tiny,
     monkeypatch.setattr(decompositions, "decompose", lambda w: solved.append(w.shape) or real(w))
     hooks = [layer.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, layer in enumerate(lm.layers)]
     try:
-        adapter, _ = workflows.prepare(lm, tokens, recipe, workflows.Silent())
+        adapter, _ = workflows.prepare(lm, tokens, recipe, watcher.Silent())
         first = len(solved)
-        workflows.prepare(lm, tokens, recipe, workflows.Silent())
+        workflows.prepare(lm, tokens, recipe, watcher.Silent())
     finally:
         for hook in hooks:
             hook.remove()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from integration.terminal import OWN, TINY
-from pasto_cli import workflows
+from pasto_cli import dials, publishing, watcher
 from pasto_cli.core import artifact, original
 from pasto_cli.core.adapter import Adapter
 from pasto_cli.errors import PastoError
@@ -189,7 +189,7 @@ def test_adapters(whole, tmp_path_factory, seed, what):
 
     def read():
         found = artifact.read_meta(folder)
-        workflows.recipe_of(found, folder)
+        dials.recipe_of(found, folder)
         adapter = artifact.load_adapter(folder, found, lm)
         with torch.no_grad(), adapter.at(lm.model, 1.0):
             assert torch.isfinite(lm.model(input_ids=torch.arange(40, 50)[None]).logits).all()
@@ -255,7 +255,7 @@ def test_shapes_that_no_file_could_hold_are_refused_at_once(whole, tmp_path):
 def test_ids_that_lead_out_of_a_folder_are_refused(repo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PastoError, match="not a repository id"):
-        workflows.pull_adapter(repo, None, None, True, workflows.Silent())
+        publishing.pull_adapter(repo, None, None, True, watcher.Silent())
 
 
 def test_originals_with_numbers_of_another_kind_are_refused(tmp_path):
@@ -272,6 +272,6 @@ def test_pull_replaces_nothing_that_is_no_adapter(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "project").mkdir()
     with pytest.raises(PastoError, match="there already"):
-        workflows.pull_adapter("alice/project", None, None, False, workflows.Silent())
+        publishing.pull_adapter("alice/project", None, None, False, watcher.Silent())
     with pytest.raises(PastoError, match="is no adapter: it is not replaced"):
-        workflows.pull_adapter("alice/project", None, None, True, workflows.Silent())
+        publishing.pull_adapter("alice/project", None, None, True, watcher.Silent())

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 from pasto_cli.core.models import LoadedModel
 from pasto_cli.core.steering import AdapterSteerer, Mix
+from pasto_cli.dials import Part, open_dial, open_parts, split_part
 from pasto_cli.errors import PastoError
-from pasto_cli.workflows import Part, Watcher, open_dial, open_parts, split_part
+from pasto_cli.watcher import Watcher
 
 
 class Dials(NamedTuple):

@@ -98,7 +98,7 @@ def evaluate(
         _refuse(set_options, "--benchmark sentiment", *not_with_sentiment)
     if comparison:
         _refuse(set_options, "a comparison", "--coeffs", "--label-sign", "several adapters")
-    from pasto_cli import comparisons, measurements, workflows
+    from pasto_cli import comparisons, dials, measurements, workflows
     from pasto_cli.cli import tables
     from pasto_cli.cli.output import Screen
 
@@ -107,7 +107,7 @@ def evaluate(
     screen = Screen()
     found: list[Any] = []
     for name in given or [None]:
-        dial = workflows.open_dial(name, screen, quantization, device, not no_verify)
+        dial = dials.open_dial(name, screen, quantization, device, not no_verify)
         if benchmark == "sentiment" or (benchmark is None and dial.meta.recipe["evaluation"]["benchmark"] == "sentiment"):
             _refuse(set_options, "the recipe's benchmark, sentiment", *not_with_sentiment)
             found.append(measurements.evaluate_sentiment(dial, screen, coefficients, limit))

@@ -26,8 +26,8 @@ def interference(
 
     from pasto_cli.calibrations import interference as run
     from pasto_cli.cli.output import Screen, out, print_json
+    from pasto_cli.dials import open_parts
     from pasto_cli.evaluation.statistics import figure
-    from pasto_cli.workflows import open_parts
 
     screen = Screen()
     found = run(open_parts(adapters, screen, quantization, device, not no_verify), screen)

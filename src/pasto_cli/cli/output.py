@@ -37,7 +37,7 @@ def print_json(data: Any) -> None:
 
 
 class Screen:
-    """The command line's `workflows.Watcher`."""
+    """The command line's `Watcher`."""
 
     def note(self, text: str) -> None:
         """One dim line."""

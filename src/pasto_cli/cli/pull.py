@@ -24,11 +24,11 @@ def pull(
 
       pasto pull user/gemma-3-1b-honesty --revision 0a1b2c3 --out adapters/honesty
     """
-    from pasto_cli import workflows
+    from pasto_cli import publishing
     from pasto_cli.cli.output import Screen, print_json
     from pasto_cli.cli.output import out as console
 
-    folder, commit, meta = workflows.pull_adapter(repo, out, revision, force, Screen())
+    folder, commit, meta = publishing.pull_adapter(repo, out, revision, force, Screen())
     if json:
         print_json({"repo": repo, "folder": str(folder), "commit": commit, "base": meta.base.spec.source})
         return

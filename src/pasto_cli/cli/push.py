@@ -21,10 +21,10 @@ def push(
 
       pasto push user/gemma-3-1b-honesty --private
     """
-    from pasto_cli import workflows
+    from pasto_cli import publishing
     from pasto_cli.cli.output import Screen, out, print_json
 
-    card, files, address = workflows.push_adapter(adapter, repo, private, dry_run, Screen())
+    card, files, address = publishing.push_adapter(adapter, repo, private, dry_run, Screen())
     if json:
         print_json({"repo": repo, "files": dict(files), "address": address, "card": card})
         return
