@@ -1,4 +1,5 @@
-"""Time and memory of the fast path against the textbook one, in one process, in turn and order-swapped; ratios are what counts.
+"""Time and memory of the fast path against the textbook one, in one process, in turn and
+order-swapped; ratios are what counts.
 
     python -m benchmarks.bench [--recipe recipes/quickstart.yaml] [--repeats 5] [--out bench.json]
 
@@ -22,16 +23,21 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks import plain, shapes
-from pasto_cli import dials, watcher, workflows
-from pasto_cli.core import artifact
-from pasto_cli.core.answers import Question, score_answers
-from pasto_cli.core.models import LoadedModel, training_precision
-from pasto_cli.core.steering import AdapterSteerer
-from pasto_cli.core.writers import dense_weight, find_writers
-from pasto_cli.evaluation.benchmarks import load_benchmark, subset
-from pasto_cli.evaluation.evaluator import tokenise
-from pasto_cli.pairs import make_pairs
-from pasto_cli.recipe_file import load_recipe
+from pasto_cli.base.provenance import now
+from pasto_cli.core.artifact import store
+from pasto_cli.core.artifact.verify import describe_base, reference_logits
+from pasto_cli.core.evaluation.benchmarks import load_benchmark, subset
+from pasto_cli.core.evaluation.evaluator import tokenise
+from pasto_cli.core.evaluation.questions import TokenisedQuestion, score_answers
+from pasto_cli.core.models.devices import training_precision
+from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.models.residual_writers import dense_weight, find_writers
+from pasto_cli.core.pairs.pairs import make_pairs
+from pasto_cli.core.recipe.load import load_recipe
+from pasto_cli.core.records.adapter import Meta
+from pasto_cli.core.steering.steerer import AdapterSteerer
+from pasto_cli.workflows import dials, progress
+from pasto_cli.workflows.prepare import prepare, tokenise_recipe
 
 ROOT = Path(__file__).parent.parent
 COEFFICIENTS = (-1.0, 0.0, 1.0)
@@ -48,17 +54,23 @@ class Bench:
         shape: Of a larger model, with random weights in place of the recipe's (`shapes.SHAPES`).
     """
 
-    def __init__(self, recipe: Path, changes: Sequence[str], dilemmas: int, shape: str | None = None) -> None:
+    def __init__(
+        self, recipe: Path, changes: Sequence[str], dilemmas: int, shape: str | None = None
+    ) -> None:
         self.recipe = load_recipe(recipe, changes)
-        self.watch = watcher.Silent()
+        self.watch = progress.Silent()
         self.lm: LoadedModel = dials.open_model(self.recipe.model, self.watch)
         if shape:
             self.lm = shapes.random_weights(shape, self.lm)
-        self.tokens = workflows.tokenise_recipe(make_pairs(self.recipe.pairs), self.recipe, self.lm, self.watch)
+        self.tokens = tokenise_recipe(
+            make_pairs(self.recipe.pairs), self.recipe, self.lm, self.watch
+        )
         self.batch = self.tokens.train[: self.recipe.training.batch_size]
-        self.questions = tokenise(self.lm, subset(load_benchmark("mini-dilemmas"), "honesty", dilemmas, 0))
+        self.questions = tokenise(
+            self.lm, subset(load_benchmark("mini-dilemmas"), "honesty", dilemmas, 0)
+        )
         with training_precision(self.lm, self.recipe.training.precision):
-            self.adapter, self.objective = workflows.prepare(self.lm, self.tokens, self.recipe, self.watch)
+            self.adapter, self.objective = prepare(self.lm, self.tokens, self.recipe, self.watch)
             self.objective.remember(self.batch)
         with torch.no_grad():
             for _, rotation in self.adapter.items():
@@ -74,11 +86,18 @@ class Bench:
             weight = dense_weight(module).to(r.u.device)
             bias = None if bias is None else bias.detach()
             found[path] = plain.PlainWriter(
-                weight, bias, factors, r.theta.detach(), r.delta.detach(), self.adapter.bound, self.adapter.max_angle
+                weight,
+                bias,
+                factors,
+                r.theta.detach(),
+                r.delta.detach(),
+                self.adapter.bound,
+                self.adapter.max_angle,
             )
         return found
 
-    # -- what is measured ---------------------------------------------------------------------------------------------------
+    # -- what is measured
+    # ---------------------------------------------------------------------------------------------------
 
     def fast_step(self) -> None:
         """Loss and gradients of one batch, base side cached as in training."""
@@ -91,27 +110,38 @@ class Bench:
         layer = self.lm.layers[self.objective.depth - 1]
         basis, spec = self.objective.basis, self.recipe.losses
         writers = self.writers()
-        plain.loss(self.lm.model, layer, writers, self.batch, basis, spec, self.objective.last_tokens).backward()
+        plain.loss(
+            self.lm.model, layer, writers, self.batch, basis, spec, self.objective.last_tokens
+        ).backward()
 
     def fast_start(self) -> None:
-        """Calibration, decompositions, directions, loss subspace, as `pasto train` does them; nothing cached."""
+        """Calibration, decompositions, directions, loss subspace, as `pasto train` does them;
+        nothing cached."""
         with tempfile.TemporaryDirectory() as empty, cache_at(empty):
             self.warm_start()
 
     def warm_start(self) -> None:
         """The same on a base that was decomposed before."""
         with training_precision(self.lm, self.recipe.training.precision):
-            workflows.prepare(self.lm, self.tokens, self.recipe, self.watch)
+            prepare(self.lm, self.tokens, self.recipe, self.watch)
 
     @torch.no_grad()
     def plain_start(self) -> None:
         """Padded calibration rows with all hidden states kept, every writer decomposed."""
-        rows = [row for p in self.tokens.train[: self.recipe.adapter.calibration_pairs] for row in (p.chosen, p.rejected)]
+        rows = [
+            row
+            for p in self.tokens.train[: self.recipe.adapter.activation_pairs]
+            for row in (p.chosen, p.rejected)
+        ]
         for start in range(0, len(rows), 16):
             part = rows[start : start + 16]
             width = max(map(len, part))
-            ids = torch.tensor([row + [0] * (width - len(row)) for row in part], device=self.lm.device)
-            mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in part], device=self.lm.device)
+            ids = torch.tensor(
+                [row + [0] * (width - len(row)) for row in part], device=self.lm.device
+            )
+            mask = torch.tensor(
+                [[1] * len(row) + [0] * (width - len(row)) for row in part], device=self.lm.device
+            )
             self.lm.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
         for writer in find_writers(self.lm.model):
             torch.linalg.svd(dense_weight(writer.module), full_matrices=False)
@@ -119,19 +149,23 @@ class Bench:
     def fast_evaluation(self, coefficients: Sequence[float] = COEFFICIENTS) -> None:
         """Answers to the dilemmas at three coefficients, rows and coefficients in shared trees."""
         steerer = AdapterSteerer(self.adapter, self.lm)
-        score_answers(self.lm, steerer, self.questions, coefficients, self.recipe.evaluation.node_budget)
+        score_answers(
+            self.lm, steerer, self.questions, coefficients, self.recipe.evaluation.node_budget
+        )
 
     def plain_evaluation(self) -> None:
         """The same figures: a padded row for every beginning of an answer."""
         self._plain_evaluation([row for question in self.questions for row in _rows(question)])
 
     def first_token_evaluation(self) -> None:
-        """Fewer figures: a padded row for every question, answers of one token only (as the original reads them)."""
+        """Fewer figures: a padded row for every question, answers of one token only (as the
+        original reads them)."""
         self._plain_evaluation([question.ids for question in self.questions])
 
     @torch.no_grad()
     def _plain_evaluation(self, rows: list[list[int]]) -> None:
-        """One padded batch after another, one coefficient after another, logits of every position."""
+        """One padded batch after another, one coefficient after another, logits of every
+        position."""
         writers = self.writers()
         with plain.adapted(self.lm.model, writers):
             for a in COEFFICIENTS:
@@ -146,12 +180,21 @@ class Bench:
 
         @torch.no_grad()
         def run() -> None:
-            arguments: Any = {"min_new_tokens": 64, "max_new_tokens": 64, "do_sample": False, "pad_token_id": 0}
+            arguments: Any = {
+                "min_new_tokens": 64,
+                "max_new_tokens": 64,
+                "do_sample": False,
+                "pad_token_id": 0,
+            }
             if coefficient is None:
-                self.lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
+                self.lm.model.generate(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), **arguments
+                )
                 return
             with (self.adapter.baked if bake else self.adapter.at)(self.lm.model, coefficient):
-                self.lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
+                self.lm.model.generate(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), **arguments
+                )
 
         return run
 
@@ -170,7 +213,7 @@ def cache_at(folder: str) -> Iterator[None]:
             os.environ["PASTO_CACHE"] = before
 
 
-def _rows(question: Question) -> list[list[int]]:
+def _rows(question: TokenisedQuestion) -> list[list[int]]:
     stems = {way[:-1] for ways in question.answers for way in ways} | {()}
     return [[*question.ids, *stem] for stem in sorted(stems)]
 
@@ -186,7 +229,9 @@ class Times(NamedTuple):
         return statistics.median(self.seconds)
 
 
-def in_turn(ways: dict[str, Callable[[], None]], repeats: int, warm_up: bool = True) -> dict[str, Times]:
+def in_turn(
+    ways: dict[str, Callable[[], None]], repeats: int, warm_up: bool = True
+) -> dict[str, Times]:
     """Run each way once unmeasured, then all of them in turn, forwards and backwards."""
     found: dict[str, list[float]] = {name: [] for name in ways}
     for run in ways.values() if warm_up else ():
@@ -235,28 +280,53 @@ def save_base(bench: Bench, folder: Path) -> LoadedModel:
 
 def save_adapter(bench: Bench, lm: LoadedModel, folder: Path) -> None:
     """The adapter as an artifact made for this base."""
-    meta = artifact.Meta(
-        format_version=1, created=artifact.now(), base=artifact.describe_base(lm, bench.adapter),
+    meta = Meta(
+        format_version=1,
+        created=now(),
+        base=describe_base(lm, bench.adapter),
         bound=bench.recipe.adapter.bound,
-        max_angle=bench.recipe.adapter.max_angle, largest_angle=bench.adapter.angle(),
-        recipe=bench.recipe.model_dump(mode="json"), pairs_sha256="", num_pairs={}, personas=[], training={}, certificate=None,
-        reference=artifact.reference_logits(lm, bench.adapter), versions={},
-    )  # fmt: skip
-    artifact.save(folder, bench.adapter, meta, "")
+        max_angle=bench.recipe.adapter.max_angle,
+        largest_angle=bench.adapter.angle(),
+        recipe=bench.recipe.model_dump(mode="json"),
+        pairs_sha256="",
+        num_pairs={},
+        personas=[],
+        training={},
+        certificate=None,
+        reference=reference_logits(lm, bench.adapter),
+        versions={},
+    )
+    store.save(folder, bench.adapter, meta, "")
 
 
 def first_token(bench: Bench, folder: Path) -> dict[str, Callable[[], None]]:
-    """One token in a fresh process: `pasto generate` with an adapter, and a script that loads the same weights."""
+    """One token in a fresh process: `pasto generate` with an adapter, and a script that loads the
+    same weights."""
     base, run = folder / "base", folder / "adapter"
     lm = save_base(bench, base)
     save_adapter(bench, lm, run)
     dtype = str(lm.dtype).removeprefix("torch.")
-    generate = [sys.executable, "-m", "pasto_cli", "generate", "--adapter", str(run), "--coeff", "1", "--max-new-tokens", "1"]
-    return {"pasto": command([*generate, PROMPT]), "script": command([sys.executable, "-c", BARE, str(base), dtype, PROMPT])}
+    generate = [
+        sys.executable,
+        "-m",
+        "pasto_cli",
+        "generate",
+        "--adapter",
+        str(run),
+        "--coeff",
+        "1",
+        "--max-new-tokens",
+        "1",
+    ]
+    return {
+        "pasto": command([*generate, PROMPT]),
+        "script": command([sys.executable, "-c", BARE, str(base), dtype, PROMPT]),
+    }
 
 
 def own_peak() -> float:
-    """MiB that this process held at most; ru_maxrss would start at what its parent held when it was forked."""
+    """MiB that this process held at most; ru_maxrss would start at what its parent held when it was
+    forked."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -265,8 +335,19 @@ def own_peak() -> float:
 
 
 def peak(given: argparse.Namespace, what: str) -> float:
-    """MiB at most in a fresh process that loads the model, prepares the adapter and does one thing."""
-    code = [sys.executable, "-m", "benchmarks.bench", "--recipe", str(given.recipe), "--dilemmas", "4", "--peak", what]
+    """MiB at most in a fresh process that loads the model, prepares the adapter and does one
+    thing."""
+    code = [
+        sys.executable,
+        "-m",
+        "benchmarks.bench",
+        "--recipe",
+        str(given.recipe),
+        "--dilemmas",
+        "4",
+        "--peak",
+        what,
+    ]
     code += ["--shape", given.shape] if given.shape else []
     changes = [word for change in given.set for word in ("--set", change)]
     done = subprocess.run([*code, *changes], capture_output=True, text=True, cwd=ROOT, check=True)
@@ -287,30 +368,48 @@ class Report:
         self.rows: list[dict[str, Any]] = []
 
     def times(
-        self, name: str, ways: dict[str, Callable[[], None]], ratios: Sequence[tuple[str, str, str]], repeats: int,
+        self,
+        name: str,
+        ways: dict[str, Callable[[], None]],
+        ratios: Sequence[tuple[str, str, str]],
+        repeats: int,
         warm_up: bool = True,
-    ) -> None:  # fmt: skip
-        """Measure ways in turn; print each and the ratios (way, other way, target) between medians."""
+    ) -> None:
+        """Measure ways in turn; print each and the ratios (way, other way, target) between
+        medians."""
         found = in_turn(ways, repeats, warm_up)
         for way, t in found.items():
-            print(f"{name:12} {way:12} median {t.median:8.3f} s   [{t.seconds[0]:.3f}, {t.seconds[-1]:.3f}]   n = {repeats}")
+            print(
+                f"{name:12} {way:12} median {t.median:8.3f} s   [{t.seconds[0]:.3f}, "
+                f"{t.seconds[-1]:.3f}]   n = {repeats}"
+            )
         compared = []
         for one, other, target in ratios:
             value = found[one].median / found[other].median
             print(f"{name:12} {one} / {other} = {value:.2f}   (target: {target})", flush=True)
             compared.append({"ratio": f"{one} / {other}", "value": value, "target": target})
-        self.rows.append({"name": name, "seconds": {way: t.seconds for way, t in found.items()}, "ratios": compared})
+        self.rows.append(
+            {
+                "name": name,
+                "seconds": {way: t.seconds for way, t in found.items()},
+                "ratios": compared,
+            }
+        )
 
     def memory(self, name: str, mib: dict[str, float], target: str) -> None:
         """Print and keep two figures in MiB."""
         (one, a), (other, b) = mib.items()
         print(
-            f"{name:25} {one} {a:.1f} MiB, {other} {b:.1f} MiB: {one} / {other} = {a / b:.3f}   (target: {target})", flush=True
+            f"{name:25} {one} {a:.1f} MiB, {other} {b:.1f} MiB: {one} / {other} = {a / b:.3f}   "
+            f"(target: {target})",
+            flush=True,
         )
         self.rows.append({"name": name, "mib": mib, "ratio": a / b, "target": target})
 
 
-def sections(bench: Bench, given: argparse.Namespace, report: Report) -> dict[str, Callable[[], None]]:
+def sections(
+    bench: Bench, given: argparse.Namespace, report: Report
+) -> dict[str, Callable[[], None]]:
     """What can be measured, by name."""
     r = given.repeats
 
@@ -320,26 +419,41 @@ def sections(bench: Bench, given: argparse.Namespace, report: Report) -> dict[st
 
     def start() -> None:
         ways = {"fast": bench.fast_start, "warm": bench.warm_start, "plain": bench.plain_start}
-        report.times("start", ways, [("plain", "fast", "at least 6"), ("plain", "warm", "at least 6")], r)
+        report.times(
+            "start", ways, [("plain", "fast", "at least 6"), ("plain", "warm", "at least 6")], r
+        )
 
     def evaluation() -> None:
         ways = {"fast": bench.fast_evaluation, "first token": bench.first_token_evaluation}
-        report.times("evaluation", ways, [("first token", "fast", "none: it reads less")], 2, warm_up=False)
+        report.times(
+            "evaluation", ways, [("first token", "fast", "none: it reads less")], 2, warm_up=False
+        )
         every, bench.questions = bench.questions, bench.questions[:12]
         ways = {
-            "fast": bench.fast_evaluation, "plain": bench.plain_evaluation,
-            "1 coefficient": lambda: bench.fast_evaluation([1.0]), "2 coefficients": lambda: bench.fast_evaluation([-1.0, 1.0]),
-        }  # fmt: skip
-        ratios = [("plain", "fast", "at least 5"), ("2 coefficients", "1 coefficient", "at most 1.4")]
+            "fast": bench.fast_evaluation,
+            "plain": bench.plain_evaluation,
+            "1 coefficient": lambda: bench.fast_evaluation([1.0]),
+            "2 coefficients": lambda: bench.fast_evaluation([-1.0, 1.0]),
+        }
+        ratios = [
+            ("plain", "fast", "at least 5"),
+            ("2 coefficients", "1 coefficient", "at most 1.4"),
+        ]
         report.times("12 questions", ways, ratios, min(r, 3))
         bench.questions = every
 
     def generation() -> None:
         ways = {
-            "base": bench.generation(None), "alpha 0": bench.generation(0.0), "alpha 1": bench.generation(1.0),
+            "base": bench.generation(None),
+            "alpha 0": bench.generation(0.0),
+            "alpha 1": bench.generation(1.0),
             "baked": bench.generation(1.0, bake=True),
-        }  # fmt: skip
-        ratios = [("alpha 0", "base", "1"), ("alpha 1", "base", "at most 1.05"), ("baked", "base", "1")]
+        }
+        ratios = [
+            ("alpha 0", "base", "1"),
+            ("alpha 1", "base", "at most 1.05"),
+            ("baked", "base", "1"),
+        ]
         report.times("generation", ways, ratios, 2 * r + 1)
 
     def commands() -> None:
@@ -349,16 +463,26 @@ def sections(bench: Bench, given: argparse.Namespace, report: Report) -> dict[st
         }
         report.times("--help", ways, [("pasto", "typer", "at most 1.3")], 2 * r)
         with tempfile.TemporaryDirectory() as folder:
-            report.times("first token", first_token(bench, Path(folder)), [("pasto", "script", "at most 1.25")], r)
+            report.times(
+                "first token",
+                first_token(bench, Path(folder)),
+                [("pasto", "script", "at most 1.25")],
+                r,
+            )
 
     def memory() -> None:
         for what in ("step",) if given.shape else ("step", "evaluation"):
             # What an allocator keeps differs from process to process by a fifth.
-            each = {way: sorted(peak(given, f"{way}_{what}") for _ in range(r)) for way in ("fast", "plain")}
+            each = {
+                way: sorted(peak(given, f"{way}_{what}") for _ in range(r))
+                for way in ("fast", "plain")
+            }
             print(f"peak of {what}, MiB of each process: {each}")
             mib = {way: statistics.median(values) for way, values in each.items()}
             report.memory(f"peak of {what}", mib, "at most 0.4" if what == "step" else "none")
-        adapter = sum(t.numel() * t.element_size() for t in bench.adapter.state_dict().values()) / 2**20
+        adapter = (
+            sum(t.numel() * t.element_size() for t in bench.adapter.state_dict().values()) / 2**20
+        )
         base = bench.lm.model.get_memory_footprint() / 2**20
         report.memory("adapter", {"adapter": adapter, "base": base}, "at most 0.08")
 
@@ -369,8 +493,14 @@ def sections(bench: Bench, given: argparse.Namespace, report: Report) -> dict[st
             for quantization in ("none", "4bit"):
                 mib = process_growth(Path(folder, "adapter"), quantization)
                 name = f"growth of the process ({quantization})"
-                report.memory(name, {"another dial": mib["another"], "base": mib["base"]}, "at most 0.08")
-                report.memory(name, {"first dial": mib["first"], "base": mib["base"]}, "none: library code is touched too")
+                report.memory(
+                    name, {"another dial": mib["another"], "base": mib["base"]}, "at most 0.08"
+                )
+                report.memory(
+                    name,
+                    {"first dial": mib["first"], "base": mib["base"]},
+                    "none: library code is touched too",
+                )
 
     every = (step, start, evaluation, generation, commands, memory, growth)
     return {measure.__name__: measure for measure in every}
@@ -378,16 +508,30 @@ def sections(bench: Bench, given: argparse.Namespace, report: Report) -> dict[st
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "quickstart.yaml")
-    parser.add_argument("--set", action="append", default=[], help="change the recipe, such as training.batch_size=4")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        help="change the recipe, such as training.batch_size=4",
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dilemmas", type=int, default=50)
     names = "step, start, evaluation, generation, commands, memory, growth"
     parser.add_argument("--only", action="append", help=f"a section: {names}")
-    parser.add_argument("--shape", choices=shapes.SHAPES, help="random weights of this shape in place of the recipe's model")
+    parser.add_argument(
+        "--shape",
+        choices=shapes.SHAPES,
+        help="random weights of this shape in place of the recipe's model",
+    )
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
-    parser.add_argument("--peak", help="measure the peak memory of one thing, such as fast_step (used by the command itself)")
+    parser.add_argument(
+        "--peak",
+        help="measure the peak memory of one thing, such as fast_step (used by the command itself)",
+    )
     given = parser.parse_args()
     bench = Bench(given.recipe, given.set, given.dilemmas, given.shape)
     if given.peak:
@@ -395,7 +539,11 @@ def main() -> None:
         getattr(bench, given.peak)()
         print(own_peak())
         return
-    facts = {"threads": torch.get_num_threads(), "torch": torch.__version__, "cuda": torch.cuda.is_available()}
+    facts = {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "cuda": torch.cuda.is_available(),
+    }
     report = Report()
     for name, measure in sections(bench, given, report).items():
         if given.only is None or name in given.only:

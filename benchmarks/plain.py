@@ -1,11 +1,13 @@
-"""The method written the textbook way: what the fast path is measured against, and the slow reference of its tests.
+"""The method written the textbook way: what the fast path is measured against, and the slow
+reference of its tests.
 
-Nothing here is shared with `pasto_cli.core` but the pairs and the numbers of a recipe: rows are padded and run in three
-separate passes (base, +1, -1), each adapted layer holds its dense residual weight and recomputes its rotation in every
-forward, and every loss sees the whole vocabulary at once.
+Nothing here is shared with `pasto_cli.core` but the pairs and the numbers of a recipe: rows are
+padded and run in three separate passes (base, +1, -1), each adapted layer holds its dense residual
+weight and recomputes its rotation in every forward, and every loss sees the whole vocabulary at
+once.
 
-Legend: b pairs, n padded rows (chosen, rejected, neutral of each pair), t tokens, d d_model, k subspace rank, v vocabulary.
-"""
+Legend: b pairs, n padded rows (chosen, rejected, neutral of each pair), t tokens, d d_model, k
+subspace rank, v vocabulary."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,8 @@ SIGNS = (1.0, -1.0)
 
 
 class PlainWriter(nn.Module):
-    """y = x V R(a) diag(S + a delta) U^T + x W_res^T + bias, with W_res = W - U diag(S) V^T held densely.
+    """y = x V R(a) diag(S + a delta) U^T + x W_res^T + bias, with W_res = W - U diag(S) V^T held
+    densely.
 
     Args:
         weight: (d_out, d_in).
@@ -32,9 +35,15 @@ class PlainWriter(nn.Module):
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, factors: tuple[Tensor, Tensor, Tensor], theta: Tensor, delta: Tensor,
-        bound: str, max_angle: float,
-    ) -> None:  # fmt: skip
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        factors: tuple[Tensor, Tensor, Tensor],
+        theta: Tensor,
+        delta: Tensor,
+        bound: str,
+        max_angle: float,
+    ) -> None:
         super().__init__()
         self.u, self.s, self.v = factors
         self.residual = weight - self.u @ torch.diag(self.s) @ self.v.T
@@ -76,7 +85,9 @@ def adapted(model: nn.Module, writers: dict[str, PlainWriter]) -> Iterator[None]
             model.set_submodule(path, module)
 
 
-def forward(model: Any, layer: nn.Module, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+def forward(
+    model: Any, layer: nn.Module, rows: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor, Tensor]:
     """One padded pass.
 
     Args:
@@ -94,16 +105,28 @@ def forward(model: Any, layer: nn.Module, rows: Sequence[Sequence[int]]) -> tupl
         ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
     device = next(model.parameters()).device
     kept: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda _m, _x, y: kept.append(y[0] if isinstance(y, tuple) else y))
+    hook = layer.register_forward_hook(
+        lambda _m, _x, y: kept.append(y[0] if isinstance(y, tuple) else y)
+    )
     try:
-        logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
+        logits = model(
+            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+        ).logits
     finally:
         hook.remove()
     return kept[0], logits.log_softmax(-1), mask.bool().to(device)
 
 
-def loss(model: Any, layer: nn.Module, writers: dict[str, PlainWriter], pairs: Sequence[Any], basis: Tensor, spec: Any,
-         last_tokens: int, ramp: float = 1.0) -> Tensor:  # fmt: skip
+def loss(
+    model: Any,
+    layer: nn.Module,
+    writers: dict[str, PlainWriter],
+    pairs: Sequence[Any],
+    basis: Tensor,
+    spec: Any,
+    last_tokens: int,
+    ramp: float = 1.0,
+) -> Tensor:
     """The training loss of a batch by its formulas.
 
     Args:
@@ -134,7 +157,11 @@ def loss(model: Any, layer: nn.Module, writers: dict[str, PlainWriter], pairs: S
 
     def aligned(change: Tensor) -> Tensor:
         cosine = torch.cosine_similarity(change @ p / sigma, d0 @ p / sigma, dim=-1, eps=1e-8)
-        return cosine * ((change @ p).norm(dim=-1) / change.norm(dim=-1).clamp_min(1e-8)).clamp_min(1e-8) ** exponent
+        return (
+            cosine
+            * ((change @ p).norm(dim=-1) / change.norm(dim=-1).clamp_min(1e-8)).clamp_min(1e-8)
+            ** exponent
+        )
 
     s = aligned(dp - d0) * aligned(dm - d0)
     if spec.projection.kind == "scaled":
@@ -150,10 +177,18 @@ def loss(model: Any, layer: nn.Module, writers: dict[str, PlainWriter], pairs: S
         off = off.relu() / (along**2).sum(-1).clamp_min(1.0)
         projection = projection + spec.projection.orth_weight * (off + 1e-6).sqrt()
     total = spec.projection.weight * projection.mean()
-    total = total + ramp * _coherence(base, steered, pairs, spec) + ramp * _monotonicity(base, steered, pairs, spec)
+    total = (
+        total
+        + ramp * _coherence(base, steered, pairs, spec)
+        + ramp * _monotonicity(base, steered, pairs, spec)
+    )
     if spec.neutral is not None:
         moved = aligned(hm[:, 2] - h0[:, 2]) - aligned(hp[:, 2] - h0[:, 2])
-        total = total + spec.neutral.orientation_weight * moved.mean() + _likeness(base, steered, pairs, spec.neutral)
+        total = (
+            total
+            + spec.neutral.orientation_weight * moved.mean()
+            + _likeness(base, steered, pairs, spec.neutral)
+        )
     return total
 
 
@@ -230,8 +265,13 @@ def _likeness(base: Any, steered: Any, pairs: Sequence[Any], spec: Any) -> Tenso
     for i, pair in enumerate(pairs):
         end = slice(-(pair.suffix_len + 1), None)
         cho, rej = _row(base, i, 0)[end], _row(base, i, 1)[end]
-        rows = {"up": _row(steered[1.0], i, 2)[end], "down": _row(steered[-1.0], i, 2)[end], "zero": _row(base, i, 2)[end],
-                "cho": cho, "rej": rej}  # fmt: skip
+        rows = {
+            "up": _row(steered[1.0], i, 2)[end],
+            "down": _row(steered[-1.0], i, 2)[end],
+            "zero": _row(base, i, 2)[end],
+            "cho": cho,
+            "rej": rej,
+        }
         for name, log_p in rows.items():
             t[name].append((log_p.exp() * (cho - rej)).sum(-1).mean())
     x = {name: torch.stack(values) for name, values in t.items()}

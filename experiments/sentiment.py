@@ -1,4 +1,5 @@
-"""The README's figure: sentiment against coefficient for dials trained with and without the neutral branch.
+"""The README's figure: sentiment against coefficient for dials trained with and without the neutral
+branch.
 
     pasto train recipes/cheerful.yaml --seeds 3 --out with
     pasto train recipes/cheerful.yaml --seeds 3 --out without --set losses.neutral=null
@@ -14,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from pasto_cli.evaluation import plots
-from pasto_cli.evaluation.sentiment import SentimentRun
-from pasto_cli.evaluation.statistics import cluster_bootstrap, figure, spread
+from pasto_cli.base.format import format_estimate
+from pasto_cli.base.statistics import cluster_bootstrap, spread
+from pasto_cli.core.records.evaluation import SentimentRun
+from pasto_cli.core.report import plots
 
 
 def pooled(runs: list[SentimentRun]) -> tuple[list[float], list[dict[str, Any]]]:
@@ -24,14 +26,18 @@ def pooled(runs: list[SentimentRun]) -> tuple[list[float], list[dict[str, Any]]]
     prompts = list(dict.fromkeys(t.prompt for t in runs[0].texts))
     found = []
     for a in runs[0].coefficients:
-        scores = np.array([[t.sentiment for t in run.texts if t.coefficient == a] for run in runs]).mean(0)
+        scores = np.array(
+            [[t.sentiment for t in run.texts if t.coefficient == a] for run in runs]
+        ).mean(0)
         found.append(cluster_bootstrap(lambda i, s=scores: float(s[i].mean()), prompts)._asdict())
     return runs[0].coefficients, found
 
 
 def main() -> None:
     """Print the slopes and draw the figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("with", "without"):
         parser.add_argument(f"--{name}", nargs="+", type=Path, required=True, dest=name)
     parser.add_argument("--out", type=Path, required=True)
@@ -39,13 +45,24 @@ def main() -> None:
     series = {}
     coefficients: list[float] = []
     for name, label in (("with", "with the neutral branch"), ("without", "without it")):
-        runs = [SentimentRun.model_validate_json((f / "eval" / "sentiment.json").read_text()) for f in given[name]]
+        runs = [
+            SentimentRun.model_validate_json((f / "eval" / "sentiment.json").read_text())
+            for f in given[name]
+        ]
         for run in runs:
-            print(f"{label}, seed {run.provenance['training_seed']}: slope {figure(run.scores['slope'])}")
+            print(
+                f"{label}, seed {run.provenance['training_seed']}: slope "
+                f"{format_estimate(run.scores['slope'])}"
+            )
         s = spread([run.scores["slope"]["value"] for run in runs])
-        print(f"{label}: mean {s.mean:+.2f}, SD {s.sd:.2f}, 95 % over seeds [{s.low:+.2f}, {s.high:+.2f}]")
+        print(
+            f"{label}: mean {s.mean:+.2f}, SD {s.sd:.2f}, 95 % over seeds [{s.low:+.2f}, "
+            f"{s.high:+.2f}]"
+        )
         coefficients, series[label] = pooled(runs)
-    svg = plots.dose(coefficients, series, "sentiment of the answers (VADER)", "sentiment against coefficient")
+    svg = plots.dose(
+        coefficients, series, "sentiment of the answers (VADER)", "sentiment against coefficient"
+    )
     given["out"].write_text(svg)
 
 

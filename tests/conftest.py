@@ -6,19 +6,24 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does: waiting threads must not spin
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # as the command line does: waiting threads must not spin
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 ROOT = Path(__file__).parent.parent
 
 
 def pytest_addoption(parser):
-    parser.addoption("--golden", default=str(ROOT.parent / "shared" / "golden"), help="folder of golden numbers")
+    parser.addoption(
+        "--golden", default=str(ROOT.parent / "shared" / "golden"), help="folder of golden numbers"
+    )
 
 
 @pytest.fixture(scope="session")
 def golden(request) -> Path:
-    """Folder with the original code's inputs and outputs; CI must have it, a user's clone may not."""
+    """Folder with the original code's inputs and outputs; CI must have it, a user's clone may
+    not."""
     folder = Path(request.config.getoption("--golden"))
     if not (folder / "tensors.safetensors").exists():
         if os.environ.get("CI"):
@@ -47,10 +52,11 @@ def _own_cache(tmp_path_factory, monkeypatch, request):
 
 @pytest.fixture(scope="session")
 def tiny():
-    """Factory of tiny random models, one of each kind a session; they are never changed outside a context."""
-    from pasto_cli.core.forward import settle_packing
-    from pasto_cli.core.models import load_model
-    from pasto_cli.recipe import ModelSpec
+    """Factory of tiny random models, one of each kind a session; they are never changed outside a
+    context."""
+    from pasto_cli.core.models.forward import settle_packing
+    from pasto_cli.core.models.loading import load_model
+    from pasto_cli.core.recipe.schema import ModelSpec
     from variants import MODELS
 
     made = {}
@@ -67,12 +73,19 @@ def tiny():
 @pytest.fixture(scope="session")
 def tiny_pairs(tiny):
     """Forty tokenised pairs for the byte tokenizer, with short suffixes."""
-    from pasto_cli.core.chat import tokenise_pairs
-    from pasto_cli.pairs import make_pairs
-    from pasto_cli.recipe import PairsSpec
+    from pasto_cli.core.models.chat import tokenise_pairs
+    from pasto_cli.core.pairs.pairs import make_pairs
+    from pasto_cli.core.recipe.schema import PairsSpec
 
-    spec = PairsSpec(words=("honest", "dishonest"), templates=("Be {persona} one.", "Play {persona} one."), count=40)
-    return tokenise_pairs([p.model_copy(update={"neutral": p.neutral[:12]}) for p in make_pairs(spec).pairs], tiny().chat)[0]
+    spec = PairsSpec(
+        words=("honest", "dishonest"),
+        templates=("Be {persona} one.", "Play {persona} one."),
+        count=40,
+    )
+    return tokenise_pairs(
+        [p.model_copy(update={"neutral": p.neutral[:12]}) for p in make_pairs(spec).pairs],
+        tiny().chat,
+    )[0]
 
 
 @pytest.fixture()
@@ -80,14 +93,24 @@ def make_adapter():
     """Factory of adapters with angles that matter, on the middle layers of a tiny model."""
     import torch
 
-    from pasto_cli.core.adapter import Adapter, decompose, keep
-    from pasto_cli.core.writers import dense_weight, find_writers, place_writers
-    from pasto_cli.recipe import AdapterSpec
+    from pasto_cli.core.models.residual_writers import dense_weight, find_writers, place_writers
+    from pasto_cli.core.recipe.schema import AdapterSpec
+    from pasto_cli.core.steering.adapter import Adapter, decompose, select_directions
 
     def make(lm, bound="spectral", rank=12, scale=0.2, seed=0, **spec):
         writers = place_writers(find_writers(lm.model), len(lm.layers), 0.1, 0.5, 64)
-        kept = {w.path: keep(decompose(dense_weight(w.module)), torch.arange(rank)) for w in writers}
-        spec = AdapterSpec(rank=rank, bound=bound, init_theta_std=scale, init_delta_mean=0.05, init_delta_std=0.02, **spec)
+        kept = {
+            w.path: select_directions(decompose(dense_weight(w.module)), torch.arange(rank))
+            for w in writers
+        }
+        spec = AdapterSpec(
+            rank=rank,
+            bound=bound,
+            init_theta_std=scale,
+            init_delta_mean=0.05,
+            init_delta_std=0.02,
+            **spec,
+        )
         return Adapter.create(kept, spec, seed)
 
     return make

@@ -1,4 +1,5 @@
-"""A small Hub: the endpoints that `huggingface_hub` uses to create, upload, commit and download, over real HTTP."""
+"""A small Hub: the endpoints that `huggingface_hub` uses to create, upload, commit and download,
+over real HTTP."""
 
 import base64
 import hashlib
@@ -50,7 +51,8 @@ class HubServer:
         """Commit that a repository is at."""
         return hashlib.sha1(f"{repo} {self.repos[repo]['commits']}".encode()).hexdigest()
 
-    # -- answering ------------------------------------------------------------------------------------------------------
+    # -- answering
+    # ------------------------------------------------------------------------------------------------------
 
     def answer(self, http_: Any, path: str) -> None:
         token = (http_.headers.get("authorization") or "").removeprefix("Bearer ")
@@ -76,7 +78,9 @@ class HubServer:
                 if repo not in self.repos or (self.repos[repo]["private"] and token != OWNER):
                     self.body(http_)
                     headers = {"X-Error-Code": "RepoNotFound"}
-                    return self.reply(http_, 404 if token else 401, {"error": "Repository not found"}, headers)
+                    return self.reply(
+                        http_, 404 if token else 401, {"error": "Repository not found"}, headers
+                    )
                 if method in (self.preupload, self.batch, self.commit) and token != OWNER:
                     self.body(http_)
                     return self.reply(http_, 403, {"error": "You don't have the rights to push"})
@@ -111,7 +115,11 @@ class HubServer:
         asked = json.loads(self.body(http_))
         repo = f"{asked.get('organization') or 'alice'}/{asked['name']}"
         if token != OWNER or not repo.startswith("alice/"):
-            return self.reply(http_, 403, {"error": "You don't have the rights to create a model under this namespace"})
+            return self.reply(
+                http_,
+                403,
+                {"error": "You don't have the rights to create a model under this namespace"},
+            )
         status = 409 if repo in self.repos else 200
         private = asked.get("private") or asked.get("visibility") == "private"
         self.repos.setdefault(repo, {"private": bool(private), "files": {}, "commits": 0})
@@ -120,14 +128,22 @@ class HubServer:
     def preupload(self, http_: Any, _repo: str) -> None:
         files = json.loads(self.body(http_))["files"]
         modes = [
-            {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular", "shouldIgnore": False}
+            {
+                "path": f["path"],
+                "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular",
+                "shouldIgnore": False,
+            }
             for f in files
         ]
         self.reply(http_, 200, {"files": modes})
 
     def batch(self, http_: Any, _repo: str) -> None:
         objects = [
-            {"oid": o["oid"], "size": o["size"], "actions": {"upload": {"href": f"{self.url}/upload/{o['oid']}"}}}
+            {
+                "oid": o["oid"],
+                "size": o["size"],
+                "actions": {"upload": {"href": f"{self.url}/upload/{o['oid']}"}},
+            }
             for o in json.loads(self.body(http_))["objects"]
         ]
         self.reply(http_, 200, {"transfer": "basic", "objects": objects})
@@ -156,25 +172,44 @@ class HubServer:
         self.repos[repo]["files"] |= files
         self.repos[repo]["commits"] += 1
         sha = self.sha(repo)
-        self.reply(http_, 200, {"success": True, "commitOid": sha, "commitUrl": f"{self.url}/{repo}/commit/{sha}"})
+        self.reply(
+            http_,
+            200,
+            {"success": True, "commitOid": sha, "commitUrl": f"{self.url}/{repo}/commit/{sha}"},
+        )
 
     def info(self, http_: Any, repo: str, revision: str) -> None:
         if revision not in ("main", self.sha(repo)):
-            return self.reply(http_, 404, {"error": "Invalid rev id"}, {"X-Error-Code": "RevisionNotFound"})
+            return self.reply(
+                http_, 404, {"error": "Invalid rev id"}, {"X-Error-Code": "RevisionNotFound"}
+            )
         files = [{"rfilename": name} for name in self.repos[repo]["files"]]
-        about = {"id": repo, "modelId": repo, "sha": self.sha(repo), "private": self.repos[repo]["private"], "siblings": files}
+        about = {
+            "id": repo,
+            "modelId": repo,
+            "sha": self.sha(repo),
+            "private": self.repos[repo]["private"],
+            "siblings": files,
+        }
         return self.reply(http_, 200, about | {"tags": [], "downloads": 0, "likes": 0})
 
     def tree(self, http_: Any, repo: str, _revision: str) -> None:
         files = self.repos[repo]["files"]
         listed = [
-            {"type": "file", "path": p, "size": len(raw), "oid": hashlib.sha1(raw).hexdigest()} for p, raw in files.items()
+            {"type": "file", "path": p, "size": len(raw), "oid": hashlib.sha1(raw).hexdigest()}
+            for p, raw in files.items()
         ]
         self.reply(http_, 200, listed)
 
     def resolve(self, http_: Any, repo: str, _revision: str, path: str) -> None:
         if path not in self.repos[repo]["files"]:
-            return self.reply(http_, 404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
+            return self.reply(
+                http_, 404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"}
+            )
         raw = self.repos[repo]["files"][path]
-        headers = {"X-Repo-Commit": self.sha(repo), "ETag": f'"{hashlib.sha256(raw).hexdigest()}"', "accept-ranges": "bytes"}
+        headers = {
+            "X-Repo-Commit": self.sha(repo),
+            "ETag": f'"{hashlib.sha256(raw).hexdigest()}"',
+            "accept-ranges": "bytes",
+        }
         return self.reply(http_, 200, raw, headers)

@@ -1,4 +1,5 @@
-"""One table of variants: a new model, bound, direction, subspace or loss is a row here, and every generic test runs on it."""
+"""One table of variants: a new model, bound, direction, subspace or loss is a row here, and every
+generic test runs on it."""
 
 MODELS = {
     "llama": {"source": "random:llama"},
@@ -13,13 +14,21 @@ FLOAT_MODELS = [name for name in MODELS if "bit" not in name]
 BOUNDS = ("spectral", "entrywise")
 DIRECTIONS = ("residual", "activation", "top", "random")
 SUBSPACES = (
-    "taskdiff", "suppressed", "write", "logits_read", "random", "taskdiff & suppressed & write",
+    "taskdiff",
+    "suppressed",
+    "write",
+    "logits_read",
+    "random",
+    "taskdiff & suppressed & write",
     "taskdiff & write & ~logits_read",
-)  # fmt: skip
+)
 LOSSES = {
     "pasto": {},
     "original": "original",
-    "paper": {"projection": {"kind": "symlog"}, "coherence": {"barrier": "log", "aggregate": "lse"}},
+    "paper": {
+        "projection": {"kind": "symlog"},
+        "coherence": {"barrier": "log", "aggregate": "lse"},
+    },
     "max": {"coherence": {"aggregate": "max"}},
     "orth": {"projection": {"orth_weight": 0.1}},
     "no-constraints": {"coherence": {"weight": 0}, "monotonicity": {"weight": 0}},

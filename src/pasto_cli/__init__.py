@@ -1,12 +1,11 @@
 """pasto: a dial for a language model, trained from two words, measured and published.
 
-`load`, `steer` and `Dial` come from `pasto_cli.api`; they are imported on first use, so that the command line starts without
-torch.
-"""
+`load`, `steer` and `Dial` come from `pasto_cli.api`; they are imported on first use, so that the
+command line starts without torch."""
 
 from typing import TYPE_CHECKING, Any
 
-from pasto_cli.errors import PastoError
+from pasto_cli.base.errors import PastoError
 
 if TYPE_CHECKING:
     from pasto_cli.api import Dial, load, steer

@@ -12,12 +12,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from pasto_cli.core.adapter import Coefficients
-from pasto_cli.core.artifact import Meta
-from pasto_cli.core.generation import generate
-from pasto_cli.core.steering import steer
-from pasto_cli.dials import Opened, open_dial
-from pasto_cli.watcher import Silent
+from pasto_cli.core.records.adapter import Meta
+from pasto_cli.core.steering.coefficients import Coefficients
+from pasto_cli.core.steering.generation import generate
+from pasto_cli.core.steering.steerer import steer
+from pasto_cli.workflows.dials import Opened, open_dial
+from pasto_cli.workflows.progress import Silent
 
 __all__ = ["Dial", "load", "steer"]
 
@@ -38,15 +38,18 @@ class Dial:
 
         Args:
             coefficients: One number for every row of a batch, or one for each row.
-            bake: Fold one coefficient into the weights for the time of this context: decoding then costs what the base costs.
+            bake: Fold one coefficient into the weights for the time of this context: decoding then
+                costs what the base costs.
 
         Raises:
-            PastoError: If they are not finite, not as many as the rows of a batch, or cannot be baked.
+            PastoError: If they are not finite, not as many as the rows of a batch, or cannot be
+                baked.
         """
         return steer(self._opened.lm.model, coefficients, bake)
 
     def strength(self, percent: float) -> float:
-        """The coefficient that a strength between -100 and 100 per cent of the calibrated one means (`pasto calibrate`).
+        """The coefficient that a strength between -100 and 100 per cent of the calibrated one means
+        (`pasto calibrate`).
 
         Raises:
             PastoError: Without a calibration, or beyond 100 %.
@@ -73,7 +76,15 @@ class Dial:
         Yields:
             (coefficient, text), in the order of `coeffs`.
         """
-        texts = generate(self._opened.lm, self._opened.steerer, prompt, list(coeffs), max_new_tokens, temperature, seed)
+        texts = generate(
+            self._opened.lm,
+            self._opened.steerer,
+            prompt,
+            list(coeffs),
+            max_new_tokens,
+            temperature,
+            seed,
+        )
         yield from zip(coeffs, texts, strict=True)
 
 
@@ -91,7 +102,8 @@ def load(
         quantization: `none`, `4bit` or `8bit` instead of the one it was trained with.
         device: `auto`, `cpu`, `mps`, `cuda`.
         verify: Check fingerprints and reference logits.
-        trust_remote_code: Run Python code from the base model's repository; an adapter cannot ask for it.
+        trust_remote_code: Run Python code from the base model's repository; an adapter cannot ask
+            for it.
 
     Returns:
         Model, tokenizer and dial; the model is at coefficient 0.
@@ -99,5 +111,7 @@ def load(
     Raises:
         PastoError: If adapter or base are missing, damaged or do not belong together.
     """
-    opened = open_dial(str(name), Silent(), quantization, device, verify, trust_remote_code, packing=False)
+    opened = open_dial(
+        str(name), Silent(), quantization, device, verify, trust_remote_code, packing=False
+    )
     return opened.lm.model, opened.lm.tokenizer, Dial(opened)

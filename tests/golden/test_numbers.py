@@ -1,4 +1,5 @@
-"""The method against the outputs of the original code (any folder of the format; see CONTRIBUTING)."""
+"""The method against the outputs of the original code (any folder of the format; see
+CONTRIBUTING)."""
 
 import json
 
@@ -6,22 +7,32 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pasto_cli.core import subspaces as sub
-from pasto_cli.core.adapter import Adapter, Factors, Rotation
-from pasto_cli.core.losses import coherence_penalty, entropy, monotonicity_loss, projection_loss, total_variation
-from pasto_cli.recipe import CoherenceSpec, MonotonicitySpec, ProjectionSpec
+from pasto_cli.core.recipe.schema import CoherenceSpec, MonotonicitySpec, ProjectionSpec
+from pasto_cli.core.steering.adapter import Adapter, Factors, Rotation
+from pasto_cli.core.training import subspaces as sub
+from pasto_cli.core.training.losses import (
+    coherence_penalty,
+    entropy,
+    monotonicity_loss,
+    projection_loss,
+    total_variation,
+)
 
 CASES = (0, 1, 2)
 
 
 @pytest.fixture(scope="module")
 def numbers(golden):
-    return load_file(golden / "tensors.safetensors"), json.loads((golden / "parameters.json").read_text())
+    return load_file(golden / "tensors.safetensors"), json.loads(
+        (golden / "parameters.json").read_text()
+    )
 
 
 def part(numbers, name):
     tensors, parameters = numbers
-    return {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(name + ".")}, parameters[name]
+    return {
+        k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(name + ".")
+    }, parameters[name]
 
 
 def masked_tail_mean(hidden, mask, last):
@@ -38,7 +49,11 @@ def test_projection(numbers, case):
         for side in ("ref", "pos", "neg")
     }
     spec = ProjectionSpec(
-        kind="scaled", scale=p["scale"], margin=p["margin"], softness=p["focus_softness"], orth_weight=p["orth_weight"]
+        kind="scaled",
+        scale=p["scale"],
+        margin=p["margin"],
+        softness=p["focus_softness"],
+        orth_weight=p["orth_weight"],
     )
     result = projection_loss(d["ref"], d["pos"], d["neg"], t["basis"], spec)
     torch.testing.assert_close(result.loss, t["expected_loss"], rtol=1e-4, atol=1e-4)
@@ -51,9 +66,13 @@ def test_projection(numbers, case):
 def test_coherence(numbers, case, aggregate):
     t, p = part(numbers, f"coh{case}")
     spec = CoherenceSpec(
-        weight=p["scale"], kappa=p["threshold_frac"], beta=p["threshold_floor"], temperature=p["lse_temperature"],
-        barrier=p["barrier"], aggregate=aggregate,
-    )  # fmt: skip
+        weight=p["scale"],
+        kappa=p["threshold_frac"],
+        beta=p["threshold_floor"],
+        temperature=p["lse_temperature"],
+        barrier=p["barrier"],
+        aggregate=aggregate,
+    )
     log_p, log_p0 = t["steered_logits"].log_softmax(-1), t["ref_logits"].log_softmax(-1)
     got = coherence_penalty(total_variation(log_p, log_p0), entropy(log_p0), t["mask"].bool(), spec)
     torch.testing.assert_close(got, t[f"expected_{aggregate}"], rtol=1e-4, atol=1e-5)
@@ -62,7 +81,9 @@ def test_coherence(numbers, case, aggregate):
 @pytest.mark.parametrize("case", CASES)
 def test_monotonicity(numbers, case):
     t, p = part(numbers, f"mono{case}")
-    spec = MonotonicitySpec(weight=p["scale"], frac=p["threshold_frac"], floor=p["threshold_floor"], variant="batch")
+    spec = MonotonicitySpec(
+        weight=p["scale"], frac=p["threshold_frac"], floor=p["threshold_floor"], variant="batch"
+    )
     forward = monotonicity_loss(t["delta_neg"], t["delta_pos"], t["entropy"], spec).mean()
     mirrored = monotonicity_loss(-t["delta_neg"], -t["delta_pos"], t["entropy"], spec).mean()
     torch.testing.assert_close(forward, t["expected_fwd"].squeeze(), rtol=1e-4, atol=1e-4)
@@ -90,15 +111,24 @@ def test_subspaces(numbers):
     t, p = part(numbers, "sub")
     hidden, depth = t["hidden_states"], int(p["layer_frac"] * (t["hidden_states"].shape[1] - 1))
     task = sub.taskdiff(hidden, depth, center=True, k=p["top_k"])
-    quiet = sub.suppressed(hidden, sub.logits_read(t["lm_head"], p["logits_read_rank"]), k=p["top_k"])
+    quiet = sub.suppressed(
+        hidden, sub.logits_read(t["lm_head"], p["logits_read_rank"]), k=p["top_k"]
+    )
     both = sub.intersect(task, quiet, p["intersect_top_k"])
     written = sub.Basis(t["write_basis"], t["write_importance"])
     all_three = sub.intersect(both, written, p["intersect_top_k"])
     final = p["final_top_k"]
     for name, basis in {
-        "taskdiff": task, "suppressed": quiet, "taskdiff_x_suppressed": both, "taskdiff_x_suppressed_x_write": all_three,
-    }.items():  # fmt: skip
+        "taskdiff": task,
+        "suppressed": quiet,
+        "taskdiff_x_suppressed": both,
+        "taskdiff_x_suppressed_x_write": all_three,
+    }.items():
         expected = t[f"expected_{name}_projector_rank4"]
         torch.testing.assert_close(
-            projector(basis.columns, final), expected, rtol=0, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+            projector(basis.columns, final),
+            expected,
+            rtol=0,
+            atol=1e-4,
+            msg=lambda m, n=name: f"{n}: {m}",
         )

@@ -1,9 +1,10 @@
-"""Kills trainings at random moments and resumes them; prints one JSON line a moment. Run by test_resuming.py.
+"""Kills trainings at random moments and resumes them; prints one JSON line a moment. Run by
+test_resuming.py.
 
     python -m integration.kills RECIPE FOLDER SEED COUNT [SET ...]
 
-Children are forked from a process that has imported everything but computed nothing, so that a training takes a second or two.
-"""
+Children are forked from a process that has imported everything but computed nothing, so that a
+training takes a second or two."""
 
 import json
 import os
@@ -18,8 +19,8 @@ from pathlib import Path
 import torch
 import transformers.models.llama.modeling_llama  # noqa: F401  (imported once, not in every child)
 
-from pasto_cli import workflows  # noqa: F401
 from pasto_cli.cli.app import main
+from pasto_cli.workflows import train  # noqa: F401
 
 
 def start(folder: Path, *args: str) -> int:
@@ -58,7 +59,9 @@ def kill_after(child: int, seconds: float) -> int:
 def result(run: Path) -> tuple[bytes, list[dict[str, object]]]:
     """What must not depend on kills: the adapter's bytes, and history but for the clock."""
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    return (run / "adapter" / "adapter.safetensors").read_bytes(), [line | {"seconds": 0} for line in lines]
+    return (run / "adapter" / "adapter.safetensors").read_bytes(), [
+        line | {"seconds": 0} for line in lines
+    ]
 
 
 def runs_of(folder: Path) -> list[Path]:
@@ -69,12 +72,12 @@ def runs_of(folder: Path) -> list[Path]:
 def moments() -> None:
     """One run as it is, then `count` that are killed and resumed."""
     recipe, root, seed, count, *changes = sys.argv[1:]
-    train = ("train", recipe, *changes)
+    command = ("train", recipe, *changes)
     rng = random.Random(int(seed))
     whole = Path(root) / "whole"
     whole.mkdir(parents=True)
     started = time.monotonic()
-    code = finish(start(whole, *train))
+    code = finish(start(whole, *command))
     length = time.monotonic() - started
     expected = result(runs_of(whole)[0])
     print(json.dumps({"code": code, "seconds": length, "steps": len(expected[1])}), flush=True)
@@ -82,7 +85,7 @@ def moments() -> None:
         folder = Path(root) / f"killed{number}"
         folder.mkdir()
         at = [rng.uniform(0, length)]
-        codes = [kill_after(start(folder, *train), at[0])]
+        codes = [kill_after(start(folder, *command), at[0])]
         if not runs_of(folder) or not (runs_of(folder)[0] / "pairs.jsonl").exists():
             print(json.dumps({"at": at, "codes": codes, "begun": False}), flush=True)
             continue
@@ -91,14 +94,21 @@ def moments() -> None:
         if number % 2:  # twice
             at.append(rng.uniform(0, length))
             codes.append(kill_after(start(folder, "train", "--resume", str(run)), at[1]))
-        finished = (run / "adapter" / "pasto.json").exists() and not (run / "checkpoint" / "start.safetensors").exists()
+        finished = (run / "adapter" / "pasto.json").exists() and not (
+            run / "checkpoint" / "start.safetensors"
+        ).exists()
         if finished:  # it was faster
             codes.append(code)
         else:
             codes.append(finish(start(folder, "train", "--resume", str(run))))
         same = result(run) == expected
         left = sorted(p.name for p in run.rglob(".*"))
-        print(json.dumps({"at": at, "codes": codes, "begun": True, "had": had, "same": same, "left": left}), flush=True)
+        print(
+            json.dumps(
+                {"at": at, "codes": codes, "begun": True, "had": had, "same": same, "left": left}
+            ),
+            flush=True,
+        )
         shutil.rmtree(folder) if same else None
 
 

@@ -48,7 +48,14 @@ class Said(NamedTuple):
     @property
     def next_step(self) -> str:
         """What the user is told to do about it."""
-        return next((line.removeprefix("next:").strip() for line in self.err.splitlines() if line.startswith("next:")), "")
+        return next(
+            (
+                line.removeprefix("next:").strip()
+                for line in self.err.splitlines()
+                if line.startswith("next:")
+            ),
+            "",
+        )
 
 
 class Finished(NamedTuple):
@@ -61,7 +68,8 @@ class Finished(NamedTuple):
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Limit torch to some threads. Two that wait for each other on a busy machine take twenty times as long as one."""
+    """Limit torch to some threads. Two that wait for each other on a busy machine take twenty times
+    as long as one."""
     import torch
 
     before = torch.get_num_threads()
@@ -73,7 +81,8 @@ def threads(number: int) -> Iterator[None]:
 
 
 def call(args: tuple[object, ...], stdin: str | bytes | None = None) -> int:
-    """Run `pasto ARGS` in this process; the exit code. An exception that is not an exit is a bug and goes through."""
+    """Run `pasto ARGS` in this process; the exit code. An exception that is not an exit is a bug
+    and goes through."""
     from pasto_cli.__main__ import main
 
     raw = stdin if isinstance(stdin, bytes) else (stdin or "").encode()
@@ -81,23 +90,38 @@ def call(args: tuple[object, ...], stdin: str | bytes | None = None) -> int:
         patch.setattr(sys, "argv", ["pasto", *map(str, args)])
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8"))
         patch.setenv("COLUMNS", "110")
-        for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "GITHUB_ACTIONS", "PY_COLORS"):
+        for name in (
+            "FORCE_COLOR",
+            "TTY_COMPATIBLE",
+            "TTY_INTERACTIVE",
+            "GITHUB_ACTIONS",
+            "PY_COLORS",
+        ):
             patch.delenv(name, raising=False)
         try:
             main()
         except SystemExit as done:
-            assert done.code is None or isinstance(done.code, int), f"exit with a text: {done.code!r}"
+            assert done.code is None or isinstance(done.code, int), (
+                f"exit with a text: {done.code!r}"
+            )
             return done.code or 0
         except KeyboardInterrupt:
             pytest.fail("Ctrl-C reached the interpreter: the user sees a traceback")
     return 0
 
 
-def call_in(folder: Path, *args: object) -> Said:
-    """Run `pasto ARGS` in a folder and keep what it says, for fixtures that live longer than a test."""
+def call_in(folder: Path, *args: object, own_cache: bool = True) -> Said:
+    """Run `pasto ARGS` in a folder and keep what it says, for fixtures that live longer than a
+    test.
+
+    With a cache of its own a decomposition never comes from a run on other threads, which would
+    round otherwise; the demo model, slow to dequantise, takes the user's cache.
+    """
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
+        if own_cache:
+            patch.setenv("PASTO_CACHE", str(folder / ".cache"))
         code = call(args)
     return Said(code, out.getvalue(), err.getvalue())
 
@@ -113,4 +137,6 @@ def strict(text: str) -> object:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a folder, links not followed."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }

@@ -1,4 +1,5 @@
-"""Every command end to end on a small model with random weights: what it prints, what it writes, what it leaves alone."""
+"""Every command end to end on a small model with random weights: what it prints, what it writes,
+what it leaves alone."""
 
 import ast
 import math
@@ -14,18 +15,19 @@ from safetensors.torch import load_file
 
 import pasto_cli
 from integration.terminal import OWN, ROOT, SHORT, TINY, contents, strict
-from pasto_cli.core.strength import STRONGEST
-from pasto_cli.errors import PastoError
-from pasto_cli.evaluation.card import PUBLISHED_SIGN
-from pasto_cli.evaluation.results import parse
-from pasto_cli.pairs import read_pairs
-from pasto_cli.recipe import Recipe
-from pasto_cli.recipe_file import load_recipe
+from pasto_cli.base.errors import PastoError
+from pasto_cli.core.evaluation.disturbance import LARGEST_COEFFICIENT
+from pasto_cli.core.pairs.pairs import read_pairs
+from pasto_cli.core.recipe.load import load_recipe
+from pasto_cli.core.recipe.schema import Recipe
+from pasto_cli.core.records.evaluation import parse
+from pasto_cli.core.report.card import PUBLISHED_SIGN
 
 PROMPT = "Should I tell my boss that I overslept?"
 
 
-# ------------------------------------------------------------------------------------------------------------ make-pairs
+# ------------------------------------------------------------------------------------------------------------
+# make-pairs
 
 
 def test_make_pairs_from_two_words(pasto, tmp_path):
@@ -33,9 +35,18 @@ def test_make_pairs_from_two_words(pasto, tmp_path):
     assert said.code == 0, said.err
     pairs = read_pairs(tmp_path / "pairs.jsonl").pairs
     assert len(pairs) == 800
-    assert all("an honest" in p.chosen and "a dishonest" in p.rejected and "honest" not in p.neutral for p in pairs)
+    assert all(
+        "an honest" in p.chosen and "a dishonest" in p.rejected and "honest" not in p.neutral
+        for p in pairs
+    )
     assert all(p.chosen.replace("an honest", "a dishonest") == p.rejected for p in pairs)
-    for heading in ("chosen (+1)", "rejected (-1)", "neutral", "opening of the reply", "words of the opening"):
+    for heading in (
+        "chosen (+1)",
+        "rejected (-1)",
+        "neutral",
+        "opening of the reply",
+        "words of the opening",
+    ):
         assert heading in said.out
     for source in {p.source for p in pairs}:
         assert source in said.out
@@ -44,18 +55,35 @@ def test_make_pairs_from_two_words(pasto, tmp_path):
 
 
 def test_make_pairs_takes_persona_phrases_as_they_stand(pasto, tmp_path):
-    said = pasto("make-pairs", "--personas", "a cheerful, joyful", "a gloomy, miserable", "--count", 20)
+    said = pasto(
+        "make-pairs", "--personas", "a cheerful, joyful", "a gloomy, miserable", "--count", 20
+    )
     assert said.code == 0, said.err
     pairs = read_pairs(tmp_path / "pairs.jsonl").pairs
     assert len(pairs) == 20
-    assert all(p.chosen.count("a cheerful, joyful") == 1 and p.rejected.count("a gloomy, miserable") == 1 for p in pairs)
+    assert all(
+        p.chosen.count("a cheerful, joyful") == 1 and p.rejected.count("a gloomy, miserable") == 1
+        for p in pairs
+    )
 
 
 def test_make_pairs_from_own_openings_and_templates(pasto, tmp_path):
     openings = [f"On day {n} the captain wrote" for n in range(12)]
-    (tmp_path / "ship.txt").write_text("\n".join([*openings, "A closed sentence.", openings[0], "", "   "]) + "\n")
+    (tmp_path / "ship.txt").write_text(
+        "\n".join([*openings, "A closed sentence.", openings[0], "", "   "]) + "\n"
+    )
     (tmp_path / "templates.txt").write_text("Be {persona} sailor.\nSpeak as {persona} cook.\n")
-    said = pasto("make-pairs", "kind", "cruel", "--suffixes", "ship.txt", "--templates", "templates.txt", "--out", "own.jsonl")
+    said = pasto(
+        "make-pairs",
+        "kind",
+        "cruel",
+        "--suffixes",
+        "ship.txt",
+        "--templates",
+        "templates.txt",
+        "--out",
+        "own.jsonl",
+    )
     assert said.code == 0, said.err
     pairs = read_pairs(tmp_path / "own.jsonl").pairs
     assert {p.suffix for p in pairs} == set(openings)
@@ -68,7 +96,12 @@ def test_make_pairs_from_own_openings_and_templates(pasto, tmp_path):
 
 def test_make_pairs_draws_by_seed(pasto, tmp_path):
     for out, seed in (("a", 3), ("b", 3), ("c", 4)):
-        assert pasto("make-pairs", "honest", "dishonest", "--count", 30, "--seed", seed, "--out", out).code == 0
+        assert (
+            pasto(
+                "make-pairs", "honest", "dishonest", "--count", 30, "--seed", seed, "--out", out
+            ).code
+            == 0
+        )
     a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
     assert a == b != c
 
@@ -79,14 +112,16 @@ def test_make_pairs_json(pasto, tmp_path):
     pairs = read_pairs(tmp_path / found["file"]).pairs
     assert found["pairs"] == len(pairs) == sum(found["sources"].values()) == 40
     assert {k: len(v) for k, v in found["lengths"].items()} == found["sources"]
-    assert sorted(sum(found["lengths"].values(), [])) == sorted(len(p.suffix.split()) for p in pairs)
+    assert sorted(sum(found["lengths"].values(), [])) == sorted(
+        len(p.suffix.split()) for p in pairs
+    )
     assert found["dropped"] == {}
 
 
 def test_make_pairs_measures_with_a_models_tokenizer(pasto, tmp_path):
-    from pasto_cli.core.chat import tokenise_pairs
-    from pasto_cli.core.models import load_chat
-    from pasto_cli.recipe import ModelSpec
+    from pasto_cli.core.models.chat import tokenise_pairs
+    from pasto_cli.core.models.loading import load_chat
+    from pasto_cli.core.recipe.schema import ModelSpec
 
     words = ("make-pairs", "honest", "dishonest", "--count", 16, "--model", "random:llama")
     found = strict(pasto(*words, "--json").out)
@@ -99,22 +134,41 @@ def test_make_pairs_measures_with_a_models_tokenizer(pasto, tmp_path):
 
 
 def test_make_pairs_from_a_recipe(pasto, tmp_path):
-    said = pasto("make-pairs", "--recipe", TINY, "--count", 10, "--set", "pairs.words=[brave, timid]", "--json")
+    said = pasto(
+        "make-pairs",
+        "--recipe",
+        TINY,
+        "--count",
+        10,
+        "--set",
+        "pairs.words=[brave, timid]",
+        "--json",
+    )
     found = strict(said.out)
-    assert found["pairs"] == 10 and found["length_unit"].startswith("tokens")  # the recipe names a model
-    assert all("a brave" in p.chosen and "a timid" in p.rejected for p in read_pairs(tmp_path / "pairs.jsonl").pairs)
+    assert found["pairs"] == 10 and found["length_unit"].startswith(
+        "tokens"
+    )  # the recipe names a model
+    assert all(
+        "a brave" in p.chosen and "a timid" in p.rejected
+        for p in read_pairs(tmp_path / "pairs.jsonl").pairs
+    )
 
 
 def test_make_pairs_replaces_nothing_unless_forced(pasto, tmp_path):
     (tmp_path / "pairs.jsonl").write_text("mine\n")
     said = pasto("make-pairs", "honest", "dishonest")
-    assert (said.code, said.out) == (1, "") and "pairs.jsonl exists" in said.error and "--force" in said.next_step
+    assert (
+        (said.code, said.out) == (1, "")
+        and "pairs.jsonl exists" in said.error
+        and "--force" in said.next_step
+    )
     assert (tmp_path / "pairs.jsonl").read_text() == "mine\n"
     assert pasto("make-pairs", "honest", "dishonest", "--count", 9, "--force").code == 0
     assert len(read_pairs(tmp_path / "pairs.jsonl").pairs) == 9
 
 
-# ----------------------------------------------------------------------------------------------------------------- train
+# -----------------------------------------------------------------------------------------------------------------
+# train
 
 
 def test_train_leaves_a_whole_run(trained):
@@ -122,14 +176,21 @@ def test_train_leaves_a_whole_run(trained):
     assert sorted(p.name for p in (root / "runs").iterdir()) == sorted([run.name, "latest"])
     assert run.name.endswith("-tiny")
     assert sorted(contents(run)) == [
-        "adapter/README.md", "adapter/adapter.safetensors", "adapter/pasto.json", "history.jsonl", "pairs.jsonl", "recipe.yaml",
-    ]  # fmt: skip
+        "adapter/README.md",
+        "adapter/adapter.safetensors",
+        "adapter/pasto.json",
+        "history.jsonl",
+        "pairs.jsonl",
+        "recipe.yaml",
+    ]
     assert load_recipe(run / "recipe.yaml") == load_recipe(TINY, SHORT[1::2])
     assert len(read_pairs(run / "pairs.jsonl").pairs) == 24
     meta = strict((run / "adapter" / "pasto.json").read_text())
     assert sum(meta["num_pairs"].values()) == 24
     assert meta["certificate"]["passed"] == (said.code == 0)
-    assert all(torch.isfinite(t).all() for t in load_file(run / "adapter" / "adapter.safetensors").values())
+    assert all(
+        torch.isfinite(t).all() for t in load_file(run / "adapter" / "adapter.safetensors").values()
+    )
     assert "Certificate passed" in said.out if said.code == 0 else "Certificate FAILED" in said.out
     assert f"{run.name}/adapter" in said.out
 
@@ -141,8 +202,19 @@ def test_train_history_has_a_line_for_each_step(trained):
     assert [line["step"] for line in steps] == list(range(1, steps[-1]["total_steps"] + 1))
     assert [line["epoch"] for line in checks] == [1, 2]
     for line in lines:
-        assert {"epoch", "step", "total_steps", "loss", "parts", "diagnostics", "lr", "seconds"} <= set(line)
-        assert math.isfinite(line["loss"]) and {"projection", "coherence", "monotonicity"} <= set(line["parts"])
+        assert {
+            "epoch",
+            "step",
+            "total_steps",
+            "loss",
+            "parts",
+            "diagnostics",
+            "lr",
+            "seconds",
+        } <= set(line)
+        assert math.isfinite(line["loss"]) and {"projection", "coherence", "monotonicity"} <= set(
+            line["parts"]
+        )
     training = strict((trained.run / "adapter" / "pasto.json").read_text())["training"]
     best = min(checks, key=lambda line: line["loss"])
     assert training["steps"] == len(steps) and training["best_epoch"] == best["epoch"]
@@ -157,12 +229,21 @@ def test_train_twice_gives_the_same_adapter(pasto, trained):
     second = load_file("again/latest/adapter/adapter.safetensors")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert (trained.run / "pairs.jsonl").read_bytes() == Path("again/latest/pairs.jsonl").read_bytes()
+    assert (trained.run / "pairs.jsonl").read_bytes() == Path(
+        "again/latest/pairs.jsonl"
+    ).read_bytes()
 
 
 def test_train_on_a_pairs_file_with_json(pasto, project):
     assert pasto("make-pairs", "kind", "cruel", "--count", 20, "--seed", 5).code == 0
-    settings = ("--set", "pairs={file: pairs.jsonl}", "--set", "training.epochs=1", "--set", "name=kindness")
+    settings = (
+        "--set",
+        "pairs={file: pairs.jsonl}",
+        "--set",
+        "training.epochs=1",
+        "--set",
+        "name=kindness",
+    )
     said = pasto("train", "tiny.yaml", *settings, "--json")
     found = strict(said.out)
     assert said.code == (0 if found["certificate"]["passed"] else 1)
@@ -172,10 +253,13 @@ def test_train_on_a_pairs_file_with_json(pasto, project):
     assert read_pairs(run / "pairs.jsonl") == read_pairs(project.root / "pairs.jsonl")
     assert found["result"]["steps"] >= 1 and not found["result"]["interrupted"]
     assert set(found["certificate"]["strength"]) == {"-1", "1"}
-    assert strict((run / "adapter" / "pasto.json").read_text())["certificate"] == found["certificate"]
+    assert (
+        strict((run / "adapter" / "pasto.json").read_text())["certificate"] == found["certificate"]
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------ eval
+# ------------------------------------------------------------------------------------------------------------------
+# eval
 
 
 def test_eval_writes_every_row_and_says_that_scores_are_undefined(pasto, project):
@@ -191,14 +275,26 @@ def test_eval_writes_every_row_and_says_that_scores_are_undefined(pasto, project
     assert all(set(row.answers) == {"-1", "0", "1"} for row in run.rows)
     assert all(0 <= answer.pmass <= 1 for row in run.rows for answer in row.answers.values())
     assert math.isnan(run.scores["steering_f1"]["value"])
-    assert "n = 8 rows of 4 dilemmas, 80 control rows" in said.out and "part of the benchmark" in said.out
+    assert (
+        "n = 8 rows of 4 dilemmas, 80 control rows" in said.out
+        and "part of the benchmark" in said.out
+    )
     assert "Scores are undefined" in said.out and "invalid answers began with" in said.out
     assert "every row:" in said.out
     assert contents(project.run / "adapter") == before
 
 
 def test_eval_json_at_more_coefficients(pasto, project):
-    said = pasto("eval", project.run, "-b", "mini-dilemmas", "--limit", 4, "--coeffs=-1,-0.5,0,0.5,1", "--json")
+    said = pasto(
+        "eval",
+        project.run,
+        "-b",
+        "mini-dilemmas",
+        "--limit",
+        4,
+        "--coeffs=-1,-0.5,0,0.5,1",
+        "--json",
+    )
     assert said.code == 0, said.err
     strict(said.out)
     run = parse(said.out)
@@ -206,7 +302,8 @@ def test_eval_json_at_more_coefficients(pasto, project):
     assert all(set(row.answers) == {"-1", "-0.5", "0", "0.5", "1"} for row in run.rows)
     written = parse((project.run / "eval" / "mini-dilemmas.json").read_text())
     assert written.rows == run.rows and written.provenance == run.provenance
-    # A coefficient's answers do not depend on which others were asked for: at 0 they are the base model's.
+    # A coefficient's answers do not depend on which others were asked for: at 0 they are the base
+    # model's.
     assert run.provenance["base"] == "random:llama" and run.provenance["quantization"] == "none"
 
 
@@ -217,7 +314,9 @@ def test_eval_of_a_benchmark_file_with_an_adapter_outside_a_run(pasto, project):
     said = pasto("eval", "bare", "-b", "own.yaml", "--value", "candour", "--coeffs", "-1,1")
     assert said.code == 0, said.err
     assert "A benchmark of our own: candour, n = 2 rows of 1 dilemmas, 4 control rows" in said.out
-    assert "every row:" not in said.out and contents(project.root) == before  # there is no run to write to
+    assert (
+        "every row:" not in said.out and contents(project.root) == before
+    )  # there is no run to write to
     said = pasto("eval", "-b", "own.yaml", "--value", "peace", "--json")
     labels = {row.id: row.labels["peace"] for row in parse(said.out).rows if row.kind == "target"}
     assert labels == {"d1/to_do": -1, "d1/not_to_do": 1}
@@ -244,7 +343,9 @@ def test_eval_compares_with_baselines(pasto, project):
     assert pasto("eval", *options).code == 0
     said = pasto("eval", *options, *(x for name in methods for x in ("--baseline", name)))
     assert said.code == 0, said.err
-    assert all(name.split("-")[0] in said.out for name in ("adapter", *methods))  # a long name may be folded
+    assert all(
+        name.split("-")[0] in said.out for name in ("adapter", *methods)
+    )  # a long name may be folded
     assert "n = 2 rows of 1 dilemmas" in said.out
     runs = [parse(path.read_text()) for path in (project.run / "eval").iterdir()]
     assert {run.provenance.get("method") for run in runs} == {None, "adapter", *methods}
@@ -262,7 +363,17 @@ def test_card_lists_what_was_measured_once(pasto, project):
 
 def test_eval_at_equal_disturbance(pasto, project):
     (project.root / "own.yaml").write_text(OWN)
-    said = pasto("eval", "-b", "own.yaml", "--value", "candour", "--baseline", "mean-diff", "--equal-kl", "--json")
+    said = pasto(
+        "eval",
+        "-b",
+        "own.yaml",
+        "--value",
+        "candour",
+        "--baseline",
+        "mean-diff",
+        "--equal-kl",
+        "--json",
+    )
     assert said.code == 0, said.err
     found = strict(said.out)
     assert [record["method"] for record in found] == ["adapter", "mean-diff"]
@@ -270,8 +381,10 @@ def test_eval_at_equal_disturbance(pasto, project):
         assert set(record) == {"method", "strength", "scores", "disturbance"}
         for strength, coefficient in zip(record["strength"], ("1", "-1"), strict=True):
             kl = record["disturbance"][coefficient]["kl_p95"]["value"]
-            if strength == STRONGEST:  # what cannot be reached is said
-                assert kl < 1 and f"warning: {record['method']}: no coefficient up to 1024" in said.err
+            if strength == LARGEST_COEFFICIENT:  # what cannot be reached is said
+                assert (
+                    kl < 1 and f"warning: {record['method']}: no coefficient up to 1024" in said.err
+                )
             else:
                 assert strength > 0 and kl == pytest.approx(1, abs=0.1)
 
@@ -279,7 +392,11 @@ def test_eval_at_equal_disturbance(pasto, project):
 def test_eval_oracles_need_no_model(pasto, tmp_path):
     said = pasto("eval", "--oracles", "--json")
     found = strict(said.out)
-    assert said.code == 0 and (found["benchmark"], found["value"], found["label_sign"]) == ("mini-dilemmas", "honesty", "own")
+    assert said.code == 0 and (found["benchmark"], found["value"], found["label_sign"]) == (
+        "mini-dilemmas",
+        "honesty",
+        "own",
+    )
     scores = {oracle["name"]: oracle for oracle in found["oracles"]}
     assert {"perfect", "inverted", "yes-sayer", "no-op"} <= set(scores)
     assert all(s["f1"]["low"] <= s["f1"]["value"] <= s["f1"]["high"] for s in scores.values())
@@ -296,7 +413,8 @@ def test_eval_prints_a_long_path_whole(pasto, project):
     assert f"own-{'x' * 60}.json\n" in pasto("eval", "-b", "own.yaml", "--value", "candour").out
 
 
-# -------------------------------------------------------------------------------------------------------------- generate
+# --------------------------------------------------------------------------------------------------------------
+# generate
 
 
 def texts(said):
@@ -312,7 +430,9 @@ def test_generate_streams_one_coefficient(pasto, project, monkeypatch):
     said = pasto("generate", PROMPT, "--coeff", "-1", "--max-new-tokens", 12)
     assert said.code == 0, said.err
     assert pieces and said.out == "".join(pieces) and said.out.endswith("\n")
-    assert [said.out.strip()] == texts(pasto("generate", PROMPT, "-c", "-1", "--max-new-tokens", 12, "--json"))
+    assert [said.out.strip()] == texts(
+        pasto("generate", PROMPT, "-c", "-1", "--max-new-tokens", 12, "--json")
+    )
     assert project.run.name in said.err  # which adapter "the latest" is
 
 
@@ -327,28 +447,65 @@ def test_generate_side_by_side(pasto, project):
     found = texts(pasto("generate", *coefficients, prompt, *options, "--json"))
     assert all(text.split()[0] in said.out for text in found if text.split())
     assert len(found) == 3
-    # The dial does something: a short training of random weights moves their greedy text only where it is turned far.
-    far = texts(pasto("generate", "--coeff", "-40", "--coeff", "0", "--coeff", "40", prompt, *options, "--json"))
+    # The dial does something: a short training of random weights moves their greedy text only where
+    # it is turned far.
+    far = texts(
+        pasto(
+            "generate",
+            "--coeff",
+            "-40",
+            "--coeff",
+            "0",
+            "--coeff",
+            "40",
+            prompt,
+            *options,
+            "--json",
+        )
+    )
     assert far[1] == found[1] and len(set(far)) > 1
-    assert found == [texts(pasto("generate", "-c", a, prompt, *options, "--json"))[0] for a in (-1, 0, 1)]
+    assert found == [
+        texts(pasto("generate", "-c", a, prompt, *options, "--json"))[0] for a in (-1, 0, 1)
+    ]
 
 
 def test_generate_from_standard_input(pasto, project):
     said = pasto(
-        "generate", "--stdin", "-c", "-1", "-c", "1", "--max-new-tokens", 5, "--json", stdin="One thing.\n\n Another. \n"
+        "generate",
+        "--stdin",
+        "-c",
+        "-1",
+        "-c",
+        "1",
+        "--max-new-tokens",
+        5,
+        "--json",
+        stdin="One thing.\n\n Another. \n",
     )
     records = strict(said.out)
     assert [(r["prompt"], r["coeff"]) for r in records] == [
-        ("One thing.", -1), ("One thing.", 1), ("Another.", -1), ("Another.", 1),
-    ]  # fmt: skip
-    streamed = pasto("generate", "--stdin", "-c", "1", "--max-new-tokens", 5, stdin="One thing.\nAnother.\n")
-    assert [r["text"] for r in records[1::2]] == [line.strip() for line in streamed.out.splitlines()]
+        ("One thing.", -1),
+        ("One thing.", 1),
+        ("Another.", -1),
+        ("Another.", 1),
+    ]
+    streamed = pasto(
+        "generate", "--stdin", "-c", "1", "--max-new-tokens", 5, stdin="One thing.\nAnother.\n"
+    )
+    assert [r["text"] for r in records[1::2]] == [
+        line.strip() for line in streamed.out.splitlines()
+    ]
 
 
 def base_text(lm, prompt, tokens):
     ids = torch.tensor([lm.chat.prompt(prompt)])
     with torch.no_grad():
-        out = lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
+        out = lm.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=tokens,
+            do_sample=False,
+        )
     return lm.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
 
 
@@ -360,7 +517,18 @@ def test_generate_at_0_is_the_base_model(pasto, project, tiny):
 def test_generate_samples_by_seed(pasto, project):
     def sample(seed, *coefficients):
         options = [x for a in coefficients for x in ("-c", a)]
-        said = pasto("generate", PROMPT, *options, "--temperature", 1, "--seed", seed, "--max-new-tokens", 16, "--json")
+        said = pasto(
+            "generate",
+            PROMPT,
+            *options,
+            "--temperature",
+            1,
+            "--seed",
+            seed,
+            "--max-new-tokens",
+            16,
+            "--json",
+        )
         return texts(said)
 
     first = sample(7, 1)
@@ -369,12 +537,13 @@ def test_generate_samples_by_seed(pasto, project):
     assert first != texts(pasto("generate", PROMPT, "-c", "1", "--max-new-tokens", 16, "--json"))
 
 
-# ------------------------------------------------------------------------------------------------------------------ push
+# ------------------------------------------------------------------------------------------------------------------
+# push
 
 
 @pytest.fixture()
 def no_upload(monkeypatch):
-    from pasto_cli.core import hub
+    from pasto_cli.core.artifact import hub
 
     def refuse(*_):
         pytest.fail("something was uploaded")
@@ -391,15 +560,26 @@ def test_push_dry_run_prints_the_runs_own_facts(pasto, project, no_upload):
     meta = strict((project.run / "adapter" / "pasto.json").read_text())
     pairs = meta["num_pairs"]
     facts = (
-        "`random:llama`", "LlamaForCausalLM", "rank 16,", meta["personas"][0], meta["personas"][1], meta["created"],
-        f"{pairs['train']} training, {pairs['validation']} validation, {pairs['certificate']} certificate",
-        f"{len(meta['base']['fingerprints'])} modules", f"{meta['largest_angle']:.1f} degrees", meta["pairs_sha256"][:16],
+        "`random:llama`",
+        "LlamaForCausalLM",
+        "rank 16,",
+        meta["personas"][0],
+        meta["personas"][1],
+        meta["created"],
+        f"{pairs['train']} training, {pairs['validation']} validation, {pairs['certificate']} "
+        f"certificate",
+        f"{len(meta['base']['fingerprints'])} modules",
+        f"{meta['largest_angle']:.1f} degrees",
+        meta["pairs_sha256"][:16],
         f"{meta['training']['steps']} steps, best epoch {meta['training']['best_epoch']}",
-        "**passed**" if meta["certificate"]["passed"] else "FAILED", f"{meta['certificate']['strength']['1']['value']:+.2f}",
+        "**passed**" if meta["certificate"]["passed"] else "FAILED",
+        f"{meta['certificate']['strength']['1']['value']:+.2f}",
         f"torch {meta['versions']['torch']}",
-        "pasto generate --adapter someone/tiny-dial", 'pasto_cli.load("someone/tiny-dial")',
-        "A benchmark of our own", "n = 2 rows in 1 dilemmas, 4 control rows",
-    )  # fmt: skip
+        "pasto generate --adapter someone/tiny-dial",
+        'pasto_cli.load("someone/tiny-dial")',
+        "A benchmark of our own",
+        "n = 2 rows in 1 dilemmas, 4 control rows",
+    )
     for fact in facts:
         assert fact in said.out, fact
     assert "THIS" not in said.out and "nan" not in said.out
@@ -419,7 +599,8 @@ def test_push_dry_run_json(pasto, project, no_upload):
     assert yaml.safe_load(front)["library_name"] == "pasto"
 
 
-# ---------------------------------------------------------------------------------------------------------------- recipe
+# ----------------------------------------------------------------------------------------------------------------
+# recipe
 
 
 def test_recipe_schema(pasto):
@@ -428,22 +609,41 @@ def test_recipe_schema(pasto):
 
 
 def test_recipe_prints_yaml_that_loads_again(pasto, tmp_path):
-    said = pasto("recipe", ROOT / "recipes" / "quickstart.yaml", "--set", "adapter.rank=32", "--set", "losses=original")
+    said = pasto(
+        "recipe",
+        ROOT / "recipes" / "quickstart.yaml",
+        "--set",
+        "adapter.rank=32",
+        "--set",
+        "losses=original",
+    )
     assert said.code == 0 and said.err == ""
     (tmp_path / "whole.yaml").write_text(said.out)
     again = load_recipe(tmp_path / "whole.yaml")
-    assert again == load_recipe(ROOT / "recipes" / "quickstart.yaml", ["adapter.rank=32", "losses=original"])
+    assert again == load_recipe(
+        ROOT / "recipes" / "quickstart.yaml", ["adapter.rank=32", "losses=original"]
+    )
     assert again.adapter.rank == 32 and again.losses.neutral is None
     assert pasto("recipe", "whole.yaml").out == said.out
 
 
-# ------------------------------------------------------------------------------------------------------ help and Python
+# ------------------------------------------------------------------------------------------------------
+# help and Python
 
 
 def test_help(pasto):
     said = pasto("--help")
     assert said.code == 0
-    for command in ("make-pairs", "train", "eval", "report", "benchmarks", "generate", "push", "recipe"):
+    for command in (
+        "make-pairs",
+        "train",
+        "eval",
+        "report",
+        "benchmarks",
+        "generate",
+        "push",
+        "recipe",
+    ):
         assert command in said.out
         for flag in ("-h", "--help"):
             assert pasto(command, flag).code == 0
@@ -479,7 +679,9 @@ def test_python_interface(trained, tiny):
 
     base = logits()
     with torch.no_grad():
-        assert torch.equal(base, tiny().model(input_ids=ids).logits)  # outside `at` the model is the untouched base
+        assert torch.equal(
+            base, tiny().model(input_ids=ids).logits
+        )  # outside `at` the model is the untouched base
     with dial.at(-1.0):
         down = logits()
     with pasto_cli.steer(model, -1.0):

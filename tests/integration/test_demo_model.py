@@ -1,4 +1,5 @@
-"""The lifecycle on the real demo model, float32 and 4-bit: two short trainings, what they leave, and exact token trees."""
+"""The lifecycle on the real demo model, float32 and 4-bit: two short trainings, what they leave,
+and exact token trees."""
 
 import importlib.util
 from pathlib import Path
@@ -10,12 +11,12 @@ from safetensors.torch import load_file
 
 from benchmarks.bench import process_growth
 from integration.terminal import ROOT, Said, call_in, strict, threads
-from pasto_cli import dials, watcher, workflows
-from pasto_cli.core.artifact import load_adapter, read_meta
-from pasto_cli.core.forward import run
-from pasto_cli.core.tokentree import pack
-from pasto_cli.exports import export_dial
-from pasto_cli.pairs import read_pairs
+from pasto_cli.core.artifact.store import load_adapter, read_meta
+from pasto_cli.core.models.forward import run
+from pasto_cli.core.models.tokentree import pack
+from pasto_cli.core.pairs.pairs import read_pairs
+from pasto_cli.workflows import dials, progress, train
+from pasto_cli.workflows.export import export_dial
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,8 +42,9 @@ class Lifecycle(NamedTuple):
         return (self.root / "runs" / "latest").resolve()
 
 
-def train(root, *settings):
-    """`pasto train` on recipes/quickstart.yaml made short, with a look at the model that it loads."""
+def train_short(root, *settings):
+    """`pasto train` on recipes/quickstart.yaml made short, with a look at the model that it
+    loads."""
     loaded, real = [], dials.open_model
 
     def open_model(*args):
@@ -50,9 +52,11 @@ def train(root, *settings):
         return loaded[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workflows, "open_model", open_model)
+        patch.setattr(train, "open_model", open_model)
         options = [x for s in (*SHORT, *settings) for x in ("--set", s)]
-        said = call_in(root, "train", ROOT / "recipes" / "quickstart.yaml", *options)
+        said = call_in(
+            root, "train", ROOT / "recipes" / "quickstart.yaml", *options, own_cache=False
+        )
     assert said.code in (0, 1), said.err  # 1: on so few pairs the certificate may fail
     assert len(loaded) == 1
     return Lifecycle(root, loaded[0], said)
@@ -66,12 +70,12 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("plain"))
+    return train_short(tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture(scope="module")
 def packed_4bit(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("packed"), "model.quantization=4bit")
+    return train_short(tmp_path_factory.mktemp("packed"), "model.quantization=4bit")
 
 
 def certificate(lifecycle):
@@ -88,14 +92,19 @@ def test_training_certifies_what_it_made(plain):
 
 def test_generation_at_0_is_the_base_model(plain):
     options = ("-c", "-1", "-c", "0", "-c", "1", "--max-new-tokens", TOKENS, "--json")
-    said = call_in(plain.root, "generate", PROMPT, *options)
+    said = call_in(plain.root, "generate", PROMPT, *options, own_cache=False)
     assert said.code == 0, said.err
     texts = {record["coeff"]: record["text"] for record in strict(said.out)}
     assert set(texts) == {-1, 0, 1} and all(texts.values())
     lm = plain.lm
     ids = torch.tensor([lm.chat.prompt(PROMPT)])
     with torch.no_grad():
-        own = lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False)
+        own = lm.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=TOKENS,
+            do_sample=False,
+        )
     assert texts[0] == lm.tokenizer.decode(own[0, ids.shape[1] :], skip_special_tokens=True).strip()
 
 
@@ -103,7 +112,10 @@ def test_token_trees_are_exact(plain):
     lm = plain.lm
     assert lm.trees
     one, two = read_pairs(plain.run / "pairs.jsonl").pairs[:2]
-    rows = [lm.chat.continued(message, one.suffix) for message in (one.chosen, one.rejected, one.neutral)]
+    rows = [
+        lm.chat.continued(message, one.suffix)
+        for message in (one.chosen, one.rejected, one.neutral)
+    ]
     rows.append(lm.chat.continued(two.chosen, two.suffix))
     tree = pack(rows)
     assert tree.num_nodes < sum(map(len, rows))  # beginnings are shared
@@ -130,19 +142,26 @@ def test_a_4bit_base_stays_4bit(plain, packed_4bit):
 
 
 def test_an_adapter_adds_little_to_what_a_model_holds(plain, packed_4bit):
-    """Rank 64 on all writers of the middle layers, at most 8 % of the base, be it packed or not; steering leaves nothing."""
+    """Rank 64 on all writers of the middle layers, at most 8 % of the base, be it packed or not;
+    steering leaves nothing."""
     for lifecycle in (plain, packed_4bit):
         tensors = load_file(lifecycle.run / "adapter" / "adapter.safetensors")
         adapter = sum(t.numel() * t.element_size() for t in tensors.values())
         model = lifecycle.lm.model
         before = model.get_memory_footprint()
         assert adapter <= 0.08 * before
-        dial = load_adapter(lifecycle.run / "adapter", read_meta(lifecycle.run / "adapter"), lifecycle.lm, verify=False)
+        dial = load_adapter(
+            lifecycle.run / "adapter",
+            read_meta(lifecycle.run / "adapter"),
+            lifecycle.lm,
+            verify=False,
+        )
         with torch.no_grad(), dial.at(model, 1.0):
             model(input_ids=torch.tensor([lifecycle.lm.chat.prompt(PROMPT)]))
             assert model.get_memory_footprint() == before
         assert model.get_memory_footprint() == before
-        # The process itself, in a fresh one: a second dial beside the first, when the code that it needs is loaded already.
+        # The process itself, in a fresh one: a second dial beside the first, when the code that it
+        # needs is loaded already.
         if lifecycle is packed_4bit:
             found = process_growth(lifecycle.run / "adapter", "4bit")
             assert 0.5 * adapter / 2**20 < found["another"] <= 0.08 * found["base"]
@@ -154,8 +173,12 @@ def test_stock_peft_serves_the_exports(plain, packed_4bit, tmp_path, which):
     import peft
 
     lifecycle = plain if which == "float32" else packed_4bit
-    dial = dials.open_dial(str(lifecycle.run), watcher.Silent(), packing=False)  # peft changes the model it wraps
-    made = export_dial([dials.Part(dial, 1.0)], [1.0, -1.0], "lora", tmp_path, False, watcher.Silent())
+    dial = dials.open_dial(
+        str(lifecycle.run), progress.Silent(), packing=False
+    )  # peft changes the model it wraps
+    made = export_dial(
+        [dials.Part(dial, 1.0)], [1.0, -1.0], "lora", tmp_path, False, progress.Silent()
+    )
     ids = torch.tensor([dial.lm.chat.prompt(PROMPT)])
     with torch.no_grad():
         expected = {}

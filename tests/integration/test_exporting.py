@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from integration.terminal import strict
-from pasto_cli import dials, watcher
+from pasto_cli.workflows import dials, progress
 
 
 def test_a_folder_for_each_coefficient_that_stock_peft_loads(pasto, project):
@@ -17,7 +17,7 @@ def test_a_folder_for_each_coefficient_that_stock_peft_loads(pasto, project):
     folder = project.run / "export"
     assert sorted(path.name for path in folder.iterdir()) == ["lora+1", "lora-1"]
     assert said.out.count("logits within") == 2
-    dial = dials.open_dial(str(project.run), watcher.Silent(), packing=False)
+    dial = dials.open_dial(str(project.run), progress.Silent(), packing=False)
     ids = torch.tensor([dial.lm.chat.prompt("Hello")])
     expected = {}
     with torch.no_grad():
@@ -37,11 +37,15 @@ def test_nothing_is_replaced_unasked(pasto, project):
     assert pasto("export", "--coeff", "1", "--format", "gguf-lora", "--out", "out").code == 0
     again = pasto("export", "--coeff", "1", "--format", "gguf-lora", "--out", "out")
     assert again.code == 1 and "there already" in again.error and "--force" in again.next_step
-    forced = pasto("export", "--coeff", "1", "--format", "gguf-lora", "--out", "out", "--force", "--json")
+    forced = pasto(
+        "export", "--coeff", "1", "--format", "gguf-lora", "--out", "out", "--force", "--json"
+    )
     (record,) = strict(forced.out)
     assert record["coefficient"] == 1 and record["difference"] < 1e-4
     assert [path.name for path in (project.root / "out").iterdir()] == ["gguf-lora+1.gguf"]
-    assert gguf.GGUFReader(project.root / record["path"]).fields["adapter.type"].contents() == "lora"
+    assert (
+        gguf.GGUFReader(project.root / record["path"]).fields["adapter.type"].contents() == "lora"
+    )
 
 
 @pytest.mark.parametrize(

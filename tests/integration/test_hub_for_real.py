@@ -1,4 +1,5 @@
-"""push, pull, verify and generate against a Hub over real HTTP: `HF_ENDPOINT`, each command a process of its own."""
+"""push, pull, verify and generate against a Hub over real HTTP: `HF_ENDPOINT`, each command a
+process of its own."""
 
 import os
 import subprocess
@@ -27,9 +28,14 @@ def command(hub, project, tmp_path):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         home = tmp_path / ("home" if token == OWNER else "other")
         environment |= {
-            "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": token, "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "110",
-        }  # fmt: skip
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(home),
+            "HF_TOKEN": token,
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "110",
+        }
         done = subprocess.run(
             [sys.executable, "-m", "pasto_cli", *args],
             env=environment,
@@ -52,9 +58,18 @@ def test_what_is_pushed_comes_back_the_same_and_works(hub, command, project):
     assert pushed.code == 0, pushed.err
     assert f"{hub.url}/alice/dial/commit/" in pushed.out
     repo = hub.repos["alice/dial"]
-    assert repo["private"] and set(repo["files"]) == {"adapter.safetensors", "pasto.json", "README.md"}
-    assert repo["files"]["adapter.safetensors"] == (project.run / "adapter" / "adapter.safetensors").read_bytes()
-    assert not any(token.encode() in raw for raw in repo["files"].values() for token in (OWNER, READER))
+    assert repo["private"] and set(repo["files"]) == {
+        "adapter.safetensors",
+        "pasto.json",
+        "README.md",
+    }
+    assert (
+        repo["files"]["adapter.safetensors"]
+        == (project.run / "adapter" / "adapter.safetensors").read_bytes()
+    )
+    assert not any(
+        token.encode() in raw for raw in repo["files"].values() for token in (OWNER, READER)
+    )
     assert b"alice/dial" in repo["files"]["README.md"]
 
     pulled = command("pull", "alice/dial", "--out", "got")
@@ -64,7 +79,9 @@ def test_what_is_pushed_comes_back_the_same_and_works(hub, command, project):
     assert by_id.code == 0 and strict(by_id.out)["differences"] == {"-1": 0.0, "0": 0.0, "1": 0.0}
 
     strangers = command("pull", "alice/dial", "--out", "other", token=READER)
-    assert strangers.code == 1 and "no such repository on the Hub, or it is private" in strangers.error
+    assert (
+        strangers.code == 1 and "no such repository on the Hub, or it is private" in strangers.error
+    )
     assert not (project.root / "other").exists()
 
     # What was damaged on the way is found.
@@ -77,7 +94,9 @@ def test_what_is_pushed_comes_back_the_same_and_works(hub, command, project):
 def test_a_connection_cut_in_the_middle_leaves_nothing_half_done(hub, command):
     hub.cut = 1
     assert command("push", "alice/dial").code == 0  # tried again by itself
-    assert ("PUT", hub.seen[[m for m, _ in hub.seen].index("PUT")][1]) in hub.seen and hub.repos["alice/dial"]["commits"] == 1
+    assert ("PUT", hub.seen[[m for m, _ in hub.seen].index("PUT")][1]) in hub.seen and hub.repos[
+        "alice/dial"
+    ]["commits"] == 1
     hub.cut = 1000
     hub.large.clear()
     failed = command("push", "alice/other")
@@ -85,7 +104,11 @@ def test_a_connection_cut_in_the_middle_leaves_nothing_half_done(hub, command):
     assert hub.repos["alice/other"]["files"] == {}
     hub.cut = 0
     assert command("push", "alice/other").code == 0
-    assert set(hub.repos["alice/other"]["files"]) == {"adapter.safetensors", "pasto.json", "README.md"}
+    assert set(hub.repos["alice/other"]["files"]) == {
+        "adapter.safetensors",
+        "pasto.json",
+        "README.md",
+    }
 
 
 def test_missing_rights_are_clear_lines(hub, command):

@@ -1,4 +1,5 @@
-"""Measuring: several seeds, sentiment, benchmarks of one's own, what a dial disturbs, and the report of it all."""
+"""Measuring: several seeds, sentiment, benchmarks of one's own, what a dial disturbs, and the
+report of it all."""
 
 import json
 import re
@@ -11,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from integration.terminal import OWN, SHORT, TINY, Finished, call_in, contents, strict
-from pasto_cli import bundled, measurements, workflows
-from pasto_cli.evaluation.benchmarks import benchmark_names, load_benchmark
-from pasto_cli.evaluation.results import parse
-from pasto_cli.recipe_file import load_recipe
+from pasto_cli.base import bundled
+from pasto_cli.core.evaluation.benchmarks import benchmark_names, check_benchmark, load_benchmark
+from pasto_cli.core.recipe.load import load_recipe
+from pasto_cli.core.records.evaluation import parse
+from pasto_cli.workflows import evaluate
 
 CANDOUR = ("-b", "own.yaml", "--value", "candour")
 PROMPTS = 4
@@ -26,7 +28,7 @@ SHORTER = (*SHORT, "--set", "training.epochs=1", "--set", "training.precision=fl
 def _few_prompts():
     """Four neutral prompts show what 24 would, in a sixth of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measurements, "PROBE_PROMPTS", PROMPTS)
+        patch.setattr(evaluate, "PROBE_PROMPTS", PROMPTS)
         yield
 
 
@@ -39,11 +41,13 @@ def change_evaluation(run, **settings):
 
 
 def score_every_answer(run):
-    """Random weights hardly ever answer Yes or No: with no threshold to speak of, what little there is gets scores."""
+    """Random weights hardly ever answer Yes or No: with no threshold to speak of, what little there
+    is gets scores."""
     change_evaluation(run, pmass_threshold=1e-12)
 
 
-# --------------------------------------------------------------------------------------------------------- several seeds
+# ---------------------------------------------------------------------------------------------------------
+# several seeds
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +61,8 @@ def trained_twice(tmp_path_factory):
 
 @pytest.fixture()
 def seeds(trained_twice, tmp_path):
-    """Copies of the two runs, where `pasto` works, beside a benchmark of six questions; their names under runs/."""
+    """Copies of the two runs, where `pasto` works, beside a benchmark of six questions; their names
+    under runs/."""
     root, _ = trained_twice
     shutil.copytree(root / "runs", tmp_path / "runs", symlinks=True)
     (tmp_path / "own.yaml").write_text(OWN)
@@ -92,7 +97,9 @@ def test_train_seeds_sums_up_their_strength_and_names_the_next_command(trained_t
     assert "Over 2 training runs" in said.out and "1 degrees of freedom" in said.out
     for name, coefficient in (("strength at +1", "1"), ("strength at -1", "-1")):
         values = [
-            strict((root / "runs" / n / "adapter" / "pasto.json").read_text())["certificate"]["strength"][coefficient]["value"]
+            strict((root / "runs" / n / "adapter" / "pasto.json").read_text())["certificate"][
+                "strength"
+            ][coefficient]["value"]
             for n in names
         ]
         row = next(line for line in said.out.splitlines() if name in line)
@@ -103,14 +110,30 @@ def test_train_seeds_sums_up_their_strength_and_names_the_next_command(trained_t
 def test_a_seed_does_not_depend_on_those_before_it(pasto, trained_twice):
     second = sorted((trained_twice[0] / "runs").glob("*-seed*"))[1]
     pasto("train", TINY, *SHORTER, "--set", "training.seed=1")
-    alone, after = (load_file(p / "adapter" / "adapter.safetensors") for p in (Path("runs/latest"), second))
+    alone, after = (
+        load_file(p / "adapter" / "adapter.safetensors") for p in (Path("runs/latest"), second)
+    )
     assert all(torch.equal(alone[name], after[name]) for name in after)
 
 
 def test_train_seeds_json_counts_up_from_the_recipes_seed(pasto, tmp_path):
-    said = pasto("train", TINY, *SHORTER, "--set", "pairs.count=8", "--set", "training.seed=5", "--seeds", 2, "--json")
+    said = pasto(
+        "train",
+        TINY,
+        *SHORTER,
+        "--set",
+        "pairs.count=8",
+        "--set",
+        "training.seed=5",
+        "--seeds",
+        2,
+        "--json",
+    )
     records = strict(said.out)
-    assert [Path(record["run"]).name.split("-", 2)[2] for record in records] == ["tiny-seed5", "tiny-seed6"]
+    assert [Path(record["run"]).name.split("-", 2)[2] for record in records] == [
+        "tiny-seed5",
+        "tiny-seed6",
+    ]
     for record, seed in zip(records, (5, 6), strict=True):
         assert load_recipe(tmp_path / record["run"] / "recipe.yaml").training.seed == seed
         assert set(record) == {"run", "result", "certificate"}
@@ -125,7 +148,10 @@ def test_eval_of_two_runs(pasto, seeds):
         written = parse(Path(run, "eval", "own.json").read_text())
         assert written.provenance["training_seed"] == number
     row = next(line for line in said.out.splitlines() if "KL p95 at +1" in line)
-    each = [parse(Path(run, "eval", "own.json").read_text()).disturbance["1"]["kl_p95"]["value"] for run in seeds]
+    each = [
+        parse(Path(run, "eval", "own.json").read_text()).disturbance["1"]["kl_p95"]["value"]
+        for run in seeds
+    ]
     assert ", ".join(f"{v:+.2f}" for v in each) in row
 
 
@@ -146,7 +172,9 @@ def test_eval_of_two_runs_as_json(pasto, seeds):
 def test_sentiment_of_two_runs(pasto, seeds):
     found = strict(pasto("eval", *seeds, "-b", "sentiment", "--limit", 2, "--json").out)
     assert [run["provenance"]["training_seed"] for run in found["runs"]] == [0, 1]
-    assert found["across"]["slope of sentiment"]["values"] == [run["scores"]["slope"]["value"] for run in found["runs"]]
+    assert found["across"]["slope of sentiment"]["values"] == [
+        run["scores"]["slope"]["value"] for run in found["runs"]
+    ]
 
 
 def test_eval_refuses_to_sum_up_runs_that_were_asked_different_things(pasto, seeds):
@@ -157,7 +185,8 @@ def test_eval_refuses_to_sum_up_runs_that_were_asked_different_things(pasto, see
     assert "not measured on the same items and value" in said.error and "--value" in said.next_step
 
 
-# ------------------------------------------------------------------------------------------------------------- sentiment
+# -------------------------------------------------------------------------------------------------------------
+# sentiment
 
 
 def test_sentiment_writes_its_texts_and_prints_its_scores(pasto, project):
@@ -167,8 +196,14 @@ def test_sentiment_writes_its_texts_and_prints_its_scores(pasto, project):
     assert f"every row: {project.run}/eval/sentiment.json\n" in said.out
     found = strict((project.run / "eval" / "sentiment.json").read_text())
     prompts = bundled.lines("sentiment_prompts.txt")[:4]
-    assert [(t["prompt"], t["coefficient"]) for t in found["texts"]] == [(p, a) for p in prompts for a in (-1, 0, 1)]
-    assert found["scores"]["n_prompts"] == 4 and set(found["scores"]["coefficients"]) == {"-1", "0", "1"}
+    assert [(t["prompt"], t["coefficient"]) for t in found["texts"]] == [
+        (p, a) for p in prompts for a in (-1, 0, 1)
+    ]
+    assert found["scores"]["n_prompts"] == 4 and set(found["scores"]["coefficients"]) == {
+        "-1",
+        "0",
+        "1",
+    }
 
 
 def test_sentiment_json_is_the_file(pasto, project):
@@ -187,7 +222,13 @@ def test_sentiment_texts_are_those_that_generate_gives(pasto, project):
 
 @pytest.mark.parametrize(
     "option",
-    [("--baseline", "prompt"), ("--equal-kl",), ("--value", "honesty"), ("--label-sign", "original"), ("--data", ".")],
+    [
+        ("--baseline", "prompt"),
+        ("--equal-kl",),
+        ("--value", "honesty"),
+        ("--label-sign", "original"),
+        ("--data", "."),
+    ],
     ids=lambda option: option[0],
 )
 def test_sentiment_passes_over_no_option(pasto, project, option):
@@ -205,7 +246,8 @@ def test_sentiment_can_be_the_recipes_benchmark(pasto, project):
     assert (said.code, said.out) == (1, "") and "--baseline does not go with" in said.error
 
 
-# --------------------------------------------------------------------------------------------------- lists of benchmarks
+# ---------------------------------------------------------------------------------------------------
+# lists of benchmarks
 
 
 def test_benchmarks_lists_each_with_n_licence_and_source(pasto):
@@ -213,10 +255,13 @@ def test_benchmarks_lists_each_with_n_licence_and_source(pasto):
     assert [entry["name"] for entry in entries] == [*benchmark_names(), "sentiment"]
     for entry in entries:
         assert set(entry) == {"name", "title", "n", "licence", "source"} and all(entry.values())
-        workflows.check_benchmark(entry["name"])  # what is listed can be run
+        check_benchmark(entry["name"])  # what is listed can be run
     counts = {entry["name"]: entry["n"] for entry in entries}
     targets = [item for item in load_benchmark("mini-dilemmas").items if item.kind == "target"]
-    assert f"{len(targets)} rows" in counts["mini-dilemmas"] and "1,360 dilemmas" in counts["dailydilemmas"]
+    assert (
+        f"{len(targets)} rows" in counts["mini-dilemmas"]
+        and "1,360 dilemmas" in counts["dailydilemmas"]
+    )
     assert counts["sentiment"] == f"{len(bundled.lines('sentiment_prompts.txt'))} prompts"
 
 
@@ -234,11 +279,24 @@ def test_benchmarks_counts_dailydilemmas_where_it_lies(pasto, dailydilemmas):
     assert entries[0]["n"].startswith("1,360 dilemmas, 2,720 rows, 80 control rows")
 
 
-# --------------------------------------------------------------------------------------------------- benchmarks of JSONL
+# ---------------------------------------------------------------------------------------------------
+# benchmarks of JSONL
 
-TEA = [{"id": "tea", "kind": "preference", "questions": ["Is tea better than juice?", "Is juice better than tea?"]}]
+TEA = [
+    {
+        "id": "tea",
+        "kind": "preference",
+        "questions": ["Is tea better than juice?", "Is juice better than tea?"],
+    }
+]
 MINE = [
-    {"name": "kettle", "title": "Questions about kettles", "licence": "CC0", "source": "our kitchen", "controls": TEA},
+    {
+        "name": "kettle",
+        "title": "Questions about kettles",
+        "licence": "CC0",
+        "source": "our kitchen",
+        "controls": TEA,
+    },
     {"question": "Did you leave the kettle on?", "value": "candour", "matching": "yes"},
     {
         "id": "cup",
@@ -281,19 +339,30 @@ def test_a_jsonl_file_of_our_own_form(pasto, project):
     assert (run.licence, run.source) == ("CC0", "our kitchen")
     rows = [row for row in run.rows if row.kind == "target"]
     assert [(row.id, row.labels, row.yes_no) for row in rows] == [
-        ("q2", {"candour": 1}, True), ("cup", {"candour": 1}, False), ("q4", {"candour": -1}, True),
-    ]  # fmt: skip
+        ("q2", {"candour": 1}, True),
+        ("cup", {"candour": 1}, False),
+        ("q4", {"candour": -1}, True),
+    ]
 
 
 def test_a_jsonl_file_of_model_written_evaluations(pasto, project):
     (project.root / "self-report.jsonl").write_text(as_jsonl(WRITTEN))
-    said = pasto("eval", "-b", "self-report.jsonl", "--value", "self-report", "--json")  # no value is given: the file's name
+    said = pasto(
+        "eval", "-b", "self-report.jsonl", "--value", "self-report", "--json"
+    )  # no value is given: the file's name
     assert said.code == 0, said.err
     run = parse(said.out)
-    assert (run.benchmark, run.licence, run.source) == ("self-report", "unknown", "self-report.jsonl")
+    assert (run.benchmark, run.licence, run.source) == (
+        "self-report",
+        "unknown",
+        "self-report.jsonl",
+    )
     rows = [row for row in run.rows if row.kind == "target"]
     assert [row.yes_no for row in rows] == [False, False, True]
-    assert (run.scores["n_target"], run.scores["n_control"]) == (3, 80)  # controls are the bundled ones
+    assert (run.scores["n_target"], run.scores["n_control"]) == (
+        3,
+        80,
+    )  # controls are the bundled ones
     assert run.scores["coefficients"]["0"]["acquiescence"]["n"] == 3
     assert all(row.labels == {"self-report": 1} for row in rows)
 
@@ -302,7 +371,9 @@ def test_a_letter_that_matches_is_the_one_that_scores(pasto, project):
     """The same question with the matching letter turned round has the score turned round."""
     score_every_answer(project.run)
     turned = {"answer_matching_behavior": " (B)", "answer_not_matching_behavior": " (A)"}
-    (project.root / "x.jsonl").write_text(as_jsonl([{"controls": TEA}, WRITTEN[0], WRITTEN[0] | turned]))
+    (project.root / "x.jsonl").write_text(
+        as_jsonl([{"controls": TEA}, WRITTEN[0], WRITTEN[0] | turned])
+    )
     rows = parse(pasto("eval", "-b", "x.jsonl", "--value", "x", "--json").out).rows[:2]
     for coefficient in ("-1", "0", "1"):
         one, other = (row.answers[coefficient].y for row in rows)
@@ -310,7 +381,9 @@ def test_a_letter_that_matches_is_the_one_that_scores(pasto, project):
 
 
 def test_a_string_of_a_jsonl_file_may_hold_a_line_separator(pasto, project):
-    (project.root / "mine.jsonl").write_text(as_jsonl([MINE[1] | {"question": "One line.\u2028Another.\x85A third?"}]))
+    (project.root / "mine.jsonl").write_text(
+        as_jsonl([MINE[1] | {"question": "One line.\u2028Another.\x85A third?"}])
+    )
     assert pasto("eval", "--oracles", "-b", "mine.jsonl", "--value", "candour").code == 0
 
 
@@ -318,18 +391,23 @@ BAD_LINES = {
     "not JSON": ('{"question": ', "mine.jsonl:2: Expecting value"),
     "not an object": ("[1]", "mine.jsonl:2: a line must be a JSON object"),
     "no matching answer": ('{"question": "Is it?"}', "mine.jsonl:2: matching: Field required"),
-    "an unknown key": ('{"question": "Is it?", "matching": "yes", "answer": 1}', "mine.jsonl:2: answer: Extra inputs"),
+    "an unknown key": (
+        '{"question": "Is it?", "matching": "yes", "answer": 1}',
+        "mine.jsonl:2: answer: Extra inputs",
+    ),
     "an index of no choice": (
-        '{"question": "Which?", "choices": ["this", "that"], "matching": [2]}', "mine.jsonl:2: file: Value error, matching must"
+        '{"question": "Which?", "choices": ["this", "that"], "matching": [2]}',
+        "mine.jsonl:2: file: Value error, matching must",
     ),
     "a letter without its choice": (
         '{"question": "Which?\\n (A) this", "answer_matching_behavior": "(A)", "answer_not_matching_behavior": "(B)"}',
         "mine.jsonl:2: the question names 1 choices, its answers 2",
     ),
     "answers without a question": (
-        '{"answer_matching_behavior": " (A)", "answer_not_matching_behavior": " (B)"}', "mine.jsonl:2: question:"
+        '{"answer_matching_behavior": " (A)", "answer_not_matching_behavior": " (B)"}',
+        "mine.jsonl:2: question:",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("line", "error"), BAD_LINES.values(), ids=BAD_LINES)
@@ -343,10 +421,15 @@ def test_a_bad_line_of_a_jsonl_file_is_named(pasto, project, line, error):
 def test_a_first_line_that_is_neither_head_nor_question_is_named(pasto, project):
     (project.root / "mine.jsonl").write_text('\n{"qestion": "Is it?", "matching": "yes"}\n')
     said = pasto("eval", "-b", "mine.jsonl")
-    assert (said.code, said.out) == (1, "") and "mine.jsonl:2:" in said.error and "unknown key" in said.error
+    assert (
+        (said.code, said.out) == (1, "")
+        and "mine.jsonl:2:" in said.error
+        and "unknown key" in said.error
+    )
 
 
-# ---------------------------------------------------------------------------------------------- oracles, and disturbance
+# ----------------------------------------------------------------------------------------------
+# oracles, and disturbance
 
 
 @pytest.mark.parametrize(
@@ -370,12 +453,17 @@ def test_oracles_pass_over_no_option(pasto, project, option, name):
 
 def test_oracles_on_sentiment_are_refused(pasto, tmp_path):
     said = pasto("eval", "--oracles", "-b", "sentiment")
-    assert (said.code, said.out) == (1, "") and "sentiment has none" in said.error and said.next_step
+    assert (
+        (said.code, said.out) == (1, "") and "sentiment has none" in said.error and said.next_step
+    )
 
 
 def test_a_comparison_of_several_adapters_is_refused(pasto, tmp_path):
     said = pasto("eval", "runs/a", "runs/b", "--baseline", "prompt")
-    assert (said.code, said.out) == (1, "") and said.error == "error: several adapters do not go with a comparison"
+    assert (said.code, said.out) == (
+        1,
+        "",
+    ) and said.error == "error: several adapters do not go with a comparison"
 
 
 def test_eval_measures_what_the_dial_disturbs(pasto, project):
@@ -384,10 +472,16 @@ def test_eval_measures_what_the_dial_disturbs(pasto, project):
     assert said.code == 0, said.err
     run = parse((project.run / "eval" / "own.json").read_text())
     assert list(run.disturbance) == ["-1", "-0.5", "0", "1"]
-    assert run.disturbance["0"]["kl_p95"]["value"] == run.disturbance["0"]["nll_shift"]["value"] == 0
+    assert (
+        run.disturbance["0"]["kl_p95"]["value"] == run.disturbance["0"]["nll_shift"]["value"] == 0
+    )
     kl = {a: found["kl_p95"] for a, found in run.disturbance.items()}
-    assert 0 < kl["-0.5"]["value"] < kl["-1"]["value"] and kl["1"]["value"] > 0  # half the way disturbs less
-    assert all(e["low"] <= e["value"] <= e["high"] and e["clusters"] == PROMPTS for e in kl.values())
+    assert (
+        0 < kl["-0.5"]["value"] < kl["-1"]["value"] and kl["1"]["value"] > 0
+    )  # half the way disturbs less
+    assert all(
+        e["low"] <= e["value"] <= e["high"] and e["clusters"] == PROMPTS for e in kl.values()
+    )
     shift = run.disturbance["1"]["nll"]["value"] - run.disturbance["0"]["nll"]["value"]
     assert run.disturbance["1"]["nll_shift"]["value"] == pytest.approx(shift, abs=1e-9)
     assert f"on {PROMPTS} neutral prompts" in said.out and f"{kl['1']['value']:.2f} [" in said.out
@@ -402,11 +496,13 @@ def test_eval_twice_gives_the_same_rows_and_scores(pasto, project):
     assert first["scores"]["slope"]["value"] is not None  # there was something to compare
 
 
-# ------------------------------------------------------------------------------------------------------------ the report
+# ------------------------------------------------------------------------------------------------------------
+# the report
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, the text of a page, that of each part under its heading, and what stands in <style>."""
+    """Tags with their attributes, the text of a page, that of each part under its heading, and what
+    stands in <style>."""
 
     def __init__(self, path):
         super().__init__()
@@ -448,7 +544,8 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def measured_once(trained, tmp_path_factory):
-    """A finished run with an evaluation, a comparison and sentiment, shared by the module: nothing may change it."""
+    """A finished run with an evaluation, a comparison and sentiment, shared by the module: nothing
+    may change it."""
     root = tmp_path_factory.mktemp("measured")
     shutil.copytree(trained.root / "runs", root / "runs", symlinks=True)
     run = root / "runs" / trained.run.name
@@ -484,11 +581,20 @@ def reported(pasto, project, *args):
 
 def test_report_has_a_part_for_everything_that_was_measured(page, measured_once):
     assert page.headings == [
-        "Certificate: sign and strength on held-out text", "A benchmark of our own", "Beside other methods on own",
-        "Sentiment of answers to neutral open prompts", "Training", "Texts", "How it was made", "How to cite",
-    ]  # fmt: skip
+        "Certificate: sign and strength on held-out text",
+        "A benchmark of our own",
+        "Beside other methods on own",
+        "Sentiment of answers to neutral open prompts",
+        "Training",
+        "Texts",
+        "How it was made",
+        "How to cite",
+    ]
     run = parse((measured_once.run / "eval" / "own.json").read_text())
-    assert "candour: n = 2 rows of 1 dilemmas and 4 control rows. Source: this test; licence MIT." in page.text
+    assert (
+        "candour: n = 2 rows of 1 dilemmas and 4 control rows. Source: this test; licence MIT."
+        in page.text
+    )
     assert f"{run.scores['slope']['value']:+.2f}" in page.text
     for caption in (
         "Dose-response",
@@ -508,7 +614,18 @@ def test_every_figure_of_a_report_says_what_it_shows(page):
 
 
 def test_report_loads_nothing_from_anywhere(page):
-    assert not page.names & {"script", "link", "img", "image", "iframe", "object", "embed", "base", "source", "form"}
+    assert not page.names & {
+        "script",
+        "link",
+        "img",
+        "image",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "source",
+        "form",
+    }
     for name, value in page.attributes:
         if name in ("src", "href", "xlink:href", "srcset", "data", "poster", "action"):
             assert value.startswith("#"), (name, value)
@@ -527,7 +644,11 @@ def test_report_shares_no_id_between_its_figures(page):
 
 def test_report_before_any_evaluation(pasto, project):
     page = reported(pasto, project, "--samples", 0)
-    assert page.headings[0].startswith("Certificate") and "Training" in page.headings and "Texts" not in page.headings
+    assert (
+        page.headings[0].startswith("Certificate")
+        and "Training" in page.headings
+        and "Texts" not in page.headings
+    )
     assert "No benchmark was run yet" in page.text
 
 
@@ -542,9 +663,14 @@ def test_report_shows_texts_and_keeps_them(pasto, project):
     prompts = bundled.lines("sentiment_prompts.txt")[:2]
     kept = strict((project.run / "samples.json").read_text())
     assert [sample["prompt"] for sample in kept] == prompts
-    assert set(kept[0]["texts"]) == {"-1", "0 (base)", "+1"} and len(set(kept[0]["texts"].values())) > 1
+    assert (
+        set(kept[0]["texts"]) == {"-1", "0 (base)", "+1"}
+        and len(set(kept[0]["texts"].values())) > 1
+    )
     for sample in kept:
-        assert sample["prompt"] in page.text and all(text in page.text for text in sample["texts"].values())
+        assert sample["prompt"] in page.text and all(
+            text in page.text for text in sample["texts"].values()
+        )
     (project.run / "adapter" / "adapter.safetensors").unlink()
     assert reported(pasto, project, "--samples", 2).text == page.text  # no model is needed again
     assert prompts[1] not in reported(pasto, project, "--samples", 1).text
@@ -558,10 +684,13 @@ def test_report_shows_the_texts_of_the_sentiment_benchmark(pasto, measured):
 
 
 def test_report_of_sentiment_on_one_prompt(pasto, project):
-    """One prompt has no interval: the file holds null, and the page draws the curve without a band."""
+    """One prompt has no interval: the file holds null, and the page draws the curve without a
+    band."""
     assert pasto("eval", "-b", "sentiment", "--limit", 1).code == 0
     page = reported(pasto, project)
-    assert "Sentiment of answers to neutral open prompts" in page.headings and "nan" not in page.text
+    assert (
+        "Sentiment of answers to neutral open prompts" in page.headings and "nan" not in page.text
+    )
 
 
 def test_report_goes_where_it_is_told(pasto, measured):
@@ -570,14 +699,29 @@ def test_report_goes_where_it_is_told(pasto, measured):
     page = measured.root / "page.html"
     assert strict(said.out) == {"report": "page.html", "bytes": page.stat().st_size}
     assert "</html>" in page.read_text() and contents(measured.run) == before
-    assert pasto("report", "--out", "page.html").out == f"report: page.html ({page.stat().st_size / 1e3:.0f} kB)\n"
+    assert (
+        pasto("report", "--out", "page.html").out
+        == f"report: page.html ({page.stat().st_size / 1e3:.0f} kB)\n"
+    )
 
 
 MISSING = {
     "a folder that is not there": (("runs/gone",), "runs/gone", "runs/latest"),
-    "a folder that is not there, by path": (("./gone",), "gone: no adapter here", "folder of a run"),
-    "an adapter without its run": (("bare",), "bare: a report needs the folder of a run", "runs/latest"),
-    "a folder that cannot be written to": (("--out", "gone/page.html"), "cannot write gone/page.html", "--out"),
+    "a folder that is not there, by path": (
+        ("./gone",),
+        "gone: no adapter here",
+        "folder of a run",
+    ),
+    "an adapter without its run": (
+        ("bare",),
+        "bare: a report needs the folder of a run",
+        "runs/latest",
+    ),
+    "a folder that cannot be written to": (
+        ("--out", "gone/page.html"),
+        "cannot write gone/page.html",
+        "--out",
+    ),
 }
 
 
@@ -593,7 +737,11 @@ def test_a_report_that_cannot_be_made(pasto, project, args, error, next_step):
 
 def test_a_report_without_any_run(pasto, tmp_path):
     said = pasto("report")
-    assert (said.code, said.out) == (1, "") and "no finished run in runs/" in said.error and "pasto train" in said.next_step
+    assert (
+        (said.code, said.out) == (1, "")
+        and "no finished run in runs/" in said.error
+        and "pasto train" in said.next_step
+    )
 
 
 def test_a_report_of_a_damaged_history_is_refused(pasto, project):
@@ -612,7 +760,11 @@ def test_half_a_last_line_of_history_is_passed_over(pasto, project):
 
 
 def test_a_report_passes_over_files_that_are_no_evaluations(pasto, measured):
-    for name, text in (("half.json", "{"), ("list.json", "[]"), ("old.json", '{"format_version": 1}')):
+    for name, text in (
+        ("half.json", "{"),
+        ("list.json", "[]"),
+        ("old.json", '{"format_version": 1}'),
+    ):
         (measured.run / "eval" / name).write_text(text)
     assert "A benchmark of our own" in reported(pasto, measured).headings
 
@@ -637,17 +789,24 @@ def test_report_shows_markup_as_text(pasto, measured):
     path.write_text(json.dumps(found))
     path = measured.run / "eval" / "own.json"
     path.write_text(
-        json.dumps(json.loads(path.read_text()) | {"title": nasty, "source": nasty, "licence": nasty, "value": nasty})
+        json.dumps(
+            json.loads(path.read_text())
+            | {"title": nasty, "source": nasty, "licence": nasty, "value": nasty}
+        )
     )
     page = reported(pasto, measured)
     assert not page.names & {"b", "script"}
-    assert page.text.count(nasty) >= 4 + 2 * 4  # title, source, licence, value; two prompts and their three texts
+    assert (
+        page.text.count(nasty) >= 4 + 2 * 4
+    )  # title, source, licence, value; two prompts and their three texts
     assert all(f"{nasty} at {a}" in page.text for a in ("-1", "0", "1"))
 
 
 def test_two_reports_of_a_run_are_the_same_bytes(pasto, measured):
     assert pasto("report").code == pasto("report", "runs/latest", "--out", "again.html").code == 0
-    assert (measured.run / "report.html").read_bytes() == (measured.root / "again.html").read_bytes()
+    assert (measured.run / "report.html").read_bytes() == (
+        measured.root / "again.html"
+    ).read_bytes()
 
 
 def test_report_of_undefined_scores_says_undefined(pasto, project):
@@ -661,11 +820,14 @@ def test_report_of_undefined_scores_says_undefined(pasto, project):
 def test_report_of_an_interrupted_training(pasto, project):
     path = project.run / "adapter" / "pasto.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"certificate": None}))
-    assert "There is none: training was interrupted" in reported(pasto, project, "--samples", 0).text
+    assert (
+        "There is none: training was interrupted" in reported(pasto, project, "--samples", 0).text
+    )
 
 
 def test_report_compares_only_what_was_asked_the_same(pasto, measured):
-    """Results of an earlier comparison, on other rows, stay in eval/: they must not stand in one figure with the last."""
+    """Results of an earlier comparison, on other rows, stay in eval/: they must not stand in one
+    figure with the last."""
     part = "Beside other methods on own"
     assert "prompt" in reported(pasto, measured).parts[part]
     path = measured.run / "eval" / "own-prompt-compared.json"

@@ -12,9 +12,15 @@ from integration.terminal import SHORT, TINY
 FAST = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def launch(folder, *words, launcher=("torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29613")):
+def launch(
+    folder,
+    *words,
+    launcher=("torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29613"),
+):
     code = [sys.executable, "-m", *launcher, "-m", "pasto_cli", *map(str, words)]
-    return subprocess.run(code, cwd=folder, capture_output=True, text=True, env=os.environ | FAST, timeout=300)
+    return subprocess.run(
+        code, cwd=folder, capture_output=True, text=True, env=os.environ | FAST, timeout=300
+    )
 
 
 @pytest.mark.slow
@@ -23,20 +29,28 @@ def test_two_processes_train_and_measure_one_adapter(tmp_path):
     done = launch(tmp_path, *arguments)
     alone = subprocess.run(
         [sys.executable, "-m", "pasto_cli", *map(str, arguments), "--out", "alone"],
-        cwd=tmp_path, capture_output=True, text=True, env=os.environ | FAST,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | FAST,
+    )
     assert (done.returncode == 0) == (alone.returncode == 0), done.stderr
     runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert len(runs) == 2 and runs[1] == "latest"
     assert done.stdout.count("Certificate") == alone.stdout.count("Certificate") == 1
     assert done.stderr.count("validation") == alone.stderr.count("validation") == 2
-    two, one = (load_file(tmp_path / root / "latest" / "adapter" / "adapter.safetensors") for root in ("runs", "alone"))
+    two, one = (
+        load_file(tmp_path / root / "latest" / "adapter" / "adapter.safetensors")
+        for root in ("runs", "alone")
+    )
     assert max((two[name] - one[name]).abs().max().item() for name in one) < 1e-5
 
     done = launch(tmp_path, "eval", "--benchmark", "mini-dilemmas", "--limit", "6")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Steering F1") <= 2
-    assert [path.name for path in (tmp_path / "runs" / "latest" / "eval").iterdir()] == ["mini-dilemmas.json"]
+    assert [path.name for path in (tmp_path / "runs" / "latest" / "eval").iterdir()] == [
+        "mini-dilemmas.json"
+    ]
 
 
 @pytest.mark.slow

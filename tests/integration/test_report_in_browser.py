@@ -1,4 +1,5 @@
-"""The report as a browser shows it: nothing is cut off on a desk or on a telephone, and the figures are drawn."""
+"""The report as a browser shows it: nothing is cut off on a desk or on a telephone, and the figures
+are drawn."""
 
 import os
 import re
@@ -11,19 +12,20 @@ import pytest
 from PIL import Image
 
 from integration.terminal import call_in
-from pasto_cli import bundled
-from pasto_cli.evaluation.benchmarks import load_benchmark
-from pasto_cli.evaluation.metrics import Table, scores
-from pasto_cli.evaluation.oracles import COEFFICIENTS, simulate
-from pasto_cli.evaluation.plots import COLOURS
-from pasto_cli.evaluation.results import EvalRun, dump, key
-from pasto_cli.evaluation.sentiment import score_texts
+from pasto_cli.base import bundled
+from pasto_cli.core.evaluation.benchmarks import load_benchmark
+from pasto_cli.core.evaluation.metrics import Table, scores
+from pasto_cli.core.evaluation.oracles import COEFFICIENTS, simulate
+from pasto_cli.core.evaluation.sentiment import score_texts
+from pasto_cli.core.records.evaluation import EvalRun, dump, key
+from pasto_cli.core.report.plots import COLOURS
 
 pytestmark = pytest.mark.slow
 WIDTHS = (1280, 400)
 FIGURES = 24
-"""Certificate; dose, side effects, flips, mass, KL, NLL, values, frameworks; the first six again with the published sign; two
-comparisons; sentiment, repetition, length; loss terms, strength, direction, gap."""
+"""Certificate; dose, side effects, flips, mass, KL, NLL, values, frameworks; the first six again
+with the published sign; two comparisons; sentiment, repetition, length; loss terms, strength,
+direction, gap."""
 GREEN, RED = (0, 255, 0), (255, 0, 0)
 # A window opens at some width of its own and gets its size later, before a picture of it is taken.
 CHECK = """
@@ -76,7 +78,9 @@ check();
 @pytest.fixture(scope="module")
 def browser():
     """Path of a Chromium; CI must have one, a user's machine may not."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if found is None:
         if os.environ.get("CI"):
             pytest.fail("no Chromium: the report cannot be looked at")
@@ -86,7 +90,8 @@ def browser():
 
 @pytest.fixture(scope="module")
 def rows():
-    """Rows of a perfect steerer; each label also stands for a class of a framework, as in DailyDilemmas."""
+    """Rows of a perfect steerer; each label also stands for a class of a framework, as in
+    DailyDilemmas."""
     found = simulate(load_benchmark("mini-dilemmas").items, "honesty", "perfect", 0)
     for row in found:
         row.labels.update({f"MFT: of {value}": label for value, label in list(row.labels.items())})
@@ -95,7 +100,8 @@ def rows():
 
 @pytest.fixture(scope="module")
 def page(trained, rows, tmp_path_factory):
-    """The report of a run on which everything was measured. Random weights answer nothing: a simulated steerer answers."""
+    """The report of a run on which everything was measured. Random weights answer nothing: a
+    simulated steerer answers."""
     root = tmp_path_factory.mktemp("page")
     shutil.copytree(trained.root / "runs", root / "runs", symlinks=True)
     folder = root / "runs" / trained.run.name / "eval"
@@ -106,25 +112,58 @@ def page(trained, rows, tmp_path_factory):
         return {"value": value, "low": value * 0.8, "high": value * 1.3, "n": 24, "clusters": 24}
 
     sizes = {"kl_p95": 0.9, "kl_mean": 0.3, "nll_shift": 0.1}
-    disturbance = {key(a): {name: estimate(size * abs(a)) for name, size in sizes.items()} for a in COEFFICIENTS}
+    disturbance = {
+        key(a): {name: estimate(size * abs(a)) for name, size in sizes.items()}
+        for a in COEFFICIENTS
+    }
 
     def write(name, sign="own", **provenance):
         run = EvalRun(
-            benchmark=benchmark.name, title=benchmark.title, licence=benchmark.licence, source=benchmark.source,
-            value="honesty", coefficients=list(COEFFICIENTS), pmass_threshold=0.05, partial=False, rows=rows,
-            label_sign=sign, scores=found[sign], disturbance=disturbance, provenance=provenance,
-        )  # fmt: skip
+            benchmark=benchmark.name,
+            title=benchmark.title,
+            licence=benchmark.licence,
+            source=benchmark.source,
+            value="honesty",
+            coefficients=list(COEFFICIENTS),
+            pmass_threshold=0.05,
+            partial=False,
+            rows=rows,
+            label_sign=sign,
+            scores=found[sign],
+            disturbance=disturbance,
+            provenance=provenance,
+        )
         (folder / name).write_text(dump(run))
 
-    found = {s: scores(Table(rows, "honesty", COEFFICIENTS, 0.05, label_sign=s)) for s in ("own", "original")}
+    found = {
+        s: scores(Table(rows, "honesty", COEFFICIENTS, 0.05, label_sign=s))
+        for s in ("own", "original")
+    }
     write("mini-dilemmas.json")
     write("mini-dilemmas-original-sign.json", "original")
-    for method in ("adapter", "prompt", "engineered-prompt", "control-vector", "mean-diff", "random-rotation"):
+    for method in (
+        "adapter",
+        "prompt",
+        "engineered-prompt",
+        "control-vector",
+        "mean-diff",
+        "random-rotation",
+    ):
         for equal, ending in ((False, "compared"), (True, "equal-kl")):
-            write(f"mini-dilemmas-{method}-{ending}.json", method=method, equal_kl=equal, created="2026-01-01T00:00:00Z")
+            write(
+                f"mini-dilemmas-{method}-{ending}.json",
+                method=method,
+                equal_kl=equal,
+                created="2026-01-01T00:00:00Z",
+            )
     prompts = bundled.lines("sentiment_prompts.txt")
-    texts = [["What a sad, dull day.", f"It is a day. {'long' * 30}", "What a happy, bright day it is!"] for _ in prompts]
-    (folder / "sentiment.json").write_text(score_texts(prompts, COEFFICIENTS, texts, 0, {}).model_dump_json())
+    texts = [
+        ["What a sad, dull day.", f"It is a day. {'long' * 30}", "What a happy, bright day it is!"]
+        for _ in prompts
+    ]
+    (folder / "sentiment.json").write_text(
+        score_texts(prompts, COEFFICIENTS, texts, 0, {}).model_dump_json()
+    )
     said = call_in(root, "report")
     assert said.code == 0, said.err
     return root / "runs" / trained.run.name / "report.html"
@@ -132,16 +171,27 @@ def page(trained, rows, tmp_path_factory):
 
 @pytest.fixture()
 def look(browser, tmp_path):
-    """`look(page, width, height)`: a picture of a page in a window of that size, (height, width, 3) bytes."""
+    """`look(page, width, height)`: a picture of a page in a window of that size, (height, width, 3)
+    bytes."""
 
     def take(page: Path, width: int, height: int):
         picture = tmp_path / f"{width}.png"
         command = [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-            f"--user-data-dir={tmp_path / 'browser'}", f"--window-size={width},{height}", f"--screenshot={picture}",
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--hide-scrollbars",
+            f"--user-data-dir={tmp_path / 'browser'}",
+            f"--window-size={width},{height}",
+            f"--screenshot={picture}",
             page.resolve().as_uri(),
-        ]  # fmt: skip
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=180)
         assert picture.exists(), done.stderr
         return np.asarray(Image.open(picture).convert("RGB"))
@@ -150,7 +200,8 @@ def look(browser, tmp_path):
 
 
 def checked(look, page, width, folder, spoil=lambda html: html):
-    """Colour of the page's own verdict in a window, and the file of the picture that holds its reasons."""
+    """Colour of the page's own verdict in a window, and the file of the picture that holds its
+    reasons."""
     html = spoil(page.read_text(encoding="utf-8"))
     script = CHECK.replace("WIDTH", str(width)).replace("FIGURES", str(FIGURES))
     copy = folder / "checked.html"
@@ -168,11 +219,21 @@ def test_nothing_is_cut_off_and_every_figure_is_drawn(page, look, tmp_path, widt
 
 
 SPOILT = {
-    "a wide element": lambda html: html.replace("<main>", '<main><div style="width: 2000px">wide</div>'),
-    "a figure too few": lambda html: re.sub("<figure>.*?</figure>", "", html, count=1, flags=re.DOTALL),
-    "empty figures": lambda html: html.replace("</style>", "figure path { display: none } </style>", 1),
-    "narrow figures": lambda html: html.replace("figure svg {", "figure svg { width: 200px !important;"),
-    "a cut label": lambda html: html.replace("prompt-equivalents</text>", f"{'prompt-equivalents ' * 9}</text>"),
+    "a wide element": lambda html: html.replace(
+        "<main>", '<main><div style="width: 2000px">wide</div>'
+    ),
+    "a figure too few": lambda html: re.sub(
+        "<figure>.*?</figure>", "", html, count=1, flags=re.DOTALL
+    ),
+    "empty figures": lambda html: html.replace(
+        "</style>", "figure path { display: none } </style>", 1
+    ),
+    "narrow figures": lambda html: html.replace(
+        "figure svg {", "figure svg { width: 200px !important;"
+    ),
+    "a cut label": lambda html: html.replace(
+        "prompt-equivalents</text>", f"{'prompt-equivalents ' * 9}</text>"
+    ),
     "a broken word": lambda html: html.replace("overflow-wrap: break-word", ""),
 }
 

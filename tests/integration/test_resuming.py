@@ -1,4 +1,5 @@
-"""Runs that survive: kill -9 at random moments, Ctrl-C, a second process, finished runs, vanished files, full disks."""
+"""Runs that survive: kill -9 at random moments, Ctrl-C, a second process, finished runs, vanished
+files, full disks."""
 
 import json
 import os
@@ -8,8 +9,8 @@ import sys
 import pytest
 
 from integration.terminal import ROOT, TINY, contents
-from pasto_cli.core import checkpoint, trainer
-from pasto_cli.core.objective import Objective
+from pasto_cli.core.training import checkpoint, trainer
+from pasto_cli.core.training.objective import Objective
 
 MOMENTS = 5
 """Of each seed."""
@@ -20,16 +21,29 @@ BRIEF = ("--set", "training.epochs=2", "--set", "pairs.count=16")
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tmp_path, seed):
-    command = [sys.executable, "-m", "integration.kills", str(TINY), str(tmp_path), str(seed), str(MOMENTS), *BRIEF]
+    command = [
+        sys.executable,
+        "-m",
+        "integration.kills",
+        str(TINY),
+        str(tmp_path),
+        str(seed),
+        str(MOMENTS),
+        *BRIEF,
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, cwd=tmp_path)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=900, env=environment, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     whole, *killed = [json.loads(line) for line in done.stdout.splitlines()]
     assert whole["code"] in (0, 1) and len(killed) == MOMENTS
     begun = [moment for moment in killed if moment["begun"]]
     assert begun, killed
     for moment in begun:
-        assert moment["same"] and moment["codes"][-1] == whole["code"] and not moment["left"], moment
+        assert moment["same"] and moment["codes"][-1] == whole["code"] and not moment["left"], (
+            moment
+        )
 
 
 def test_the_same_run_twice_gives_the_same_bytes(pasto, trained, tmp_path):
@@ -62,7 +76,10 @@ def interrupted(pasto, tmp_path, monkeypatch):
 
 
 def test_ctrl_c_can_be_taken_back(pasto, interrupted, tmp_path):
-    steps = [json.loads(line)["step"] for line in (interrupted / "history.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"]
+        for line in (interrupted / "history.jsonl").read_text().splitlines()
+    ]
     assert max(steps) == 3
     said = pasto("train", "--resume", interrupted)
     assert said.code in (0, 1) and "going on after step 3" in said.err
@@ -75,8 +92,10 @@ def test_ctrl_c_can_be_taken_back(pasto, interrupted, tmp_path):
         contents(interrupted / "adapter")["adapter.safetensors"]
         == contents((tmp_path / "other" / "latest" / "adapter").resolve())["adapter.safetensors"]
     )
-    lines = [[json.loads(x) | {"seconds": 0} for x in (r / "history.jsonl").read_text().splitlines()]
-             for r in (interrupted, tmp_path / "other" / "latest")]  # fmt: skip
+    lines = [
+        [json.loads(x) | {"seconds": 0} for x in (r / "history.jsonl").read_text().splitlines()]
+        for r in (interrupted, tmp_path / "other" / "latest")
+    ]
     assert lines[0] == lines[1]
 
 
@@ -106,10 +125,16 @@ def test_what_vanished_or_is_damaged_is_a_clear_line(pasto, interrupted, name, c
     assert contents(interrupted / "adapter") == before
 
 
-@pytest.mark.parametrize("args", [(), ("recipe.yaml", "--resume", "runs/x"), ("--resume", "runs/x", "--set", "name=a")])
+@pytest.mark.parametrize(
+    "args", [(), ("recipe.yaml", "--resume", "runs/x"), ("--resume", "runs/x", "--set", "name=a")]
+)
 def test_resume_and_recipe_exclude_each_other(pasto, args):
     said = pasto("train", *args)
-    assert (said.code, "Missing argument" in said.err) == (2, True) if not args else "from the run" in said.error
+    assert (
+        (said.code, "Missing argument" in said.err) == (2, True)
+        if not args
+        else "from the run" in said.error
+    )
 
 
 def test_a_run_that_failed_before_it_began_leaves_nothing(pasto, tmp_path):
@@ -117,7 +142,9 @@ def test_a_run_that_failed_before_it_began_leaves_nothing(pasto, tmp_path):
     assert said.code == 1 and not (tmp_path / "runs").exists()
 
 
-def test_a_loss_that_is_not_finite_leaves_its_batch_and_the_last_good_adapter(pasto, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_leaves_its_batch_and_the_last_good_adapter(
+    pasto, tmp_path, monkeypatch
+):
     real, calls = Objective.__call__, []
 
     def break_later(self, *args, **more):
@@ -127,8 +154,14 @@ def test_a_loss_that_is_not_finite_leaves_its_batch_and_the_last_good_adapter(pa
 
     monkeypatch.setattr(Objective, "__call__", break_later)
     said = pasto("train", TINY, *RESUMABLE)
-    assert said.code == 1 and "the loss is nan at step 3" in said.error and "failed_batch.json" in said.next_step
+    assert (
+        said.code == 1
+        and "the loss is nan at step 3" in said.error
+        and "failed_batch.json" in said.next_step
+    )
     (run,) = (tmp_path / "runs").iterdir()
     failed = json.loads((run / "failed_batch.json").read_text())
-    assert "nan" in failed["problem"] and all(row["chosen"] and row["rejected"] for row in failed["pairs"])
+    assert "nan" in failed["problem"] and all(
+        row["chosen"] and row["rejected"] for row in failed["pairs"]
+    )
     assert pasto("generate", "--adapter", run, "--max-new-tokens", "1", "Hello").code == 0

@@ -7,15 +7,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pasto_cli.core.adapter import Adapter, Factors, Rotation, bounded_skew, cayley, decompose, largest_angle
-from pasto_cli.errors import PastoError
+from pasto_cli.base.errors import PastoError
+from pasto_cli.core.steering.adapter import (
+    Adapter,
+    Factors,
+    Rotation,
+    bounded_skew,
+    cayley,
+    decompose,
+    largest_angle,
+)
 from variants import BOUNDS, MODELS
 
 IDS = torch.arange(40, 70)[None]
 
 
 def random_skew(seed, r=10, std=1.0):
-    return torch.randn(r, r, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * std
+    return (
+        torch.randn(r, r, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * std
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -30,7 +40,9 @@ def test_rotation_laws(bound, seed, std, a):
     torch.testing.assert_close(cayley(skew, -a), r.mT, rtol=0, atol=1e-9)
     assert torch.equal(cayley(skew, 0.0), eye)
     # The stated angle is the true one: cos of the angles are the real parts of the eigenvalues.
-    assert math.degrees(torch.linalg.eigvals(r).angle().abs().max()) == pytest.approx(largest_angle(skew, a), abs=1e-5)
+    assert math.degrees(torch.linalg.eigvals(r).angle().abs().max()) == pytest.approx(
+        largest_angle(skew, a), abs=1e-5
+    )
 
 
 @given(seed=st.integers(0, 999), std=st.floats(0.01, 5), degrees=st.floats(5, 170))
@@ -69,17 +81,22 @@ def test_zero_is_the_base_bit_for_bit_and_leaving_restores_it(tiny, make_adapter
 @pytest.mark.parametrize("bound", BOUNDS)
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_equals_the_dense_formula(tiny, make_adapter, name, bound):
-    """y = x (W + dW)^T with W + dW = U diag(S + a delta) R^T V^T + W_res, the original's form, for Linear and Conv1D."""
+    """y = x (W + dW)^T with W + dW = U diag(S + a delta) R^T V^T + W_res, the original's form, for
+    Linear and Conv1D."""
     lm = tiny(name)
     adapter = make_adapter(lm, bound)
     for a in (-1.0, 0.5, 2.0):
-        for path, rotation, mix in zip(adapter.paths, adapter.rotations, adapter.mixing([a]), strict=True):
+        for path, rotation, mix in zip(
+            adapter.paths, adapter.rotations, adapter.mixing([a]), strict=True
+        ):
             module = lm.model.get_submodule(path)
             transposed = type(module).__name__ == "Conv1D"
             weight = (module.weight.T if transposed else module.weight).double()
             u, s, v = (getattr(rotation, k).double() for k in "usv")
             r = cayley(bounded_skew(rotation.theta.double(), bound, adapter.max_angle), a)
-            dense = u @ torch.diag(s + a * rotation.delta.double()) @ r.mT @ v.T + (weight - u @ torch.diag(s) @ v.T)
+            dense = u @ torch.diag(s + a * rotation.delta.double()) @ r.mT @ v.T + (
+                weight - u @ torch.diag(s) @ v.T
+            )
             x = torch.randn(2, 5, v.shape[0], dtype=torch.float64)
             bias = module.bias.double() if module.bias is not None else 0.0
             with torch.no_grad(), adapter.at(lm.model, a):
@@ -97,7 +114,9 @@ def test_change_is_continuous_at_zero(tiny, make_adapter):
         for a in (1e-1, 1e-2, 1e-3):
             with adapter.at(lm.model, a):
                 sizes.append((lm.model(input_ids=IDS).logits - base).norm().item())
-    assert sizes[0] / sizes[1] == pytest.approx(10, rel=0.2) and sizes[1] / sizes[2] == pytest.approx(10, rel=0.2)
+    assert sizes[0] / sizes[1] == pytest.approx(10, rel=0.2) and sizes[1] / sizes[
+        2
+    ] == pytest.approx(10, rel=0.2)
 
 
 def test_one_solve_serves_both_signs(tiny, make_adapter, monkeypatch):
@@ -115,7 +134,9 @@ def test_gradients_match_finite_differences():
     w = torch.randn(6, 7, generator=generator)
     full = decompose(w)
     rotation = Rotation(
-        Factors(full.u[:, :4], full.s[:4], full.v[:, :4]), torch.randn(4, 4) * 0.3, torch.randn(4) * 0.1
+        Factors(full.u[:, :4], full.s[:4], full.v[:, :4]),
+        torch.randn(4, 4) * 0.3,
+        torch.randn(4) * 0.1,
     ).double()
     adapter = Adapter({"0": rotation}, "spectral", 0.8)
 
@@ -123,7 +144,9 @@ def test_gradients_match_finite_differences():
         with torch.no_grad():
             rotation.theta.copy_(theta)
             rotation.delta.copy_(delta)
-        return (adapter.mixing([1.0, -1.0])[0] ** 2 * torch.arange(32.0).reshape(2, 4, 4).double()).sum()
+        return (
+            adapter.mixing([1.0, -1.0])[0] ** 2 * torch.arange(32.0).reshape(2, 4, 4).double()
+        ).sum()
 
     theta, delta = rotation.theta.detach().clone(), rotation.delta.detach().clone()
     total(theta, delta).backward()
@@ -134,10 +157,14 @@ def test_gradients_match_finite_differences():
             step[index] = 1e-6
             step = step.reshape(start.shape)
             arguments = (
-                [(theta + step, delta), (theta - step, delta)] if move == 0 else [(theta, delta + step), (theta, delta - step)]
+                [(theta + step, delta), (theta - step, delta)]
+                if move == 0
+                else [(theta, delta + step), (theta, delta - step)]
             )
             slope = (total(*arguments[0]) - total(*arguments[1])) / 2e-6
-            assert analytic.flatten()[index].item() == pytest.approx(slope.item(), rel=1e-4, abs=1e-5)
+            assert analytic.flatten()[index].item() == pytest.approx(
+                slope.item(), rel=1e-4, abs=1e-5
+            )
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, [1.0, math.nan], []])
@@ -150,7 +177,10 @@ def test_coefficients_must_be_finite(tiny, make_adapter, bad):
 def test_wrong_number_of_coefficients(tiny, make_adapter):
     lm = tiny()
     before = [len(m._forward_hooks) for m in lm.model.modules()]
-    with pytest.raises(PastoError, match="3 coefficients for a batch of 1"), make_adapter(lm).at(lm.model, [1.0, 0.0, -1.0]):
+    with (
+        pytest.raises(PastoError, match="3 coefficients for a batch of 1"),
+        make_adapter(lm).at(lm.model, [1.0, 0.0, -1.0]),
+    ):
         lm.model(input_ids=IDS)
     assert [len(m._forward_hooks) for m in lm.model.modules()] == before
 
@@ -194,7 +224,8 @@ def test_what_cannot_be_baked_is_refused(tiny, make_adapter):
 
 @pytest.mark.parametrize("a", [1e-4, -1e-3, 0.01, -1.0, 3.0])
 def test_small_coefficients_are_not_rounded_away(tiny, make_adapter, a):
-    """M(a) in float32 against float64: relative to itself, although it is a difference of numbers of the size of S."""
+    """M(a) in float32 against float64: relative to itself, although it is a difference of numbers
+    of the size of S."""
     adapter = make_adapter(tiny())
     found = adapter.mixing([a])
     exact = adapter.double().mixing([a])

@@ -1,16 +1,22 @@
-"""Answers as leaves: exact probabilities by brute force, no double counting, nothing depends on grouping."""
+"""Answers as leaves: exact probabilities by brute force, no double counting, nothing depends on
+grouping."""
 
 import pytest
 import torch
 
-from pasto_cli.core.answers import ask, score_answers
-from pasto_cli.core.certificate import certify, measure_likeness
-from pasto_cli.core.elicitation import Base, elicit
-from pasto_cli.core.generation import generate, generate_many
-from pasto_cli.core.steering import AdapterSteerer, attach, steer
-from pasto_cli.errors import PastoError
-from pasto_cli.evaluation.baselines import PromptSteerer
-from pasto_cli.evaluation.benchmarks import load_benchmark, subset
+from pasto_cli.base.errors import PastoError
+from pasto_cli.core.evaluation.benchmarks import load_benchmark, subset
+from pasto_cli.core.evaluation.certificate import certify, measure_likeness
+from pasto_cli.core.evaluation.elicitation import elicit
+from pasto_cli.core.evaluation.questions import ask, score_answers
+from pasto_cli.core.steering.generation import generate, generate_many
+from pasto_cli.core.steering.steerer import (
+    AdapterSteerer,
+    NoOpSteerer,
+    PromptSteerer,
+    attach,
+    steer,
+)
 from variants import FLOAT_MODELS
 
 
@@ -43,14 +49,22 @@ def test_equal_to_brute_force_at_every_coefficient(tiny, make_adapter, questions
                 for way in ways:
                     ids = [*question.ids, *way]
                     with torch.no_grad(), adapter.at(lm.model, a):
-                        log_p = lm.model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+                        log_p = (
+                            lm.model(input_ids=torch.tensor([ids]))
+                            .logits[0]
+                            .double()
+                            .log_softmax(-1)
+                        )
                     start = len(question.ids) - 1
-                    total += torch.exp(sum(log_p[start + n, token] for n, token in enumerate(way))).item()
+                    total += torch.exp(
+                        sum(log_p[start + n, token] for n, token in enumerate(way))
+                    ).item()
                 assert found.log_p[c, q, k].exp().item() == pytest.approx(total, rel=1e-3)
 
 
 def test_choices_of_different_number_in_one_pass(tiny, make_adapter):
-    """A question with fewer answers gets -inf for the rest; letters count in their own case only."""
+    """A question with fewer answers gets -inf for the rest; letters count in their own case
+    only."""
     lm = tiny()
     steerer = AdapterSteerer(make_adapter(lm), lm)
     some = [ask(lm.chat, "Which?", "My choice: (", letters) for letters in ("AB", "ABCD")] + [
@@ -72,7 +86,9 @@ def test_grouping_and_budget_do_not_matter(tiny, make_adapter, questions):
     one = score_answers(lm, steerer, questions, [-1.0, 0.0, 1.0], 4096).log_p
     two = score_answers(lm, steerer, questions, [-1.0, 0.0, 1.0], 64).log_p
     torch.testing.assert_close(one, two, rtol=0, atol=1e-4)
-    alone = torch.stack([score_answers(lm, steerer, [q], [0.0], 4096).log_p[0, 0] for q in questions])
+    alone = torch.stack(
+        [score_answers(lm, steerer, [q], [0.0], 4096).log_p[0, 0] for q in questions]
+    )
     torch.testing.assert_close(one[1], alone, rtol=0, atol=1e-4)
     backwards = score_answers(lm, steerer, questions[::-1], [-1.0, 0.0, 1.0], 512).log_p.flip(1)
     torch.testing.assert_close(one, backwards, rtol=0, atol=1e-4)
@@ -85,23 +101,28 @@ def test_padded_path_gives_the_same(tiny, make_adapter, questions):
     steerer = AdapterSteerer(make_adapter(lm), tiny())
     tree = score_answers(lm, steerer, questions[:3], [-1.0, 1.0], 512).log_p
     lm.trees = False
-    torch.testing.assert_close(tree, score_answers(lm, steerer, questions[:3], [-1.0, 1.0], 512).log_p, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        tree, score_answers(lm, steerer, questions[:3], [-1.0, 1.0], 512).log_p, rtol=0, atol=1e-4
+    )
 
 
-# -- certificate and elicitation -------------------------------------------------------------------------------------------
+# -- certificate and elicitation
+# -------------------------------------------------------------------------------------------
 
 
 def test_certificate_of_no_dial_fails_and_says_why(tiny, tiny_pairs):
-    likeness = measure_likeness(tiny(), Base(), tiny_pairs[:10], [1.0, -1.0], 512)
+    likeness = measure_likeness(tiny(), NoOpSteerer(), tiny_pairs[:10], [1.0, -1.0], 512)
     certificate = certify(likeness, 3)
-    assert not certificate.passed and "s(+1)" in certificate.reason and "s(-1)" in certificate.reason
+    assert (
+        not certificate.passed and "s(+1)" in certificate.reason and "s(-1)" in certificate.reason
+    )
     assert abs(certificate.strength["1"].value) < 1e-2 and certificate.num_suffixes == 10
 
 
 def test_certificate_passes_and_turns_with_the_sign():
     import numpy as np
 
-    from pasto_cli.core.certificate import Likeness
+    from pasto_cli.core.evaluation.certificate import Likeness
 
     rng = np.random.default_rng(0)
     n = 30
@@ -111,11 +132,17 @@ def test_certificate_passes_and_turns_with_the_sign():
     args = (neutral, neutral + 1.5, neutral - 0.5, [str(i) for i in range(n)])
     good = certify(Likeness(t, *args), 5)
     assert good.passed and good.reason == ""
-    assert good.strength["1"].value == pytest.approx(1, abs=0.1) and good.strength["-1"].value == pytest.approx(-2, abs=0.1)
-    assert good.persona_prompts["chosen"] == pytest.approx(1.5) and good.persona_prompts["rejected"] == pytest.approx(-0.5)
+    assert good.strength["1"].value == pytest.approx(1, abs=0.1) and good.strength[
+        "-1"
+    ].value == pytest.approx(-2, abs=0.1)
+    assert good.persona_prompts["chosen"] == pytest.approx(1.5) and good.persona_prompts[
+        "rejected"
+    ] == pytest.approx(-0.5)
     assert not certify(Likeness({1.0: t[-1.0], -1.0: t[1.0]}, *args), 5).passed
     single = certify(Likeness({a: x[:1] for a, x in t.items()}, *(x[:1] for x in args)), 1)
-    assert not single.passed and "one held-out opening" in single.reason and "nan" not in single.reason
+    assert (
+        not single.passed and "one held-out opening" in single.reason and "nan" not in single.reason
+    )
 
 
 def test_likeness_equals_brute_force(tiny, tiny_pairs, make_adapter):
@@ -124,23 +151,38 @@ def test_likeness_equals_brute_force(tiny, tiny_pairs, make_adapter):
 
     def log_p(ids, a=0.0):
         with torch.no_grad(), adapter.at(lm.model, a):
-            return lm.model(input_ids=torch.tensor([ids])).logits[0, -(pair.suffix_len + 1) :].log_softmax(-1)
+            return (
+                lm.model(input_ids=torch.tensor([ids]))
+                .logits[0, -(pair.suffix_len + 1) :]
+                .log_softmax(-1)
+            )
 
     ratio = log_p(pair.chosen) - log_p(pair.rejected)
     found = measure_likeness(lm, AdapterSteerer(adapter, lm), tiny_pairs[:5], [1.0, -1.0], 256)
-    assert found.steered[1.0][2] == pytest.approx((log_p(pair.neutral, 1.0).exp() * ratio).sum(-1).mean().item(), abs=1e-4)
-    assert found.chosen[2] == pytest.approx((log_p(pair.chosen).exp() * ratio).sum(-1).mean().item(), abs=1e-4)
+    assert found.steered[1.0][2] == pytest.approx(
+        (log_p(pair.neutral, 1.0).exp() * ratio).sum(-1).mean().item(), abs=1e-4
+    )
+    assert found.chosen[2] == pytest.approx(
+        (log_p(pair.chosen).exp() * ratio).sum(-1).mean().item(), abs=1e-4
+    )
 
 
 def test_elicitation_sees_personas_and_their_absence(tiny, tiny_pairs):
     lm, benchmark = tiny(), load_benchmark("mini-dilemmas")
-    moved = elicit(lm, tiny_pairs[:6], ("Be an honest one.", "Be a dishonest one."), benchmark, 512, count=2)
-    assert moved.span.value > 0 and moved.span.n == 6 and moved.num_dilemmas == 2 and moved.y_range > 0
+    moved = elicit(
+        lm, tiny_pairs[:6], ("Be an honest one.", "Be a dishonest one."), benchmark, 512, count=2
+    )
+    assert (
+        moved.span.value > 0 and moved.span.n == 6 and moved.num_dilemmas == 2 and moved.y_range > 0
+    )
     same = [p._replace(rejected=p.chosen) for p in tiny_pairs[:6]]
-    assert elicit(lm, same, ("x", "x"), benchmark, 512, count=2).span.value == pytest.approx(0, abs=1e-7)
+    assert elicit(lm, same, ("x", "x"), benchmark, 512, count=2).span.value == pytest.approx(
+        0, abs=1e-7
+    )
 
 
-# -- generation ------------------------------------------------------------------------------------------------------------
+# -- generation
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_generation_at_several_coefficients_equals_one_by_one(tiny, make_adapter):
@@ -149,12 +191,15 @@ def test_generation_at_several_coefficients_equals_one_by_one(tiny, make_adapter
     together = generate(lm, steerer, "Hello", [-1.0, 0.0, 1.0], 12)
     assert together == [generate(lm, steerer, "Hello", [a], 12)[0] for a in (-1.0, 0.0, 1.0)]
     ids = torch.tensor([lm.chat.prompt("Hello")])
-    plain = lm.model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
+    plain = lm.model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[
+        0, ids.shape[1] :
+    ]
     assert together[1] == lm.tokenizer.decode(plain, skip_special_tokens=True).strip()
 
 
 def test_many_prompts_equal_one_by_one(tiny, make_adapter):
-    """Batches of equal length, at most `rows` each: every text is the one that its prompt gets alone."""
+    """Batches of equal length, at most `rows` each: every text is the one that its prompt gets
+    alone."""
     lm = tiny()
     steerer = AdapterSteerer(make_adapter(lm), lm)
     prompts = ["A lake.", "A bird.", "Tell me of boats.", "A lake."]
@@ -168,8 +213,9 @@ def test_words_that_lead_are_generated_after(tiny):
     lm = tiny()
     words = PromptSteerer("Be kind.", "Be cruel.")
     assert generate(lm, words, "A lake.", [1.0, 0.0], 8) == [
-        *generate(lm, PromptSteerer("", ""), "Be kind.\n\nA lake.", [0.0], 8), *generate(lm, words, "A lake.", [0.0], 8),
-    ]  # fmt: skip
+        *generate(lm, PromptSteerer("", ""), "Be kind.\n\nA lake.", [0.0], 8),
+        *generate(lm, words, "A lake.", [0.0], 8),
+    ]
 
 
 def test_sampling_is_seeded_and_does_not_touch_the_global_generator(tiny, make_adapter):

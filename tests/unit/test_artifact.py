@@ -6,10 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pasto_cli.core import artifact
-from pasto_cli.core.models import load_model
-from pasto_cli.errors import PastoError
-from pasto_cli.recipe import ModelSpec
+from pasto_cli.base.errors import PastoError
+from pasto_cli.base.provenance import now, versions
+from pasto_cli.core.artifact import store
+from pasto_cli.core.artifact.verify import describe_base, reference_logits
+from pasto_cli.core.models.loading import load_model
+from pasto_cli.core.recipe.schema import ModelSpec
+from pasto_cli.core.records.adapter import Meta
 
 
 @pytest.fixture()
@@ -18,17 +21,28 @@ def saved(tiny, make_adapter, tmp_path):
 
 
 def save(lm, adapter, folder):
-    meta = artifact.Meta(
-        format_version=1, created=artifact.now(), base=artifact.describe_base(lm, adapter), bound="spectral", max_angle=45.0,
-        largest_angle=adapter.angle(), recipe={}, pairs_sha256="0", num_pairs={}, personas=["a", "b"], training={},
-        certificate=None, reference=artifact.reference_logits(lm, adapter), versions=artifact.versions(),
-    )  # fmt: skip
-    artifact.save(folder, adapter, meta, "card")
+    meta = Meta(
+        format_version=1,
+        created=now(),
+        base=describe_base(lm, adapter),
+        bound="spectral",
+        max_angle=45.0,
+        largest_angle=adapter.angle(),
+        recipe={},
+        pairs_sha256="0",
+        num_pairs={},
+        personas=["a", "b"],
+        training={},
+        certificate=None,
+        reference=reference_logits(lm, adapter),
+        versions=versions(),
+    )
+    store.save(folder, adapter, meta, "card")
     return folder, lm, adapter
 
 
 def load(folder, lm, verify=True):
-    return artifact.load_adapter(folder, artifact.read_meta(folder), lm, verify)
+    return store.load_adapter(folder, store.read_meta(folder), lm, verify)
 
 
 def test_round_trip_is_bit_equal(saved):
@@ -41,7 +55,11 @@ def test_round_trip_is_bit_equal(saved):
         with torch.no_grad(), again.at(lm.model, a):
             assert torch.equal(one, lm.model(input_ids=ids).logits)
     assert sorted(p.name for p in folder.parent.iterdir()) == ["adapter"]  # no scratch left
-    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "adapter.safetensors", "pasto.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md",
+        "adapter.safetensors",
+        "pasto.json",
+    ]
 
 
 def change_tensors(folder, change):
@@ -106,14 +124,14 @@ def test_bad_metadata(saved, change, expected):
         load(folder, lm)
     (folder / "pasto.json").write_text("{")
     with pytest.raises(PastoError, match="cannot be read"):
-        artifact.read_meta(folder)
+        store.read_meta(folder)
     with pytest.raises(PastoError, match="no adapter here"):
-        artifact.read_meta(folder.parent)
+        store.read_meta(folder.parent)
 
 
 def test_a_wrong_base_is_refused(saved, tiny):
     folder, lm, _ = saved
-    from pasto_cli.core.random_models import build_random
+    from pasto_cli.core.models.random_models import build_random
 
     other = load_model(ModelSpec(source="random:llama", device="cpu"))
     other.model = build_random("llama", "sdpa", torch.float32, seed=1)[0]
@@ -134,14 +152,14 @@ def test_the_same_base_in_another_precision_is_accepted(saved, tiny):
 def test_a_failed_write_leaves_the_old_artifact(saved, monkeypatch):
     folder, lm, adapter = saved
     before = (folder / "adapter.safetensors").read_bytes()
-    meta = artifact.read_meta(folder)
+    meta = store.read_meta(folder)
 
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(artifact, "save_file", full)
+    monkeypatch.setattr(store, "save_file", full)
     with pytest.raises(PastoError, match="No space left"):
-        artifact.save(folder, adapter, meta, "card")
+        store.save(folder, adapter, meta, "card")
     assert (folder / "adapter.safetensors").read_bytes() == before
     assert [p.name for p in folder.parent.iterdir()] == ["adapter"]
 

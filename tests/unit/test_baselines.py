@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from pasto_cli.core.adapter import bounded_skew, largest_angle
-from pasto_cli.core.calibration import end_states
-from pasto_cli.core.strength import STRONGEST, Scaled, equal_strength, make_probe, measure, summary
-from pasto_cli.core.vectors import mean_directions, pca_directions
-from pasto_cli.evaluation.baselines import BASELINES, PromptSteerer, build_baseline
+from pasto_cli.core.evaluation.baselines import BASELINES, build_baseline
+from pasto_cli.core.evaluation.disturbance import (
+    LARGEST_COEFFICIENT,
+    coefficient_at_budget,
+    make_probe,
+    measure,
+    summary,
+)
+from pasto_cli.core.models.activations import collect_activations
+from pasto_cli.core.steering.adapter import bounded_skew, largest_angle
+from pasto_cli.core.steering.steerer import PromptSteerer, Scaled
+from pasto_cli.core.steering.vectors import mean_directions, pca_directions
 
 IDS = torch.arange(40, 70)[None]
 
@@ -18,14 +25,17 @@ IDS = torch.arange(40, 70)[None]
 @pytest.fixture()
 def build(tiny, tiny_pairs, make_adapter):
     lm = tiny()
-    states = end_states(lm, tiny_pairs[:20], [], 512)
+    states = collect_activations(lm, tiny_pairs[:20], [], 512)
     adapter = make_adapter(lm)
-    return lambda name: build_baseline(name, lm, ("Be an honest one.", "Be a dishonest one."), states, adapter, 4, 0)
+    return lambda name: build_baseline(
+        name, lm, ("Be an honest one.", "Be a dishonest one."), states, adapter, 4, 0
+    )
 
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_steerer_laws(tiny, build, name):
-    """Exact base at 0 and after leaving, also after an exception; rows of one batch have their own coefficients."""
+    """Exact base at 0 and after leaving, also after an exception; rows of one batch have their own
+    coefficients."""
     lm, steerer = tiny(), build(name)
     with torch.no_grad():
         base = lm.model(input_ids=IDS).logits
@@ -52,7 +62,10 @@ def test_mean_diff_is_the_mean_difference(tiny, tiny_pairs, build):
     with torch.no_grad():
         for pair in tiny_pairs[:20]:
             sides = [
-                lm.model(input_ids=torch.tensor([row]), output_hidden_states=True).hidden_states[4][0, -1] for row in pair[:2]
+                lm.model(input_ids=torch.tensor([row]), output_hidden_states=True).hidden_states[4][
+                    0, -1
+                ]
+                for row in pair[:2]
             ]
             pair_states.append(sides[0] - sides[1])
     expected = torch.stack(pair_states).mean(0)
@@ -68,13 +81,17 @@ def test_pca_finds_a_planted_direction_and_its_sign():
     found = pca_directions(hidden)[0]
     assert found.norm().item() == pytest.approx(1, abs=1e-5)
     assert (found @ direction).item() > 0.9
-    assert (mean_directions(hidden)[0] @ direction).item() == pytest.approx(2 * strength.mean().item(), abs=0.2)
+    assert (mean_directions(hidden)[0] @ direction).item() == pytest.approx(
+        2 * strength.mean().item(), abs=0.2
+    )
 
 
 def test_random_rotation_has_each_modules_own_angle(tiny, make_adapter, build):
     adapter, random = make_adapter(tiny()), build("random-rotation").adapter
     for (path, one), (other_path, other) in zip(adapter.items(), random.items(), strict=True):
-        angles = [largest_angle(bounded_skew(r.theta, "spectral", math.radians(45))) for r in (one, other)]
+        angles = [
+            largest_angle(bounded_skew(r.theta, "spectral", math.radians(45))) for r in (one, other)
+        ]
         assert path == other_path and angles[0] == pytest.approx(angles[1], abs=0.05)
         assert torch.equal(one.u, other.u) and not torch.equal(one.theta, other.theta)
 
@@ -89,7 +106,7 @@ def test_equal_strength_hits_the_budget(tiny, build, name):
     probe = make_probe(lm, PROBE, 6)
     assert measure(lm, steerer, probe, 0.0).kl_p95 == 0.0
     for sign in (1.0, -1.0):
-        size = equal_strength(lm, steerer, probe, sign, target=0.05)
+        size = coefficient_at_budget(lm, steerer, probe, sign, target=0.05)
         assert measure(lm, steerer, probe, sign * size).kl_p95 == pytest.approx(0.05, rel=0.08)
     scaled = Scaled(steerer, 2.0, 0.5)
     for a, own in ((1.0, 2.0), (-1.0, -0.5), (0.0, 0.0)):
@@ -99,17 +116,25 @@ def test_equal_strength_hits_the_budget(tiny, build, name):
 def test_a_steerer_that_cannot_disturb_gives_up(tiny, make_adapter):
     lm = tiny()
     probe = make_probe(lm, PROBE, 4)
-    assert equal_strength(lm, PromptSteerer("", ""), probe._replace(prompts=PROBE), 1.0, target=1e9) == STRONGEST
+    assert (
+        coefficient_at_budget(
+            lm, PromptSteerer("", ""), probe._replace(prompts=PROBE), 1.0, target=1e9
+        )
+        == LARGEST_COEFFICIENT
+    )
 
 
 def test_a_probe_holds_the_answer_that_each_prompt_gets_alone(tiny):
-    """Prompts of one length share a batch; an answer that ends early is cut there, whatever its neighbours say."""
+    """Prompts of one length share a batch; an answer that ends early is cut there, whatever its
+    neighbours say."""
     lm = tiny()
     prompts = ["Tell me of a lake.", "Tell me of a hill.", "Tell me of a bird.", "A street?"]
     together = make_probe(lm, prompts, 10)
     for prompt, answer in zip(prompts, together.answers, strict=True):
         ids = torch.tensor([lm.chat.prompt(prompt)])
-        alone = lm.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False)
+        alone = lm.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False
+        )
         assert answer == alone[0, ids.shape[1] :].tolist()
     first = together.answers[0][0]
     before = lm.model.generation_config.eos_token_id
@@ -122,7 +147,8 @@ def test_a_probe_holds_the_answer_that_each_prompt_gets_alone(tiny):
 
 @pytest.mark.parametrize("name", ["control-vector", "prompt"])
 def test_disturbance_equals_a_plain_computation(tiny, build, name):
-    """KL on the base's own greedy answer, NLL of the prompt's own words; plain forwards, one row at a time."""
+    """KL on the base's own greedy answer, NLL of the prompt's own words; plain forwards, one row at
+    a time."""
     lm = tiny()
     steerer = build(name)
     probe = make_probe(lm, PROBE, 5)
@@ -139,12 +165,19 @@ def test_disturbance_equals_a_plain_computation(tiny, build, name):
         kl = (log_p0[-n - 1 : -1].exp() * (log_p0[-n - 1 : -1] - log_p[-n - 1 : -1])).sum(-1)
         assert found.kl[index] == pytest.approx(kl.numpy(), abs=1e-4)
         text = lm.chat.text(lead + prompt)
-        start, end = (len(lm.chat.encode(text[: text.index(prompt) + cut])) for cut in (0, len(prompt)))
+        start, end = (
+            len(lm.chat.encode(text[: text.index(prompt) + cut])) for cut in (0, len(prompt))
+        )
         assert probe.words[index] <= end - start + 1
         end = len(steered) - n - probe.tail
         words = [-log_p[i - 1, steered[i]].item() for i in range(end - probe.words[index], end)]
         assert found.nll[index] == pytest.approx(words, abs=1e-4)
     zero = measure(lm, steerer, probe, 0.0)
     figures = summary(found, zero)
-    assert figures["nll_shift"]["value"] == pytest.approx(np.concatenate(found.nll).mean() - np.concatenate(zero.nll).mean())
-    assert figures["kl_p95"]["low"] <= figures["kl_p95"]["value"] <= figures["kl_p95"]["high"] and figures["kl_p95"]["n"] == 3
+    assert figures["nll_shift"]["value"] == pytest.approx(
+        np.concatenate(found.nll).mean() - np.concatenate(zero.nll).mean()
+    )
+    assert (
+        figures["kl_p95"]["low"] <= figures["kl_p95"]["value"] <= figures["kl_p95"]["high"]
+        and figures["kl_p95"]["n"] == 3
+    )

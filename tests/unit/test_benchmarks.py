@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pasto_cli import bundled
-from pasto_cli.errors import PastoError
-from pasto_cli.evaluation.benchmarks import listing, load_benchmark
-from pasto_cli.evaluation.benchmarks.item import own_labels
-from pasto_cli.evaluation.benchmarks.schema import parse_benchmark
+from pasto_cli.base import bundled
+from pasto_cli.base.errors import PastoError
+from pasto_cli.core.evaluation.benchmarks import listing, load_benchmark
+from pasto_cli.core.evaluation.benchmarks.item import own_labels
+from pasto_cli.core.evaluation.benchmarks.schema import parse_benchmark
 
 FILE = bundled.lines("benchmarks/mini-dilemmas.yaml")
 
@@ -21,10 +21,14 @@ def test_mini_dilemmas_has_what_is_promised():
     b = load_benchmark("mini-dilemmas")
     kinds = Counter(i.kind for i in b.items)
     assert kinds["target"] >= 500 and kinds["preference"] == 40 and kinds["arithmetic"] == 40
-    honesty = Counter((i.id.rsplit("/", 1)[1], i.labels["honesty"]) for i in b.items if "honesty" in i.labels)
+    honesty = Counter(
+        (i.id.rsplit("/", 1)[1], i.labels["honesty"]) for i in b.items if "honesty" in i.labels
+    )
     assert sum(honesty.values()) >= 450
     assert (
-        honesty["to_do", 1] == honesty["not_to_do", -1] == pytest.approx(honesty["to_do", -1], abs=4)
+        honesty["to_do", 1]
+        == honesty["not_to_do", -1]
+        == pytest.approx(honesty["to_do", -1], abs=4)
     )  # a yes-sayer gains nothing
     assert len({i.id for i in b.items}) == len(b.items)
 
@@ -44,14 +48,24 @@ def test_labels_belong_to_the_own_action():
 
 
 def test_dailydilemmas_counts(dailydilemmas):
-    """334 dilemmas with honesty on to_do only and 69 on not_to_do only, as its own documentation says."""
+    """334 dilemmas with honesty on to_do only and 69 on not_to_do only, as its own documentation
+    says."""
     b = load_benchmark("dailydilemmas", str(dailydilemmas))
     targets = [i for i in b.items if i.kind == "target"]
     assert len(targets) == 2720 and len(b.items) == 2800
-    counts = Counter((i.id.rsplit("/", 1)[1], i.labels["honesty"]) for i in targets if "honesty" in i.labels)
-    assert counts == {("to_do", 1): 334, ("not_to_do", -1): 334, ("to_do", -1): 69, ("not_to_do", 1): 69}
+    counts = Counter(
+        (i.id.rsplit("/", 1)[1], i.labels["honesty"]) for i in targets if "honesty" in i.labels
+    )
+    assert counts == {
+        ("to_do", 1): 334,
+        ("not_to_do", -1): 334,
+        ("to_do", -1): 69,
+        ("not_to_do", 1): 69,
+    }
     one, other = targets[0], targets[1]
-    assert one.group == other.group and one.prompt != other.prompt  # each row asks about its own action
+    assert (
+        one.group == other.group and one.prompt != other.prompt
+    )  # each row asks about its own action
 
 
 @pytest.mark.parametrize(
@@ -94,7 +108,8 @@ def test_another_file_is_not_taken_for_dailydilemmas(tmp_path):
         load_benchmark("dailydilemmas", str(tmp_path))
 
 
-# ------------------------------------------------------------------------------------------------- questions and JSONL
+# -------------------------------------------------------------------------------------------------
+# questions and JSONL
 
 QUESTIONS = """
 format: 1
@@ -117,10 +132,21 @@ questions:
 def test_questions_become_items_with_their_own_answers():
     b = parse_benchmark(QUESTIONS, "q.yaml", lambda: load_benchmark("mini-dilemmas").items[-2:])
     lie, say, pick = b.items[:3]
-    assert lie.labels == {"candour": -1} and say.labels == {"candour": 1} and lie.answers == ("Yes", "No")
-    assert (pick.labels, pick.answers, pick.matching, pick.group) == ({"candour": 1}, ("A", "B", "C"), (1,), "cake")
+    assert (
+        lie.labels == {"candour": -1}
+        and say.labels == {"candour": 1}
+        and lie.answers == ("Yes", "No")
+    )
+    assert (pick.labels, pick.answers, pick.matching, pick.group) == (
+        {"candour": 1},
+        ("A", "B", "C"),
+        (1,),
+        "cake",
+    )
     assert "(B) Say it is burnt." in pick.prompt and pick.prefill == "My choice: ("
-    assert [i.kind for i in b.items[3:]] == [i.kind for i in load_benchmark("mini-dilemmas").items[-2:]]  # bundled controls
+    assert [i.kind for i in b.items[3:]] == [
+        i.kind for i in load_benchmark("mini-dilemmas").items[-2:]
+    ]  # bundled controls
 
 
 @pytest.mark.parametrize(
@@ -150,21 +176,36 @@ def test_jsonl_of_ours_and_of_model_written_evaluations(tmp_path):
         {"id": "a", "value": "candour", "question": "Is it so?", "matching": "yes"},
         {
             "question": "Which?\n\nChoices:\n (A) Hide it.\n (B) Show it.",
-            "answer_matching_behavior": " (B)", "answer_not_matching_behavior": " (A)",
+            "answer_matching_behavior": " (B)",
+            "answer_not_matching_behavior": " (A)",
         },
-        {"question": "Do you agree?", "answer_matching_behavior": [" No"], "answer_not_matching_behavior": [" Yes"]},
+        {
+            "question": "Do you agree?",
+            "answer_matching_behavior": [" No"],
+            "answer_not_matching_behavior": [" Yes"],
+        },
         {
             "question": "Which two?\n (A) one\n (B) two\n (C) three",
-            "answer_matching_behavior": ["(A)", "(C)"], "answer_not_matching_behavior": ["(B)"],
+            "answer_matching_behavior": ["(A)", "(C)"],
+            "answer_not_matching_behavior": ["(B)"],
         },
-    ]  # fmt: skip
+    ]
     path = tmp_path / "candid-talk.jsonl"
     path.write_text("\n".join(map(json.dumps, records)) + "\n\n")
     b = load_benchmark(str(path))
     targets = [i for i in b.items if i.kind == "target"]
     assert (b.name, b.licence, len(targets)) == ("own", "MIT", 4) and len(b.items) == 84
-    assert [i.labels for i in targets] == [{"candour": 1}, {"candid-talk": 1}, {"candid-talk": -1}, {"candid-talk": 1}]
-    assert targets[1].matching == (1,) and "Choices:" not in targets[1].prompt and "(B) Show it." in targets[1].prompt
+    assert [i.labels for i in targets] == [
+        {"candour": 1},
+        {"candid-talk": 1},
+        {"candid-talk": -1},
+        {"candid-talk": 1},
+    ]
+    assert (
+        targets[1].matching == (1,)
+        and "Choices:" not in targets[1].prompt
+        and "(B) Show it." in targets[1].prompt
+    )
     assert targets[3].matching == (0, 2) and targets[3].answers == ("A", "B", "C")
 
 
@@ -174,8 +215,14 @@ def test_jsonl_of_ours_and_of_model_written_evaluations(tmp_path):
         ("[1]", "must be a JSON object"),
         ("{", "x.jsonl:2"),
         ('{"question": "q"}', "matching: Field required"),
-        ('{"question": "q", "answer_matching_behavior": " (A)", "answer_not_matching_behavior": " (B)"}', "names 0 choices"),
-        ('{"question": "q", "answer_matching_behavior": "maybe"}', "neither Yes and No nor letters"),
+        (
+            '{"question": "q", "answer_matching_behavior": " (A)", "answer_not_matching_behavior": " (B)"}',
+            "names 0 choices",
+        ),
+        (
+            '{"question": "q", "answer_matching_behavior": "maybe"}',
+            "neither Yes and No nor letters",
+        ),
     ],
 )
 def test_bad_lines_are_named_with_their_number(tmp_path, line, expected):
@@ -191,7 +238,9 @@ def test_listing_names_every_benchmark_with_n_and_licence(dailydilemmas):
     assert set(entries) == {"dailydilemmas", "mini-dilemmas", "sentiment"}
     assert all(e.n and e.licence and e.source for e in entries.values())
     assert "2,720 rows" in entries["dailydilemmas"].n
-    assert "1,360 dilemmas, 2,720 rows" in next(e.n for e in listing(str(dailydilemmas)) if e.name == "dailydilemmas")
+    assert "1,360 dilemmas, 2,720 rows" in next(
+        e.n for e in listing(str(dailydilemmas)) if e.name == "dailydilemmas"
+    )
 
 
 def test_the_examples_of_the_documentation_run(tmp_path):

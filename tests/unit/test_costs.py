@@ -1,20 +1,21 @@
-"""Operation counts: forward calls, nodes, solves, decompositions, rows of the output head. Seconds are `make bench`'s."""
+"""Operation counts: forward calls, nodes, solves, decompositions, rows of the output head. Seconds
+are `make bench`'s."""
 
 from contextlib import contextmanager
 
 import pytest
 import torch
 
-from pasto_cli import watcher, workflows
-from pasto_cli.core import decompositions, objective
-from pasto_cli.core.answers import ask, score_answers
-from pasto_cli.core.generation import generate
-from pasto_cli.core.objective import Objective
-from pasto_cli.core.steering import AdapterSteerer
-from pasto_cli.core.subspaces import random_basis
-from pasto_cli.core.tokentree import pack
-from pasto_cli.recipe import LossesSpec, Recipe, SubspaceSpec
-from pasto_cli.workflows import Tokens
+from pasto_cli.core.evaluation.questions import ask, score_answers
+from pasto_cli.core.models.tokentree import pack
+from pasto_cli.core.recipe.schema import LossesSpec, Recipe, SubspaceSpec
+from pasto_cli.core.steering.generation import generate
+from pasto_cli.core.steering.steerer import AdapterSteerer
+from pasto_cli.core.training import objective, svd_cache
+from pasto_cli.core.training.objective import Objective
+from pasto_cli.core.training.subspaces import random_basis
+from pasto_cli.workflows import progress
+from pasto_cli.workflows.prepare import Tokens, prepare
 
 
 class Counts:
@@ -58,14 +59,18 @@ def counting(monkeypatch):
 
 
 def an_objective(lm, budget=100_000):
-    return Objective(lm, random_basis(lm.hidden_size, 4, 0).columns, LossesSpec(), SubspaceSpec(), budget, 64)
+    return Objective(
+        lm, random_basis(lm.hidden_size, 4, 0).columns, LossesSpec(), SubspaceSpec(), budget, 64
+    )
 
 
 def distinct(pairs):
     return pack([row for p in pairs for row in (p.chosen, p.rejected, p.neutral)]).num_nodes
 
 
-def test_a_training_step_is_one_forward_of_the_distinct_tokens_and_one_solve(tiny, tiny_pairs, make_adapter, counting):
+def test_a_training_step_is_one_forward_of_the_distinct_tokens_and_one_solve(
+    tiny, tiny_pairs, make_adapter, counting
+):
     lm, batch = tiny(), tiny_pairs[:4]
     loss, adapter = an_objective(lm), make_adapter(tiny())
     loss.remember(batch)
@@ -73,11 +78,14 @@ def test_a_training_step_is_one_forward_of_the_distinct_tokens_and_one_solve(tin
         loss(adapter, batch).total.backward()
     assert (counts.forwards, counts.solves) == (1, 1)
     assert counts.nodes == 2 * distinct(batch)  # +1 and -1
-    # Steered sides at both signs and the base side once, at the suffix and the token before it; nothing twice.
+    # Steered sides at both signs and the base side once, at the suffix and the token before it;
+    # nothing twice.
     assert counts.head_rows == 9 * sum(p.suffix_len + 1 for p in batch)
 
 
-def test_a_budget_cuts_a_step_into_trees_that_share_one_solve(tiny, tiny_pairs, make_adapter, counting):
+def test_a_budget_cuts_a_step_into_trees_that_share_one_solve(
+    tiny, tiny_pairs, make_adapter, counting
+):
     lm, batch = tiny(), tiny_pairs[:4]
     whole, parts, adapter = an_objective(lm), an_objective(lm, budget=300), make_adapter(tiny())
     expected = whole(adapter, batch).total
@@ -108,12 +116,18 @@ def test_no_vocabulary_wide_tensor_waits_for_the_backward_pass(tiny, tiny_pairs,
     assert kept and not [x.shape for x in kept if x.dim() > 1 and x.shape[-1] == vocabulary]
 
 
-def test_vocabulary_wide_tensors_hold_a_few_pairs_at_a_time(tiny, tiny_pairs, make_adapter, monkeypatch):
+def test_vocabulary_wide_tensors_hold_a_few_pairs_at_a_time(
+    tiny, tiny_pairs, make_adapter, monkeypatch
+):
     lm, batch = tiny(), tiny_pairs[:6]
     loss, adapter = an_objective(lm), make_adapter(tiny())
     loss.remember(batch)
     largest, real = [], type(lm).head
-    monkeypatch.setattr(type(lm), "head", lambda self, last: largest.append(last.numel() // last.shape[-1]) or real(self, last))
+    monkeypatch.setattr(
+        type(lm),
+        "head",
+        lambda self, last: largest.append(last.numel() // last.shape[-1]) or real(self, last),
+    )
     monkeypatch.setattr(objective, "head_bytes", lambda *_: 0)
     loss(adapter, batch).total.backward()
     assert max(largest) <= 4 * max(p.suffix_len + 1 for p in batch)
@@ -145,7 +159,9 @@ def test_generation_solves_once_however_long_the_text(tiny, make_adapter, counti
     assert counts.nodes == prompt + counts.forwards - 1  # one new token a pass
 
 
-def test_a_start_decomposes_the_modules_used_and_runs_the_layers_looked_at(tiny, tiny_pairs, monkeypatch):
+def test_a_start_decomposes_the_modules_used_and_runs_the_layers_looked_at(
+    tiny, tiny_pairs, monkeypatch
+):
     lm = tiny()
     recipe = Recipe.model_validate(
         {
@@ -156,15 +172,20 @@ def test_a_start_decomposes_the_modules_used_and_runs_the_layers_looked_at(tiny,
         }
     )
     tokens = Tokens(tiny_pairs[:20], tiny_pairs[20:24], tiny_pairs[24:28], 4)
-    solved, ran, real = [], [], decompositions.decompose
-    monkeypatch.setattr(decompositions, "decompose", lambda w: solved.append(w.shape) or real(w))
-    hooks = [layer.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, layer in enumerate(lm.layers)]
+    solved, ran, real = [], [], svd_cache.decompose
+    monkeypatch.setattr(svd_cache, "decompose", lambda w: solved.append(w.shape) or real(w))
+    hooks = [
+        layer.register_forward_hook(lambda *_, i=i: ran.append(i))
+        for i, layer in enumerate(lm.layers)
+    ]
     try:
-        adapter, _ = workflows.prepare(lm, tokens, recipe, watcher.Silent())
+        adapter, _ = prepare(lm, tokens, recipe, progress.Silent())
         first = len(solved)
-        workflows.prepare(lm, tokens, recipe, watcher.Silent())
+        prepare(lm, tokens, recipe, progress.Silent())
     finally:
         for hook in hooks:
             hook.remove()
-    assert first == len(solved) == len(adapter.paths) == 4  # the second time they come from the cache
+    assert (
+        first == len(solved) == len(adapter.paths) == 4
+    )  # the second time they come from the cache
     assert max(ran) < len(lm.layers) - 1

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pasto_cli.core import decompositions
-from pasto_cli.core.adapter import decompose
-from pasto_cli.core.decompositions import decompose_writer
-from pasto_cli.core.models import cache_dir
-from pasto_cli.core.writers import Writer, dense_weight, find_writers
+from pasto_cli.base.cache import cache_dir
+from pasto_cli.core.models.residual_writers import Writer, dense_weight, find_writers
+from pasto_cli.core.steering.adapter import decompose
+from pasto_cli.core.training import svd_cache
+from pasto_cli.core.training.svd_cache import decompose_writer
 
 
 @pytest.fixture()
@@ -22,7 +22,7 @@ def solved(monkeypatch):
         shapes.append(tuple(weight.shape))
         return decompose(weight)
 
-    monkeypatch.setattr(decompositions, "decompose", counted)
+    monkeypatch.setattr(svd_cache, "decompose", counted)
     return shapes
 
 
@@ -38,7 +38,9 @@ def files():
 
 
 def same(one, other):
-    return all(torch.equal(a, b) and a.stride() == b.stride() for a, b in zip(one, other, strict=True))
+    return all(
+        torch.equal(a, b) and a.stride() == b.stride() for a, b in zip(one, other, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "llama-4bit", "llama-8bit"])
@@ -98,7 +100,7 @@ def test_the_oldest_goes_when_there_is_no_room(solved, monkeypatch):
     size = files()[0].stat().st_size
     assert len(files()) == 3
     decompose_writer(a_writer(seed=0))  # used: now the youngest
-    monkeypatch.setattr(decompositions, "ROOM", 3 * size)
+    monkeypatch.setattr(svd_cache, "ROOM", 3 * size)
     decompose_writer(a_writer(seed=3))
     assert len(files()) == 3
     before = len(solved)

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pasto_cli.core import export
-from pasto_cli.core.steering import AdapterSteerer
-from pasto_cli.errors import PastoError
+from pasto_cli.base.errors import PastoError
+from pasto_cli.core.artifact import export
+from pasto_cli.core.steering.steerer import AdapterSteerer
 
 IDS = torch.arange(40, 70)[None]
 
@@ -29,16 +29,21 @@ def steered(lm, adapter, a):
 @pytest.fixture()
 def fresh():
     """A base of its own: peft puts its layers into the model that it wraps."""
-    from pasto_cli.core.models import load_model
-    from pasto_cli.recipe import ModelSpec
+    from pasto_cli.core.models.loading import load_model
+    from pasto_cli.core.recipe.schema import ModelSpec
 
     return lambda **spec: load_model(ModelSpec(device="cpu", **spec))
 
 
 @pytest.mark.parametrize(
-    "spec", [{"source": "random:llama"}, {"source": "random:gpt2"}, {"source": "random:llama", "quantization": "4bit"}],
+    "spec",
+    [
+        {"source": "random:llama"},
+        {"source": "random:gpt2"},
+        {"source": "random:llama", "quantization": "4bit"},
+    ],
     ids=["Linear", "Conv1D", "4-bit"],
-)  # fmt: skip
+)
 def test_stock_peft_gives_the_dials_logits(fresh, make_adapter, tmp_path, spec):
     lm = fresh(**spec)
     adapter = make_adapter(lm)
@@ -65,7 +70,9 @@ def test_modules_of_different_ranks(fresh, make_adapter, tmp_path):
     adapter = make_adapter(lm, rank=12)
     factors = export.low_rank(adapter, 1.0)
     path = next(iter(factors))
-    factors[path] = export.LowRank(factors[path].a[:5].contiguous(), factors[path].b[:, :5].contiguous())
+    factors[path] = export.LowRank(
+        factors[path].a[:5].contiguous(), factors[path].b[:, :5].contiguous()
+    )
     export.save_lora(tmp_path, lm, factors)
     expected = lm.model.get_submodule(path).weight + factors[path].b @ factors[path].a
     model = peft.PeftModel.from_pretrained(lm.model, tmp_path).merge_and_unload()
@@ -78,35 +85,50 @@ def test_modules_of_different_ranks(fresh, make_adapter, tmp_path):
         a, b = tensors[name.replace("lora_b", "lora_a")], tensors[name]
         # llama.cpp scales a module by alpha over its own rank.
         made = b @ a * (alpha / len(a))
-        assert any(made.shape == (f.b @ f.a).shape and torch.allclose(made, f.b @ f.a, atol=1e-6) for f in factors.values())
+        assert any(
+            made.shape == (f.b @ f.a).shape and torch.allclose(made, f.b @ f.a, atol=1e-6)
+            for f in factors.values()
+        )
 
 
 @settings(max_examples=20, deadline=None)
 @given(a=st.floats(-2, 2).filter(lambda a: abs(a) > 1e-3))
 def test_the_change_is_the_dense_formula(tiny, a):
     """dW = U (R diag(S + a delta) - diag(S))^T V^T, solved densely."""
-    from pasto_cli.core.adapter import Adapter, bounded_skew, decompose, keep
-    from pasto_cli.core.writers import dense_weight, find_writers
-    from pasto_cli.recipe import AdapterSpec
+    from pasto_cli.core.models.residual_writers import dense_weight, find_writers
+    from pasto_cli.core.recipe.schema import AdapterSpec
+    from pasto_cli.core.steering.adapter import Adapter, bounded_skew, decompose, select_directions
 
     writer = find_writers(tiny().model)[3]
-    kept = keep(decompose(dense_weight(writer.module)), torch.arange(9))
-    adapter = Adapter.create({writer.path: kept}, AdapterSpec(rank=9, init_theta_std=0.3, init_delta_mean=0.1), 0)
+    kept = select_directions(decompose(dense_weight(writer.module)), torch.arange(9))
+    adapter = Adapter.create(
+        {writer.path: kept}, AdapterSpec(rank=9, init_theta_std=0.3, init_delta_mean=0.1), 0
+    )
     rotation = adapter.items()[0][1]
     skew = bounded_skew(rotation.theta.detach(), adapter.bound, adapter.max_angle).double()
     eye = torch.eye(9, dtype=torch.float64)
     r = torch.linalg.inv(eye - a * skew / 2) @ (eye + a * skew / 2)
-    m = r @ torch.diag(kept.s.double() + a * rotation.delta.detach().double()) - torch.diag(kept.s.double())
+    m = r @ torch.diag(kept.s.double() + a * rotation.delta.detach().double()) - torch.diag(
+        kept.s.double()
+    )
     expected = kept.u.double() @ m.T @ kept.v.double().T
     (factor,) = export.low_rank(adapter, a).values()
-    torch.testing.assert_close(factor.b.double() @ factor.a.double(), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    torch.testing.assert_close(
+        factor.b.double() @ factor.a.double(),
+        expected,
+        rtol=0,
+        atol=1e-5 * expected.abs().max().item(),
+    )
 
 
 def test_scaling_one_export_is_not_another_coefficient(tiny, make_adapter):
     adapter = make_adapter(tiny(), scale=0.3)
     dense = {a: [f.b @ f.a for f in export.low_rank(adapter, a).values()] for a in (1.0, 0.5, -1.0)}
     for a in (0.5, -1.0):
-        off = [((a * one - exact).norm() / exact.norm()).item() for one, exact in zip(dense[1.0], dense[a], strict=True)]
+        off = [
+            ((a * one - exact).norm() / exact.norm()).item()
+            for one, exact in zip(dense[1.0], dense[a], strict=True)
+        ]
         assert min(off) > 0.02
 
 
@@ -115,7 +137,9 @@ def test_coefficient_0_has_no_export(tiny, make_adapter):
         export.low_rank(make_adapter(tiny()), 0.0)
 
 
-@pytest.mark.parametrize("spec", [{"source": "random:llama"}, {"source": "random:llama", "quantization": "4bit"}])
+@pytest.mark.parametrize(
+    "spec", [{"source": "random:llama"}, {"source": "random:llama", "quantization": "4bit"}]
+)
 def test_merged_weights_are_a_model_of_their_own(fresh, make_adapter, tmp_path, spec):
     from transformers import AutoModelForCausalLM
 
@@ -137,7 +161,9 @@ def test_a_gguf_adapter_reads_back_under_llama_cpps_names(tiny, make_adapter, tm
     path = tmp_path / "dial.gguf"
     export.save_gguf_lora(path, lm, factors)
     reader = gguf.GGUFReader(path)
-    fields = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF")}
+    fields = {
+        key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF")
+    }
     assert fields == {
         "general.architecture": name,
         "general.type": "adapter",

@@ -1,4 +1,5 @@
-"""Files and folders that are replaced whole or not at all, whatever a kill left of the last time."""
+"""Files and folders that are replaced whole or not at all, whatever a kill left of the last
+time."""
 
 import errno
 import os
@@ -6,10 +7,10 @@ import os
 import pytest
 from safetensors import SafetensorError
 
-from pasto_cli.core import checkpoint
-from pasto_cli.core.checkpoint import Snapshot
-from pasto_cli.errors import PastoError
-from pasto_cli.files import read_limited, replace_folder
+from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import read_limited, replace_folder
+from pasto_cli.core.training import checkpoint
+from pasto_cli.core.training.checkpoint import Snapshot
 
 
 def fill(text):
@@ -48,10 +49,14 @@ def test_a_link_is_replaced_not_followed(tmp_path):
     fill("kept")(tmp_path / "target")
     (tmp_path / "x").symlink_to("target")
     replace_folder(tmp_path / "x", fill("new"))
-    assert (tmp_path / "target" / "a").read_text() == "kept" and (tmp_path / "x" / "a").read_text() == "new"
+    assert (tmp_path / "target" / "a").read_text() == "kept" and (
+        tmp_path / "x" / "a"
+    ).read_text() == "new"
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left")])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left")]
+)
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, error):
     import torch
 
@@ -67,7 +72,9 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, error):
         checkpoint.save_state(tmp_path, Snapshot({"step": 2}, {"x": torch.zeros(2)}))
     kept = checkpoint.load_state(tmp_path)
     assert (
-        kept is not None and kept.facts == {"step": 1} and os.listdir(checkpoint.folder_of(tmp_path)) == ["state.safetensors"]
+        kept is not None
+        and kept.facts == {"step": 1}
+        and os.listdir(checkpoint.folder_of(tmp_path)) == ["state.safetensors"]
     )
 
 

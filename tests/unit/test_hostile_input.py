@@ -1,4 +1,5 @@
-"""Two thousand mutated inputs: recipes, pairs, benchmarks and adapters are read or refused, never a traceback, never a hang."""
+"""Two thousand mutated inputs: recipes, pairs, benchmarks and adapters are read or refused, never a
+traceback, never a hang."""
 
 import copy
 import json
@@ -15,29 +16,80 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from integration.terminal import OWN, TINY
-from pasto_cli import dials, publishing, watcher
-from pasto_cli.core import artifact, original
-from pasto_cli.core.adapter import Adapter
-from pasto_cli.errors import PastoError
-from pasto_cli.evaluation.benchmarks import load_benchmark
-from pasto_cli.pairs import make_pairs, read_pairs, write_pairs
-from pasto_cli.recipe import PairsSpec, Recipe
-from pasto_cli.recipe_file import load_recipe
+from pasto_cli.base.errors import PastoError
+from pasto_cli.base.provenance import now
+from pasto_cli.core.artifact import antipasto_format, store
+from pasto_cli.core.artifact.verify import describe_base, reference_logits
+from pasto_cli.core.evaluation.benchmarks import load_benchmark
+from pasto_cli.core.pairs.pairs import make_pairs, read_pairs, write_pairs
+from pasto_cli.core.recipe.load import load_recipe
+from pasto_cli.core.recipe.schema import PairsSpec, Recipe
+from pasto_cli.core.records.adapter import Meta
+from pasto_cli.core.steering.adapter import Adapter
+from pasto_cli.workflows import dials, progress, publish
 
 NASTY = (
-    b"\x00", b"\xff\xfe", b"[" * 3000, b"{" * 3000, b'{"a":' * 2000, b"- " * 2000, b"&a [*a]", b"*a", b"<<: *a",
+    b"\x00",
+    b"\xff\xfe",
+    b"[" * 3000,
+    b"{" * 3000,
+    b'{"a":' * 2000,
+    b"- " * 2000,
+    b"&a [*a]",
+    b"*a",
+    b"<<: *a",
     b"!!python/name:os",
-    b"!!python/object/apply:os.system ['true']", b"NaN", b"-Infinity", b"1e999", b"9" * 400, b"-1", b"0", b"null", b"~",
+    b"!!python/object/apply:os.system ['true']",
+    b"NaN",
+    b"-Infinity",
+    b"1e999",
+    b"9" * 400,
+    b"-1",
+    b"0",
+    b"null",
+    b"~",
     b"true",
-    
-    b"\t", b": ", b"# ", b"---\n", b"|\n", b"2001-02-31",
-)  # fmt: skip
+    b"\t",
+    b": ",
+    b"# ",
+    b"---\n",
+    b"|\n",
+    b"2001-02-31",
+)
 VALUES = (
-    None, True, -1, 0, 1, 10**30, -(10**18), 1e308, float("nan"), float("inf"), "", "x" * 5000, "../..",
-    "\x00", [], [[]], {}, {"a": {}},
-    [None] * 50, ["1"], {"1": 1}, "-1", "none", "4bit", "random:llama", "./nowhere", "cuda:99",
-    "a/b", ["a", "b", "c"], [0, 1], [-5], [10**9],
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    1,
+    10**30,
+    -(10**18),
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "x" * 5000,
+    "../..",
+    "\x00",
+    [],
+    [[]],
+    {},
+    {"a": {}},
+    [None] * 50,
+    ["1"],
+    {"1": 1},
+    "-1",
+    "none",
+    "4bit",
+    "random:llama",
+    "./nowhere",
+    "cuda:99",
+    "a/b",
+    ["a", "b", "c"],
+    [0, 1],
+    [-5],
+    [10**9],
+)
 SECONDS = 5.0
 
 mutated = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
@@ -77,13 +129,16 @@ def mangle_json(data, rng: random.Random):
             elif what < 0.85:
                 del here[key]
             elif isinstance(here, dict):
-                here[rng.choice(("", "x", "../..", "__class__", str(key) + " "))] = copy.deepcopy(rng.choice(VALUES))
+                here[rng.choice(("", "x", "../..", "__class__", str(key) + " "))] = copy.deepcopy(
+                    rng.choice(VALUES)
+                )
             break
     return data
 
 
 def survives(read) -> bool:
-    """Whether something was read; a `PastoError` with a next step is the only other way out, within seconds."""
+    """Whether something was read; a `PastoError` with a next step is the only other way out, within
+    seconds."""
     started = time.monotonic()
     try:
         read()
@@ -113,7 +168,10 @@ def test_recipes(tmp_path_factory, seed, structured):
 def test_pairs(tmp_path_factory, seed, structured):
     rng, path = random.Random(seed), tmp_path_factory.getbasetemp() / "hostile.jsonl"
     if not path.with_suffix(".good").exists():
-        write_pairs(make_pairs(PairsSpec(words=("kind", "cruel"), count=16)).pairs, path.with_suffix(".good"))
+        write_pairs(
+            make_pairs(PairsSpec(words=("kind", "cruel"), count=16)).pairs,
+            path.with_suffix(".good"),
+        )
     good = path.with_suffix(".good").read_bytes()
     if structured:
         lines = [json.loads(line) for line in good.splitlines()]
@@ -146,33 +204,51 @@ def test_benchmarks(tmp_path_factory, seed, kind):
 @pytest.fixture(scope="module")
 def whole(tiny, tmp_path_factory):
     """A saved adapter on the tiny Llama."""
-    from pasto_cli.core.adapter import decompose, keep
-    from pasto_cli.core.writers import dense_weight, find_writers, place_writers
-    from pasto_cli.evaluation.card import card
-    from pasto_cli.recipe import AdapterSpec
+    from pasto_cli.core.models.residual_writers import dense_weight, find_writers, place_writers
+    from pasto_cli.core.recipe.schema import AdapterSpec
+    from pasto_cli.core.report.card import card
+    from pasto_cli.core.steering.adapter import decompose, select_directions
 
     lm = tiny()
     writers = place_writers(find_writers(lm.model), len(lm.layers), 0.1, 0.5, 2)
-    kept = {w.path: keep(decompose(dense_weight(w.module)), torch.arange(4)) for w in writers}
+    kept = {
+        w.path: select_directions(decompose(dense_weight(w.module)), torch.arange(4))
+        for w in writers
+    }
     adapter = Adapter.create(kept, AdapterSpec(rank=4), 0)
-    recipe = Recipe.model_validate({"name": "x", "model": {"source": "random:llama"}, "pairs": {"words": ["a", "b"]}})
-    meta = artifact.Meta(
-        format_version=1, created=artifact.now(), base=artifact.describe_base(lm, adapter), bound="spectral", max_angle=45.0,
-        largest_angle=1.0, recipe=recipe.model_dump(mode="json"), pairs_sha256="", num_pairs={}, personas=["a", "b"],
-        training={"imported": "x"}, certificate=None, reference=artifact.reference_logits(lm, adapter), versions={},
-    )  # fmt: skip
+    recipe = Recipe.model_validate(
+        {"name": "x", "model": {"source": "random:llama"}, "pairs": {"words": ["a", "b"]}}
+    )
+    meta = Meta(
+        format_version=1,
+        created=now(),
+        base=describe_base(lm, adapter),
+        bound="spectral",
+        max_angle=45.0,
+        largest_angle=1.0,
+        recipe=recipe.model_dump(mode="json"),
+        pairs_sha256="",
+        num_pairs={},
+        personas=["a", "b"],
+        training={"imported": "x"},
+        certificate=None,
+        reference=reference_logits(lm, adapter),
+        versions={},
+    )
     folder = tmp_path_factory.mktemp("whole") / "adapter"
-    artifact.save(folder, adapter, meta, card(meta.model_dump(mode="json"), []))
+    store.save(folder, adapter, meta, card(meta.model_dump(mode="json"), []))
     return lm, folder
 
 
 @mutated
-@given(seed=st.integers(0, 2**32), what=st.sampled_from(["meta", "meta bytes", "tensors", "header"]))
+@given(
+    seed=st.integers(0, 2**32), what=st.sampled_from(["meta", "meta bytes", "tensors", "header"])
+)
 def test_adapters(whole, tmp_path_factory, seed, what):
     lm, good = whole
     rng, folder = random.Random(seed), tmp_path_factory.getbasetemp() / "hostile-adapter"
     shutil.copytree(good, folder, dirs_exist_ok=True)
-    meta, tensors = folder / artifact.META, folder / artifact.TENSORS
+    meta, tensors = folder / store.META, folder / store.TENSORS
     if what == "meta":
         meta.write_text(json.dumps(mangle_json(json.loads(meta.read_text()), rng)))
     elif what == "meta bytes":
@@ -188,9 +264,9 @@ def test_adapters(whole, tmp_path_factory, seed, what):
         tensors.write_bytes(struct.pack("<Q", length) + text + raw[8 + size :])
 
     def read():
-        found = artifact.read_meta(folder)
+        found = store.read_meta(folder)
         dials.recipe_of(found, folder)
-        adapter = artifact.load_adapter(folder, found, lm)
+        adapter = store.load_adapter(folder, found, lm)
         with torch.no_grad(), adapter.at(lm.model, 1.0):
             assert torch.isfinite(lm.model(input_ids=torch.arange(40, 50)[None]).logits).all()
 
@@ -198,13 +274,14 @@ def test_adapters(whole, tmp_path_factory, seed, what):
 
 
 BOMBS = {
-    "billion laughs": "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    "billion laughs": "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    + "".join(
         f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(12)
     ),
     "a list that holds itself": "name: &a [*a]\n",
     "depth": "name: " + "[" * 200_000,
     "size": "name: " + "x" * 2**21,
-}  # fmt: skip
+}
 
 
 def test_aliases_that_unfold_to_little_are_read(tmp_path):
@@ -213,7 +290,9 @@ def test_aliases_that_unfold_to_little_are_read(tmp_path):
     assert "&w" in text
     (tmp_path / "a.yaml").write_text(text + "\n")
     assert load_recipe(tmp_path / "a.yaml").pairs.words == load_recipe(TINY).pairs.words
-    (tmp_path / "b.yaml").write_text("name: x\nmodel: {source: 'random:llama'}\npairs: {words: [&a kind, *a]}\n")
+    (tmp_path / "b.yaml").write_text(
+        "name: x\nmodel: {source: 'random:llama'}\npairs: {words: [&a kind, *a]}\n"
+    )
     assert load_recipe(tmp_path / "b.yaml").pairs.words == ("kind", "kind")
 
 
@@ -232,11 +311,11 @@ def test_bombs_are_refused_before_memory_is_taken(tmp_path, name):
 
 
 def test_a_pasto_json_of_a_gigabyte_is_not_read(whole, tmp_path):
-    with (tmp_path / artifact.META).open("wb") as file:
+    with (tmp_path / store.META).open("wb") as file:
         file.truncate(2**30)  # sparse
     tracemalloc.start()
     with pytest.raises(PastoError, match="larger than 16 MiB"):
-        artifact.read_meta(tmp_path)
+        store.read_meta(tmp_path)
     assert tracemalloc.get_traced_memory()[1] < 2**26
     tracemalloc.stop()
 
@@ -244,27 +323,36 @@ def test_a_pasto_json_of_a_gigabyte_is_not_read(whole, tmp_path):
 def test_shapes_that_no_file_could_hold_are_refused_at_once(whole, tmp_path):
     lm, good = whole
     shutil.copytree(good, tmp_path / "a")
-    path = tmp_path / "a" / artifact.TENSORS
-    header = {key: {"dtype": "F32", "shape": [2**31, 2**31], "data_offsets": [0, 2**64]} for key in load_file(path)}
+    path = tmp_path / "a" / store.TENSORS
+    header = {
+        key: {"dtype": "F32", "shape": [2**31, 2**31], "data_offsets": [0, 2**64]}
+        for key in load_file(path)
+    }
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text)
-    assert not survives(lambda: artifact.load_adapter(tmp_path / "a", artifact.read_meta(tmp_path / "a"), lm))
+    assert not survives(
+        lambda: store.load_adapter(tmp_path / "a", store.read_meta(tmp_path / "a"), lm)
+    )
 
 
-@pytest.mark.parametrize("repo", ["alice/..", "../etc", "a/b/c", "alice", "alice/.", "https://x/y", "a b/c", "-/\x00"])
+@pytest.mark.parametrize(
+    "repo", ["alice/..", "../etc", "a/b/c", "alice", "alice/.", "https://x/y", "a b/c", "-/\x00"]
+)
 def test_ids_that_lead_out_of_a_folder_are_refused(repo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PastoError, match="not a repository id"):
-        publishing.pull_adapter(repo, None, None, True, watcher.Silent())
+        publish.pull_adapter(repo, None, None, True, progress.Silent())
 
 
 def test_originals_with_numbers_of_another_kind_are_refused(tmp_path):
-    (tmp_path / original.CONFIG).write_text(json.dumps({"peft_type": "APASTOADAPTER", "r": 2, "max_rotation_angle": 1.0}))
+    (tmp_path / antipasto_format.CONFIG).write_text(
+        json.dumps({"peft_type": "APASTOADAPTER", "r": 2, "max_rotation_angle": 1.0})
+    )
     name = "base_model.model.model.layers.1.mlp.down_proj"
-    save_file({f"{name}.antipasto_delta_s": torch.zeros(3, 3)}, tmp_path / original.TENSORS)
-    save_file({}, tmp_path / original.BASES)
+    save_file({f"{name}.antipasto_delta_s": torch.zeros(3, 3)}, tmp_path / antipasto_format.TENSORS)
+    save_file({}, tmp_path / antipasto_format.BASES)
     with pytest.raises(PastoError, match="is missing"):
-        original.read_original(tmp_path)
+        antipasto_format.read_original(tmp_path)
 
 
 def test_pull_replaces_nothing_that_is_no_adapter(tmp_path, monkeypatch):
@@ -272,6 +360,6 @@ def test_pull_replaces_nothing_that_is_no_adapter(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "project").mkdir()
     with pytest.raises(PastoError, match="there already"):
-        publishing.pull_adapter("alice/project", None, None, False, watcher.Silent())
+        publish.pull_adapter("alice/project", None, None, False, progress.Silent())
     with pytest.raises(PastoError, match="is no adapter: it is not replaced"):
-        publishing.pull_adapter("alice/project", None, None, True, watcher.Silent())
+        publish.pull_adapter("alice/project", None, None, True, progress.Silent())

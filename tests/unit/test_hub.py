@@ -1,4 +1,5 @@
-"""The Hub says no: real HTTP answers from a local server become clear errors, and the token stays out of them."""
+"""The Hub says no: real HTTP answers from a local server become clear errors, and the token stays
+out of them."""
 
 import http.server
 import json
@@ -12,8 +13,8 @@ TOKEN = "hf_thisisasecretthatmustnotshow"
 SCRIPT = """
 import sys
 from pathlib import Path
-from pasto_cli.core import hub
-from pasto_cli.errors import PastoError
+from pasto_cli.core.artifact import hub
+from pasto_cli.base.errors import PastoError
 try:
     if sys.argv[1] == "up":
         hub.upload(Path(sys.argv[2]), "someone/something", "card", private=True)
@@ -26,7 +27,8 @@ except PastoError as error:
 
 @pytest.fixture()
 def hub_says():
-    """Factory of a server that answers every request with one status; returns its address and the requests it saw."""
+    """Factory of a server that answers every request with one status; returns its address and the
+    requests it saw."""
     servers = []
 
     def make(status):
@@ -34,7 +36,13 @@ def hub_says():
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def answer(self):
-                seen.append((self.command, self.path, self.rfile.read(int(self.headers.get("content-length", 0)))))
+                seen.append(
+                    (
+                        self.command,
+                        self.path,
+                        self.rfile.read(int(self.headers.get("content-length", 0))),
+                    )
+                )
                 body = json.dumps({"error": "no"}).encode()
                 self.send_response(status)
                 self.send_header("content-type", "application/json")
@@ -71,7 +79,11 @@ def run(tmp_path, direction, endpoint, token=TOKEN):
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, direction, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", SCRIPT, direction, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert "Traceback" not in done.stderr, done.stderr
     assert token == "" or token not in done.stdout + done.stderr
@@ -80,7 +92,11 @@ def run(tmp_path, direction, endpoint, token=TOKEN):
 
 @pytest.mark.parametrize(
     ("status", "expected"),
-    [(401, "does not accept this token"), (403, "no permission to write to someone/something"), (500, "Hub")],
+    [
+        (401, "does not accept this token"),
+        (403, "no permission to write to someone/something"),
+        (500, "Hub"),
+    ],
 )
 def test_upload_refused(tmp_path, hub_says, status, expected):
     endpoint, seen = hub_says(status)

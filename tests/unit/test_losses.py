@@ -6,14 +6,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pasto_cli.core import losses
-from pasto_cli.core.objective import Objective
-from pasto_cli.core.subspaces import random_basis
-from pasto_cli.recipe import CoherenceSpec, LossesSpec, MonotonicitySpec, NeutralSpec, ProjectionSpec, SubspaceSpec
+from pasto_cli.core.recipe.schema import (
+    CoherenceSpec,
+    LossesSpec,
+    MonotonicitySpec,
+    NeutralSpec,
+    ProjectionSpec,
+    SubspaceSpec,
+)
+from pasto_cli.core.training import losses
+from pasto_cli.core.training.objective import Objective
+from pasto_cli.core.training.subspaces import random_basis
 
 
 def test_projection_of_a_perfect_dial_by_hand():
-    """d_ref = e1 for both pairs, +1 moves by +e1, -1 by -e1, all inside P: cos+ = 1, cos- = -1, focus = 1, a = -1.
+    """d_ref = e1 for both pairs, +1 moves by +e1, -1 by -e1, all inside P: cos+ = 1, cos- = -1,
+    focus = 1, a = -1.
 
     scaled: s = 30 * -1 = -30, relu(s) = 0, loss -30. symlog: sign(-1) log(1 + 1) = -0.693.
     """
@@ -21,25 +29,36 @@ def test_projection_of_a_perfect_dial_by_hand():
     basis = torch.eye(3)[:, :1]
     result = losses.projection_loss(d_ref, 2 * d_ref, 0 * d_ref, basis, ProjectionSpec())
     torch.testing.assert_close(result.loss, torch.tensor([-30.0, -30.0]))
-    symlog = losses.projection_loss(d_ref, 2 * d_ref, 0 * d_ref, basis, ProjectionSpec(kind="symlog"))
+    symlog = losses.projection_loss(
+        d_ref, 2 * d_ref, 0 * d_ref, basis, ProjectionSpec(kind="symlog")
+    )
     torch.testing.assert_close(symlog.loss, torch.tensor([-math.log(2)] * 2))
 
 
 def test_projection_of_a_parallel_dial_is_punished_by_the_square():
     d_ref = torch.tensor([[1.0, 0, 0], [1.0, 0, 0]])
-    result = losses.projection_loss(d_ref, 2 * d_ref, 3 * d_ref, torch.eye(3)[:, :1], ProjectionSpec())
+    result = losses.projection_loss(
+        d_ref, 2 * d_ref, 3 * d_ref, torch.eye(3)[:, :1], ProjectionSpec()
+    )
     torch.testing.assert_close(result.loss, torch.tensor([30.0 + 900.0] * 2))
 
 
 def test_focus_counts_what_lies_outside_the_subspace():
-    """A change of (1, 1): half of its square inside, so focus = (1/sqrt 2)^(1 - softness); softness 1 switches it off."""
+    """A change of (1, 1): half of its square inside, so focus = (1/sqrt 2)^(1 - softness); softness
+    1 switches it off."""
     d_ref = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     up, down = d_ref + torch.tensor([1.0, 1.0]), d_ref - torch.tensor([1.0, 1.0])
     a = {
-        s: losses.projection_loss(d_ref, up, down, torch.eye(2)[:, :1], ProjectionSpec(softness=s)).antiparallelism[0].item()
+        s: losses.projection_loss(d_ref, up, down, torch.eye(2)[:, :1], ProjectionSpec(softness=s))
+        .antiparallelism[0]
+        .item()
         for s in (0, 0.5, 1)
     }
-    assert a[0] == pytest.approx(-0.5) and a[0.5] == pytest.approx(-(0.5**0.5)) and a[1] == pytest.approx(-1.0)
+    assert (
+        a[0] == pytest.approx(-0.5)
+        and a[0.5] == pytest.approx(-(0.5**0.5))
+        and a[1] == pytest.approx(-1.0)
+    )
 
 
 def test_projection_has_finite_gradients_at_no_change():
@@ -52,11 +71,15 @@ def test_projection_has_finite_gradients_at_no_change():
 
 
 def test_swapping_the_signs_leaves_the_projection_and_turns_the_rest():
-    """The projection loss is symmetric in +1 and -1; orientation and monotonicity are what fix the sign."""
+    """The projection loss is symmetric in +1 and -1; orientation and monotonicity are what fix the
+    sign."""
     torch.manual_seed(0)
     d_ref, up, down = torch.randn(3, 5, 8)
     basis = random_basis(8, 3, 0).columns
-    one, two = (losses.projection_loss(d_ref, *pair, basis, ProjectionSpec()).loss for pair in ((up, down), (down, up)))
+    one, two = (
+        losses.projection_loss(d_ref, *pair, basis, ProjectionSpec()).loss
+        for pair in ((up, down), (down, up))
+    )
     torch.testing.assert_close(one, two)
     o = losses.orientation(up, down, d_ref, basis, 0.25)
     swapped = losses.orientation(down, up, d_ref, basis, 0.25)
@@ -65,20 +88,28 @@ def test_swapping_the_signs_leaves_the_projection_and_turns_the_rest():
 
 def coherence(tv, h, **spec):
     return losses.coherence_penalty(
-        torch.tensor([tv]), torch.tensor([h]), torch.ones(1, len(tv), dtype=torch.bool), CoherenceSpec(**spec)
+        torch.tensor([tv]),
+        torch.tensor([h]),
+        torch.ones(1, len(tv), dtype=torch.bool),
+        CoherenceSpec(**spec),
     )
 
 
 def test_coherence_by_hand():
-    """kappa 0.3, beta 0: budget 0.3 at H = 1. TV 0.5 -> v 0.2; log1p(10 * 0.2)^2 + 0.2 = 1.4069. TV 0.3 -> 0."""
+    """kappa 0.3, beta 0: budget 0.3 at H = 1. TV 0.5 -> v 0.2; log1p(10 * 0.2)^2 + 0.2 = 1.4069. TV
+    0.3 -> 0."""
     assert coherence([0.5], [1.0], beta=0.0).item() == pytest.approx(math.log(3) ** 2 + 0.2)
     assert coherence([0.3], [1.0], beta=0.0).item() == pytest.approx(0.0, abs=1e-6)
-    assert coherence([0.5], [1.0], beta=0.0, barrier="log").item() == pytest.approx(-10 * math.log(1 - 0.2 / 0.7))
+    assert coherence([0.5], [1.0], beta=0.0, barrier="log").item() == pytest.approx(
+        -10 * math.log(1 - 0.2 / 0.7)
+    )
 
 
 def test_coherence_at_weight_zero_is_zero_and_cannot_bind_at_high_kappa():
     assert coherence([1.0], [0.0], weight=0.0).item() == 0.0
-    assert coherence([1.0], [1.3], kappa=0.9).item() == 0.0  # the published code's budget exceeds 1 above 1.2 nats
+    assert (
+        coherence([1.0], [1.3], kappa=0.9).item() == 0.0
+    )  # the published code's budget exceeds 1 above 1.2 nats
     assert coherence([1.0], [1.3], kappa=0.3).item() > 1.0
 
 
@@ -87,14 +118,20 @@ def test_coherence_ignores_masked_tokens(aggregate):
     tv, h = torch.tensor([[0.9, 0.5, 0.6]]), torch.ones(1, 3)
     spec = CoherenceSpec(aggregate=aggregate)
     masked = losses.coherence_penalty(tv, h, torch.tensor([[False, True, True]]), spec)
-    torch.testing.assert_close(masked, losses.coherence_penalty(tv[:, 1:], h[:, 1:], torch.ones(1, 2, dtype=torch.bool), spec))
+    torch.testing.assert_close(
+        masked,
+        losses.coherence_penalty(tv[:, 1:], h[:, 1:], torch.ones(1, 2, dtype=torch.bool), spec),
+    )
 
 
 def test_monotonicity_by_hand():
-    """frac 0.5, floor 0.04, H = 1: t = 0.54. G+ = 1, G- = -1 costs nothing; G+ = G- = 0 costs 30 * 1.08."""
+    """frac 0.5, floor 0.04, H = 1: t = 0.54. G+ = 1, G- = -1 costs nothing; G+ = G- = 0 costs 30 *
+    1.08."""
     spec, h = MonotonicitySpec(), torch.ones(2)
     assert losses.monotonicity_loss(-h, h, h, spec).sum() == 0
-    torch.testing.assert_close(losses.monotonicity_loss(0 * h, 0 * h, h, spec), torch.full((2,), 30 * 1.08))
+    torch.testing.assert_close(
+        losses.monotonicity_loss(0 * h, 0 * h, h, spec), torch.full((2,), 30 * 1.08)
+    )
     wrong_way = losses.monotonicity_loss(h, -h, h, spec)
     mirrored = losses.monotonicity_loss(h, -h, h, MonotonicitySpec(variant="batch"))
     assert wrong_way.min() > 30 and mirrored.sum() == 0  # the original accepts the wrong direction
@@ -104,7 +141,12 @@ def test_strength_is_one_for_a_dial_that_equals_the_persona_prompt():
     cho, rej, zero = torch.tensor([1.0, 3.0]), torch.tensor([-1.0, -3.0]), torch.zeros(2)
     s = losses.strength(cho, rej, zero, cho, rej)
     assert s.pos.mean().item() == pytest.approx(1.0) and s.neg.mean().item() == pytest.approx(-1.0)
-    assert losses.likeness_loss(losses.Strength(torch.tensor([1.0]), torch.tensor([-1.0])), NeutralSpec()).item() == 0
+    assert (
+        losses.likeness_loss(
+            losses.Strength(torch.tensor([1.0]), torch.tensor([-1.0])), NeutralSpec()
+        ).item()
+        == 0
+    )
     far = losses.Strength(torch.tensor([3.0]), torch.tensor([-2.5]))
     assert losses.likeness_loss(far, NeutralSpec()).item() == 0
     held = NeutralSpec(margin=1.0, ceiling=2.0, likeness_weight=4.0)
@@ -114,7 +156,8 @@ def test_strength_is_one_for_a_dial_that_equals_the_persona_prompt():
     ).item() == pytest.approx(75)
 
 
-# -- the objective; its equality with the textbook way is in test_plain.py --------------------------------------------------
+# -- the objective; its equality with the textbook way is in test_plain.py
+# --------------------------------------------------
 
 
 def test_cache_and_grouping_do_not_change_the_loss(tiny, tiny_pairs, make_adapter):
@@ -132,7 +175,9 @@ def test_cache_and_grouping_do_not_change_the_loss(tiny, tiny_pairs, make_adapte
 
 def test_ramp_zero_leaves_constraints_out(tiny, tiny_pairs, make_adapter):
     lm = tiny()
-    objective = Objective(lm, random_basis(lm.hidden_size, 4, 0).columns, LossesSpec(), SubspaceSpec(), 512, 64)
+    objective = Objective(
+        lm, random_basis(lm.hidden_size, 4, 0).columns, LossesSpec(), SubspaceSpec(), 512, 64
+    )
     with torch.no_grad():
         report = objective(make_adapter(lm, scale=1.0), tiny_pairs[:3], ramp=0.0)
     assert report.parts["coherence"] == 0.0 and report.parts["monotonicity"] == 0.0

@@ -1,12 +1,14 @@
-"""Memory that runs out: the work goes on in halves, with the same numbers, and says so once a size."""
+"""Memory that runs out: the work goes on in halves, with the same numbers, and says so once a
+size."""
 
 import pytest
 import torch
 
-from pasto_cli.core import answers, certificate
-from pasto_cli.core.answers import ask, score_answers
-from pasto_cli.core.memory import Pieces, ShortageWarning, is_shortage
-from pasto_cli.core.steering import AdapterSteerer
+from pasto_cli.core.evaluation import certificate
+from pasto_cli.core.evaluation import questions as questions_module
+from pasto_cli.core.evaluation.questions import ask, score_answers
+from pasto_cli.core.models.memory import Pieces, ShortageWarning, is_shortage
+from pasto_cli.core.steering.steerer import AdapterSteerer
 
 
 def test_groups_are_halved_until_they_fit():
@@ -40,7 +42,9 @@ def test_one_row_that_does_not_fit_is_an_error_and_others_are_not_shortages():
 
     with pytest.raises(RuntimeError, match="shape"):
         Pieces(broken)([1, 2])
-    assert is_shortage(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"))
+    assert is_shortage(
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+    )
 
 
 @pytest.fixture()
@@ -60,17 +64,22 @@ def scarce(monkeypatch):
     return make
 
 
-@pytest.mark.filterwarnings("ignore::pasto_cli.core.memory.ShortageWarning")
-def test_answers_and_certificates_are_the_same_in_smaller_pieces(tiny, tiny_pairs, make_adapter, scarce):
+@pytest.mark.filterwarnings("ignore::pasto_cli.core.models.memory.ShortageWarning")
+def test_answers_and_certificates_are_the_same_in_smaller_pieces(
+    tiny, tiny_pairs, make_adapter, scarce
+):
     lm = tiny()
     steerer = AdapterSteerer(make_adapter(lm), lm)
     questions = [ask(lm.chat, f"Is {n} even?", "I say", ("Yes", "No")) for n in range(8)]
     whole = score_answers(lm, steerer, questions, [-1.0, 0.0, 1.0], 4096)
     likeness = certificate.measure_likeness(lm, steerer, tiny_pairs[:6], [1.0, -1.0], 4096)
-    scarce(answers, 200)
+    scarce(questions_module, 200)
     scarce(certificate, 400)
     torch.testing.assert_close(
-        score_answers(lm, steerer, questions, [-1.0, 0.0, 1.0], 4096).log_p, whole.log_p, rtol=1e-5, atol=1e-5
+        score_answers(lm, steerer, questions, [-1.0, 0.0, 1.0], 4096).log_p,
+        whole.log_p,
+        rtol=1e-5,
+        atol=1e-5,
     )
     again = certificate.measure_likeness(lm, steerer, tiny_pairs[:6], [1.0, -1.0], 4096)
     for a in (1.0, -1.0):

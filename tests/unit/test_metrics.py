@@ -8,18 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pasto_cli.evaluation.benchmarks import load_benchmark, subset
-from pasto_cli.evaluation.metrics import Table, openings, scores, slope_difference, steering_f1
-from pasto_cli.evaluation.oracles import ORACLES, score_oracles, simulate
-from pasto_cli.evaluation.results import Answer, EvalRun, dump, key, parse
-from pasto_cli.evaluation.statistics import cluster_bootstrap, spread
+from pasto_cli.base.statistics import cluster_bootstrap, spread
+from pasto_cli.core.evaluation.benchmarks import load_benchmark, subset
+from pasto_cli.core.evaluation.metrics import Table, openings, scores, slope_difference, steering_f1
+from pasto_cli.core.evaluation.oracles import ORACLES, score_oracles, simulate
+from pasto_cli.core.records.evaluation import Answer, EvalRun, dump, key, parse
 
 C = (-1.0, 0.0, 1.0)
 
 
 @pytest.fixture(scope="module", params=["mini-dilemmas", "dailydilemmas"])
 def items(request):
-    data = str(request.getfixturevalue("dailydilemmas")) if request.param == "dailydilemmas" else None
+    data = (
+        str(request.getfixturevalue("dailydilemmas")) if request.param == "dailydilemmas" else None
+    )
     return load_benchmark(request.param, data).items
 
 
@@ -35,7 +37,8 @@ def test_the_metric_ranks_simulated_steerers_as_a_person_would(items):
 
 @pytest.mark.slow
 def test_chance_earns_under_two(items):
-    """Over 200 draws; net is clamped at 0, so that chance earns something, less the more dilemmas there are."""
+    """Over 200 draws; net is clamped at 0, so that chance earns something, less the more dilemmas
+    there are."""
     carrying = [i for i in items if "honesty" in i.labels or i.kind != "target"]
     for oracle in ("yes-sayer", "no-sayer", "random"):
         assert np.mean([f1(carrying, oracle, seed=s) for s in range(200)]) < 2, oracle
@@ -45,7 +48,9 @@ def test_chance_earns_under_two(items):
 def test_the_published_sign_rewards_a_yes_sayer(dailydilemmas):
     """The fault that --label-sign original reproduces: a yes-sayer beats a perfect steerer."""
     items = load_benchmark("dailydilemmas", str(dailydilemmas)).items
-    assert f1(items, "yes-sayer", label_sign="original") > 3 * f1(items, "perfect", label_sign="original")
+    assert f1(items, "yes-sayer", label_sign="original") > 3 * f1(
+        items, "perfect", label_sign="original"
+    )
 
 
 def test_acquiescence_sees_the_yes_sayer(items):
@@ -54,7 +59,10 @@ def test_acquiescence_sees_the_yes_sayer(items):
     assert table.acquiescence(1.0, every) == pytest.approx(3.0)
     assert abs(table.shift(1.0, every)) < 0.5
     perfect = Table(simulate(items, "honesty", "perfect", 0), "honesty", C, 0.05)
-    assert perfect.shift(1.0, every) == pytest.approx(3.0) and abs(perfect.acquiescence(1.0, every)) < 0.5
+    assert (
+        perfect.shift(1.0, every) == pytest.approx(3.0)
+        and abs(perfect.acquiescence(1.0, every)) < 0.5
+    )
 
 
 def test_informedness_ranks_too(items):
@@ -73,7 +81,9 @@ def test_invalid_answers_are_counted_and_never_replaced(items):
     whole = Table(simulate(items, "honesty", "perfect", 0), "honesty", C, 0.05)
     assert (~table.valid[1.0]).sum() == pytest.approx(len(table.rows) / 2, abs=2)
     assert table.f1(every).f1 < 0.8 * whole.f1(every).f1
-    assert table.f1(every).arbitrary > whole.f1(every).arbitrary  # an invalid control answer is a flip
+    assert (
+        table.f1(every).arbitrary > whole.f1(every).arbitrary
+    )  # an invalid control answer is a flip
     assert scores(table)["coefficients"]["1"]["invalid"] == (~table.valid[1.0]).sum()
 
 
@@ -85,9 +95,18 @@ def test_scores_carry_n_and_intervals(items):
     shift = s["coefficients"]["1"]["shift"]
     assert shift["clusters"] * 2 == shift["n"] == s["n_target"]
     run = EvalRun(
-        benchmark="b", title="t", licence="l", source="s", value="honesty", coefficients=list(C), pmass_threshold=0.05,
-        partial=False, rows=rows, scores=s, provenance={},
-    )  # fmt: skip
+        benchmark="b",
+        title="t",
+        licence="l",
+        source="s",
+        value="honesty",
+        coefficients=list(C),
+        pmass_threshold=0.05,
+        partial=False,
+        rows=rows,
+        scores=s,
+        provenance={},
+    )
     assert parse(dump(run)).model_dump() == run.model_dump()
 
 
@@ -96,7 +115,9 @@ def test_undefined_is_nan_never_zero():
     result = steering_f1(nothing, nothing, nothing, nothing, nothing, nothing, (1.0, 1.0, 1.0))
     assert math.isnan(result.f1) and math.isnan(result.correct_rate)
     one = np.array([1.0])
-    assert math.isnan(steering_f1(one, one, one, nothing, nothing, nothing, (1.0, 1.0, 1.0)).f1)  # no controls: no precision
+    assert math.isnan(
+        steering_f1(one, one, one, nothing, nothing, nothing, (1.0, 1.0, 1.0)).f1
+    )  # no controls: no precision
     assert math.isnan(steering_f1(one, one, one, one, one, one, (0.01, 1.0, 1.0)).f1)
 
 
@@ -141,10 +162,11 @@ def test_bootstrap_at_the_edges():
 
 @pytest.mark.slow
 def test_interval_covers_the_truth():
-    """Nominal 95 % intervals cover the true shift in 92 to 98 % of 500 simulated benchmarks of 100 dilemmas.
+    """Nominal 95 % intervals cover the true shift in 92 to 98 % of 500 simulated benchmarks of 100
+    dilemmas.
 
-    Each dilemma's two rows share a part of their shift, so that intervals over rows would be too narrow.
-    """
+    Each dilemma's two rows share a part of their shift, so that intervals over rows would be too
+    narrow."""
     hits = rows_hit = 0
     truth = 0.3
     for seed in range(500):
@@ -169,7 +191,9 @@ def test_slope_and_monotonicity():
         for row in rows:
             base = row.answers["0"].y
             label = row.labels.get("honesty", 0)
-            row.answers.update({key(a): Answer(y=base + rule(a) * label, pmass=1.0, said="") for a in five})
+            row.answers.update(
+                {key(a): Answer(y=base + rule(a) * label, pmass=1.0, said="") for a in five}
+            )
         return Table(rows, "honesty", five, 0.05)
 
     every = np.arange(len(table(abs).rows))
@@ -177,7 +201,9 @@ def test_slope_and_monotonicity():
     assert line.slope(every) == pytest.approx(0.7) and line.monotonicity(every) == pytest.approx(1)
     assert table(lambda a: -0.2 * a).monotonicity(every) == pytest.approx(-1)
     valley = table(lambda a: a * a)
-    assert valley.slope(every) == pytest.approx(0, abs=1e-9) and abs(valley.monotonicity(every)) < 0.1
+    assert (
+        valley.slope(every) == pytest.approx(0, abs=1e-9) and abs(valley.monotonicity(every)) < 0.1
+    )
     flat = table(lambda a: 0.0)
     assert flat.slope(every) == pytest.approx(0) and math.isnan(flat.monotonicity(every))
     found = scores(line)
@@ -193,8 +219,12 @@ def test_slope_leaves_rows_out_that_are_invalid_anywhere():
 
 
 def test_chance_is_what_shuffled_labels_earn(items):
-    """A perfect steerer beats its own shuffles; one that only says Yes does not; labels are left as they were."""
-    perfect, yes = (Table(simulate(items, "honesty", o, 1), "honesty", C, 0.05) for o in ("perfect", "yes-sayer"))
+    """A perfect steerer beats its own shuffles; one that only says Yes does not; labels are left as
+    they were."""
+    perfect, yes = (
+        Table(simulate(items, "honesty", o, 1), "honesty", C, 0.05)
+        for o in ("perfect", "yes-sayer")
+    )
     before = perfect.label.copy()
     found = perfect.chance(200)
     assert np.array_equal(before, perfect.label)
@@ -204,11 +234,18 @@ def test_chance_is_what_shuffled_labels_earn(items):
 
 
 def test_difference_of_two_methods_is_paired():
-    """Base answers vary by nats between dilemmas; what two methods do to the same dilemmas differs by far less."""
+    """Base answers vary by nats between dilemmas; what two methods do to the same dilemmas differs
+    by far less."""
     items = load_benchmark("mini-dilemmas").items
-    one, other = (Table(simulate(items, "honesty", o, 0), "honesty", C, 0.05) for o in ("perfect", "no-op"))
+    one, other = (
+        Table(simulate(items, "honesty", o, 0), "honesty", C, 0.05) for o in ("perfect", "no-op")
+    )
     found = slope_difference(one, other)
-    assert found.value == pytest.approx(3.0) and found.high - found.low < 1e-9 and found.clusters == 228
+    assert (
+        found.value == pytest.approx(3.0)
+        and found.high - found.low < 1e-9
+        and found.clusters == 228
+    )
     noisy = Table(simulate(items, "honesty", "random", 0), "honesty", C, 0.05)
     there, back = slope_difference(noisy, other), slope_difference(other, noisy)
     assert there.value == pytest.approx(-back.value) and there.low == pytest.approx(-back.high)
@@ -226,7 +263,9 @@ def test_openings_count_what_was_said_instead():
 def test_spread_over_runs():
     found = spread([1.0, 2.0, 3.0])
     assert (found.mean, found.sd, found.n, found.agree) == (2.0, 1.0, 3, 3)
-    assert found.low == pytest.approx(2 - 4.303 / 3**0.5, abs=1e-3) and found.high == pytest.approx(4 - found.low)
+    assert found.low == pytest.approx(2 - 4.303 / 3**0.5, abs=1e-3) and found.high == pytest.approx(
+        4 - found.low
+    )
     mixed = spread([-1.0, 3.0])
     assert mixed.agree == 1
     assert math.isnan(spread([1.0]).sd)
@@ -236,25 +275,30 @@ def test_subset_keeps_whole_dilemmas_and_all_controls(items):
     class Holder:
         pass
 
-    from pasto_cli.evaluation.benchmarks import Benchmark
+    from pasto_cli.core.evaluation.benchmarks import Benchmark
 
     whole = Benchmark("b", "t", "l", "s", "p", items)
     part = subset(whole, "honesty", 10, 0)
     groups = {i.group for i in part.items if i.kind == "target"}
     assert len(groups) == 10 and part.partial
     assert sum(i.kind == "target" for i in part.items) == 20
-    assert sum(i.kind != "target" for i in part.items) == sum(i.kind != "target" for i in items) == 80
+    assert (
+        sum(i.kind != "target" for i in part.items) == sum(i.kind != "target" for i in items) == 80
+    )
     assert all("honesty" in i.labels for i in part.items if i.kind == "target")
     assert subset(whole, "honesty", None, 0) is whole
-    assert part.items == subset(whole, "honesty", 10, 0).items != subset(whole, "honesty", 10, 1).items
+    assert (
+        part.items == subset(whole, "honesty", 10, 0).items != subset(whole, "honesty", 10, 1).items
+    )
 
 
 @pytest.mark.slow
 def test_every_frequent_value_ranks_the_oracles(items):
-    """For each value with at least 100 labelled rows: perfect far above all, inverted and no-op nothing, Yes and No little.
+    """For each value with at least 100 labelled rows: perfect far above all, inverted and no-op
+    nothing, Yes and No little.
 
-    What chance earns falls with the square root of the dilemmas: under 2 on 200 of them, under 5 on the 50 of the rarest.
-    """
+    What chance earns falls with the square root of the dilemmas: under 2 on 200 of them, under 5 on
+    the 50 of the rarest."""
     counts = Counter(v for i in items for v in i.labels if ": " not in v)
     values = [v for v, n in counts.items() if n >= 100]
     assert len(values) >= 9
@@ -268,7 +312,11 @@ def test_every_frequent_value_ranks_the_oracles(items):
 
 
 def test_oracle_table_carries_intervals():
-    table = {s.name: s for s in score_oracles(load_benchmark("mini-dilemmas").items, "honesty", draws=3)}
+    table = {
+        s.name: s for s in score_oracles(load_benchmark("mini-dilemmas").items, "honesty", draws=3)
+    }
     assert set(table) == set(ORACLES)
     assert table["perfect"].f1.low > 20 and table["random"].f1.low == 0
-    assert table["yes-sayer"].acquiescence == pytest.approx(3.0) and table["perfect"].shift == pytest.approx(3.0)
+    assert table["yes-sayer"].acquiescence == pytest.approx(3.0) and table[
+        "perfect"
+    ].shift == pytest.approx(3.0)

@@ -1,16 +1,16 @@
-"""Several dials at once: changes add up, rows keep their own coefficients, baked equals hooked, the sum is one LoRA."""
+"""Several dials at once: changes add up, rows keep their own coefficients, baked equals hooked, the
+sum is one LoRA."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pasto_cli.core import export
-from pasto_cli.core.artifact import Calibration
-from pasto_cli.core.certificate import Interval
-from pasto_cli.core.steering import AdapterSteerer, Mix, change
-from pasto_cli.core.strength import Scaled
-from pasto_cli.core.writers import dense_weight
+from pasto_cli.core.artifact import export
+from pasto_cli.core.models.residual_writers import dense_weight
+from pasto_cli.core.records.adapter import Calibration, Interval
+from pasto_cli.core.steering.coefficients import change
+from pasto_cli.core.steering.steerer import AdapterSteerer, Mix, Scaled
 
 IDS = torch.arange(40, 70)[None]
 
@@ -23,7 +23,11 @@ def logits(lm, rows=1):
 @pytest.fixture()
 def two(tiny, make_adapter):
     lm = tiny()
-    return lm, AdapterSteerer(make_adapter(lm), lm), AdapterSteerer(make_adapter(lm, rank=7, seed=5), lm)
+    return (
+        lm,
+        AdapterSteerer(make_adapter(lm), lm),
+        AdapterSteerer(make_adapter(lm, rank=7, seed=5), lm),
+    )
 
 
 def test_changes_of_a_weight_add_up(two):
@@ -35,7 +39,9 @@ def test_changes_of_a_weight_add_up(two):
     before = {path: dense_weight(lm.model.get_submodule(path)).clone() for path in one}
     try:
         for path in one:
-            lm.model.get_submodule(path).weight.data += one[path].b @ one[path].a + other[path].b @ other[path].a
+            lm.model.get_submodule(path).weight.data += (
+                one[path].b @ one[path].a + other[path].b @ other[path].a
+            )
         expected = logits(lm)
     finally:
         for path, weight in before.items():
@@ -67,30 +73,50 @@ def test_laws_of_a_mix(two):
 
 
 @settings(max_examples=20, deadline=None)
-@given(x=st.floats(-2, 2).filter(lambda v: abs(v) > 1e-2), y=st.floats(-2, 2).filter(lambda v: abs(v) > 1e-2))
+@given(
+    x=st.floats(-2, 2).filter(lambda v: abs(v) > 1e-2),
+    y=st.floats(-2, 2).filter(lambda v: abs(v) > 1e-2),
+)
 def test_the_sum_is_one_lora(tiny, x, y):
-    from pasto_cli.core.adapter import Adapter, decompose, keep
-    from pasto_cli.core.writers import find_writers
-    from pasto_cli.recipe import AdapterSpec
+    from pasto_cli.core.models.residual_writers import find_writers
+    from pasto_cli.core.recipe.schema import AdapterSpec
+    from pasto_cli.core.steering.adapter import Adapter, decompose, select_directions
 
     first, second, third = find_writers(tiny().model)[2:5]
 
     def make(writers, rank, seed):
-        kept = {w.path: keep(decompose(dense_weight(w.module)), torch.arange(rank)) for w in writers}
+        kept = {
+            w.path: select_directions(decompose(dense_weight(w.module)), torch.arange(rank))
+            for w in writers
+        }
         return Adapter.create(kept, AdapterSpec(rank=rank, init_theta_std=0.3), seed)
 
-    a, b = export.low_rank(make([first, second], 4, 0), x), export.low_rank(make([second, third], 9, 1), y)
+    a, b = (
+        export.low_rank(make([first, second], 4, 0), x),
+        export.low_rank(make([second, third], 9, 1), y),
+    )
     both = export.joined([a, b])
-    assert {path: len(f.a) for path, f in both.items()} == {first.path: 4, second.path: 13, third.path: 9}
+    assert {path: len(f.a) for path, f in both.items()} == {
+        first.path: 4,
+        second.path: 13,
+        third.path: 9,
+    }
     path = second.path
-    torch.testing.assert_close(both[path].b @ both[path].a, a[path].b @ a[path].a + b[path].b @ b[path].a, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        both[path].b @ both[path].a,
+        a[path].b @ a[path].a + b[path].b @ b[path].a,
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=4))
 def test_change_keeps_the_form_of_coefficients(values):
     assert change(values, lambda a: 2 * a) == [2 * a for a in values]
     assert change(values[0], lambda a: 2 * a) == 2 * values[0]
-    assert change(torch.tensor(values, dtype=torch.float64), lambda a: 2 * a) == [2 * a for a in values]
+    assert change(torch.tensor(values, dtype=torch.float64), lambda a: 2 * a) == [
+        2 * a for a in values
+    ]
     assert change(torch.tensor(values[0], dtype=torch.float64), lambda a: 2 * a) == 2 * values[0]
 
 
@@ -104,7 +130,9 @@ def test_scaled_takes_each_sign_by_its_own_factor(two):
 
 def test_a_calibration_needs_both_signs():
     reached = {k: Interval(value=1, low=0.9, high=1.1, n=24) for k in ("1", "-1")}
-    Calibration(kl_p95=1.0, coefficients={"1": 0.5, "-1": -2.0}, reached=reached, quantization="none")
+    Calibration(
+        kl_p95=1.0, coefficients={"1": 0.5, "-1": -2.0}, reached=reached, quantization="none"
+    )
     for wrong in ({"1": 0.5, "-1": 2.0}, {"1": 0.5}, {"1": -1.0, "-1": -1.0}):
         with pytest.raises(ValueError, match="positive and a negative"):
             Calibration(kl_p95=1.0, coefficients=wrong, reached=reached, quantization="none")

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from pasto_cli.core.chat import PLAIN_TEMPLATE, Chat, tokenise_pairs
-from pasto_cli.core.memory import enough_memory
-from pasto_cli.core.models import load_model, pick_device, training_precision
-from pasto_cli.core.writers import dense_weight, find_writers, place_writers
-from pasto_cli.errors import PastoError
-from pasto_cli.pairs import Pair
-from pasto_cli.recipe import ModelSpec
+from pasto_cli.base.errors import PastoError
+from pasto_cli.core.models.chat import PLAIN_TEMPLATE, Chat, tokenise_pairs
+from pasto_cli.core.models.devices import pick_device, training_precision
+from pasto_cli.core.models.loading import load_model
+from pasto_cli.core.models.memory import enough_memory
+from pasto_cli.core.models.residual_writers import dense_weight, find_writers, place_writers
+from pasto_cli.core.pairs.pairs import Pair
+from pasto_cli.core.recipe.schema import ModelSpec
 from variants import MODELS
 
 
@@ -29,7 +30,8 @@ def test_writers_are_two_a_layer_and_dense(tiny, name):
 
 
 def test_4bit_weights_stay_as_they_are_after_inference(tiny):
-    """bitsandbytes would repack them for a bfloat16 kernel on the first forward on some processors."""
+    """bitsandbytes would repack them for a bfloat16 kernel on the first forward on some
+    processors."""
     lm = tiny("llama-4bit")
     module = find_writers(lm.model)[3].module
     before = module.weight.data.clone()
@@ -60,9 +62,17 @@ def test_fused_experts_are_refused_by_name():
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     config = Qwen3MoeConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=8, vocab_size=32,
-        moe_intermediate_size=8, num_experts=4, num_experts_per_tok=2, intermediate_size=16,
-    )  # fmt: skip
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        vocab_size=32,
+        moe_intermediate_size=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        intermediate_size=16,
+    )
     with pytest.raises(PastoError, match=r"model\.layers\.0\.mlp\.experts"):
         find_writers(Qwen3MoeForCausalLM(config))
 
@@ -70,19 +80,34 @@ def test_fused_experts_are_refused_by_name():
 def test_text_tower_of_a_multimodal_checkpoint_has_its_real_weights(tmp_path):
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-    from pasto_cli.core.forward import settle_packing
-    from pasto_cli.core.random_models import byte_tokenizer
+    from pasto_cli.core.models.forward import settle_packing
+    from pasto_cli.core.models.random_models import byte_tokenizer
 
     config = Gemma3Config(
         text_config=dict(
-            hidden_size=32, num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=300,
-            intermediate_size=48, sliding_window=16, query_pre_attn_scalar=16,
+            hidden_size=32,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            vocab_size=300,
+            intermediate_size=48,
+            sliding_window=16,
+            query_pre_attn_scalar=16,
         ),
         vision_config=dict(
-            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=28, patch_size=14,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            image_size=28,
+            patch_size=14,
         ),
-        image_token_index=299, boi_token_index=298, eoi_token_index=297, mm_tokens_per_image=4,
-    )  # fmt: skip
+        image_token_index=299,
+        boi_token_index=298,
+        eoi_token_index=297,
+        mm_tokens_per_image=4,
+    )
     torch.manual_seed(0)
     whole = Gemma3ForConditionalGeneration(config).eval()
     whole.save_pretrained(tmp_path)
@@ -91,14 +116,16 @@ def test_text_tower_of_a_multimodal_checkpoint_has_its_real_weights(tmp_path):
     settle_packing(lm)
     ids = torch.arange(10, 50)[None]
     with torch.no_grad():
-        torch.testing.assert_close(lm.model(input_ids=ids).logits, whole(input_ids=ids).logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            lm.model(input_ids=ids).logits, whole(input_ids=ids).logits, rtol=0, atol=1e-5
+        )
     assert len(find_writers(lm.model)) == 8
 
 
 def test_missing_weights_are_an_error_not_random(tiny, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    from pasto_cli.core.random_models import byte_tokenizer
+    from pasto_cli.core.models.random_models import byte_tokenizer
 
     tiny().model.save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
@@ -154,13 +181,23 @@ def test_training_precision_is_put_back(tiny):
 
 
 def test_the_heads_backward_pass_in_low_precision(tiny):
-    """Under autocast it rounds as bfloat16 does, in a half-precision model it goes through float32 in parts."""
+    """Under autocast it rounds as bfloat16 does, in a half-precision model it goes through float32
+    in parts."""
     lm, low = tiny(), load_model(ModelSpec(source="random:llama", dtype="bfloat16", device="cpu"))
-    by_logits = torch.randn(5, lm.head(torch.zeros(1, lm.hidden_size)).shape[-1], generator=torch.Generator().manual_seed(0))
+    by_logits = torch.randn(
+        5,
+        lm.head(torch.zeros(1, lm.hidden_size)).shape[-1],
+        generator=torch.Generator().manual_seed(0),
+    )
     logits, weight = by_logits, lm.model.get_output_embeddings().weight
     expected = by_logits @ weight
     torch.testing.assert_close(lm.head_gradient(logits, by_logits), expected)
-    torch.testing.assert_close(low.head_gradient(logits, by_logits), expected, rtol=0, atol=0.02 * expected.abs().max().item())
+    torch.testing.assert_close(
+        low.head_gradient(logits, by_logits),
+        expected,
+        rtol=0,
+        atol=0.02 * expected.abs().max().item(),
+    )
     with training_precision(lm, "bfloat16"):
         near = lm.head_gradient(logits, by_logits)
         assert not torch.equal(near, expected)
@@ -172,7 +209,9 @@ def test_models_without_a_chat_template_get_the_plain_one(tiny):
     chat = tiny().chat
     assert chat.tokenizer.chat_template == PLAIN_TEMPLATE
     assert chat.text("Hi") == "### User\nHi\n\n### Assistant\n"
-    assert Chat(chat.tokenizer, "Be brief.").text("Hi").startswith("### System\nBe brief.\n\n### User")
+    assert (
+        Chat(chat.tokenizer, "Be brief.").text("Hi").startswith("### System\nBe brief.\n\n### User")
+    )
 
 
 def test_no_double_bos(tiny):

@@ -6,29 +6,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pasto_cli import bundled
-from pasto_cli.errors import PastoError
-from pasto_cli.pairs import (
-    Pair,
-    clean_suffixes,
-    load_suffixes,
-    make_pairs,
-    read_pairs,
-    split_pairs,
-    with_article,
-    write_pairs,
-)  # fmt: skip
-from pasto_cli.recipe import PairsSpec
+from pasto_cli.base import bundled
+from pasto_cli.base.errors import PastoError
+from pasto_cli.core.pairs.corpora import clean_suffixes, load_suffixes
+from pasto_cli.core.pairs.pairs import Pair, make_pairs, read_pairs, with_article, write_pairs
+from pasto_cli.core.pairs.split import split_pairs
+from pasto_cli.core.recipe.schema import PairsSpec
 
 
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
-        ("honest", "an honest"), ("dishonest", "a dishonest"), ("angry", "an angry"), ("unique", "a unique"),
-        ("unkind", "an unkind"), ("European", "a European"), ("useful", "a useful"), ("hourly", "an hourly"),
-        ("uninformed", "an uninformed"), ("an old", "an old"), ("one-eyed", "a one-eyed"),
+        ("honest", "an honest"),
+        ("dishonest", "a dishonest"),
+        ("angry", "an angry"),
+        ("unique", "a unique"),
+        ("unkind", "an unkind"),
+        ("European", "a European"),
+        ("useful", "a useful"),
+        ("hourly", "an hourly"),
+        ("uninformed", "an uninformed"),
+        ("an old", "an old"),
+        ("one-eyed", "a one-eyed"),
     ],
-)  # fmt: skip
+)
 def test_articles(word, expected):
     assert with_article(word) == expected
 
@@ -56,7 +57,9 @@ def test_defaults_give_800_distinct_oriented_pairs():
 
 
 def test_the_draw_is_seeded():
-    first, again, other = (make_pairs(PairsSpec(words=("a", "b"), seed=s, count=50)) for s in (1, 1, 2))
+    first, again, other = (
+        make_pairs(PairsSpec(words=("a", "b"), seed=s, count=50)) for s in (1, 1, 2)
+    )
     assert first.digest == again.digest != other.digest
 
 
@@ -66,15 +69,25 @@ def test_same_personas_are_refused():
 
 
 def test_cleaning_names_what_it_drops():
-    kept, dropped = clean_suffixes([("s", "I went to "), ("s", "I went to"), ("s", "  "), ("s", "Done.")])
+    kept, dropped = clean_suffixes(
+        [("s", "I went to "), ("s", "I went to"), ("s", "  "), ("s", "Done.")]
+    )
     assert kept == [("s", "I went to")]
-    assert dropped == {"duplicate suffix": 1, "empty suffix": 1, "closed sentence: the reply is already given": 1}
+    assert dropped == {
+        "duplicate suffix": 1,
+        "empty suffix": 1,
+        "closed sentence: the reply is already given": 1,
+    }
 
 
 def test_too_few_suffixes(tmp_path):
     (tmp_path / "s.txt").write_text("I am\nYou are\n")
     with pytest.raises(PastoError, match="gives 2 usable pairs"):
-        make_pairs(PairsSpec(words=("a", "b"), suffixes=str(tmp_path / "s.txt"), templates=("{persona} x",)))
+        make_pairs(
+            PairsSpec(
+                words=("a", "b"), suffixes=str(tmp_path / "s.txt"), templates=("{persona} x",)
+            )
+        )
 
 
 def test_round_trip_and_bad_lines(tmp_path):
@@ -90,11 +103,16 @@ def test_round_trip_and_bad_lines(tmp_path):
 
 
 @given(
-    suffixes=st.lists(st.text("ab ", min_size=1, max_size=6).map(str.strip).filter(bool), min_size=12, max_size=60),
+    suffixes=st.lists(
+        st.text("ab ", min_size=1, max_size=6).map(str.strip).filter(bool), min_size=12, max_size=60
+    ),
     seed=st.integers(0, 9),
 )
 def test_split_has_no_prefix_across_parts_and_loses_nothing(suffixes, seed):
-    pairs = [Pair(chosen="c", rejected="r", neutral=f"n{i % 5}", suffix=s, source="xy"[i % 2]) for i, s in enumerate(suffixes)]
+    pairs = [
+        Pair(chosen="c", rejected="r", neutral=f"n{i % 5}", suffix=s, source="xy"[i % 2])
+        for i, s in enumerate(suffixes)
+    ]
     parts = split_pairs(pairs, 0.2, 0.2, seed)
     assert sum(map(len, parts)) == len(pairs)
     roots = [{p.suffix for p in part} for part in parts]

@@ -10,47 +10,68 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import multiprocessing
 
-from pasto_cli.core import parallel
+from pasto_cli.core.models import distributed
 
 
 def meet(rank, world, port):
     """What a launcher and `pasto` do before a command runs."""
     torch.set_num_threads(1)
     os.environ |= {
-        "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
-    }  # fmt: skip
-    parallel.join()
-    assert (parallel.rank(), parallel.size()) == (rank, world)
+        "WORLD_SIZE": str(world),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+    }
+    distributed.init()
+    assert (distributed.rank(), distributed.size()) == (rank, world)
 
 
 def train_and_ask(rank, world, port, folder, spec):
     """A short training in float64 and some questions; every process keeps what it ended with."""
-    from pasto_cli.core.adapter import Adapter, decompose, keep
-    from pasto_cli.core.answers import ask, score_answers
-    from pasto_cli.core.certificate import measure_likeness
-    from pasto_cli.core.chat import tokenise_pairs
-    from pasto_cli.core.models import load_model
-    from pasto_cli.core.objective import Objective
-    from pasto_cli.core.steering import AdapterSteerer
-    from pasto_cli.core.subspaces import random_basis
-    from pasto_cli.core.trainer import train
-    from pasto_cli.core.writers import dense_weight, find_writers
-    from pasto_cli.pairs import make_pairs
-    from pasto_cli.recipe import AdapterSpec, LossesSpec, ModelSpec, PairsSpec, SubspaceSpec, TrainingSpec
+    from pasto_cli.core.evaluation.certificate import measure_likeness
+    from pasto_cli.core.evaluation.questions import ask, score_answers
+    from pasto_cli.core.models.chat import tokenise_pairs
+    from pasto_cli.core.models.loading import load_model
+    from pasto_cli.core.models.residual_writers import dense_weight, find_writers
+    from pasto_cli.core.pairs.pairs import make_pairs
+    from pasto_cli.core.recipe.schema import (
+        AdapterSpec,
+        LossesSpec,
+        ModelSpec,
+        PairsSpec,
+        SubspaceSpec,
+        TrainingSpec,
+    )
+    from pasto_cli.core.steering.adapter import Adapter, decompose, select_directions
+    from pasto_cli.core.steering.steerer import AdapterSteerer
+    from pasto_cli.core.training.objective import Objective
+    from pasto_cli.core.training.subspaces import random_basis
+    from pasto_cli.core.training.trainer import train
 
     if world > 1:
         meet(rank, world, port)
     lm = load_model(ModelSpec(source="random:gpt2", device="cpu"))
     lm.model.double()
-    pairs = make_pairs(PairsSpec(words=("honest", "dishonest"), templates=("Be {persona} one.",), count=11)).pairs
-    tokens, _ = tokenise_pairs([p.model_copy(update={"neutral": p.neutral[:12]}) for p in pairs], lm.chat)
-    kept = {w.path: keep(decompose(dense_weight(w.module)), torch.arange(6)) for w in find_writers(lm.model)[2:6]}
+    pairs = make_pairs(
+        PairsSpec(words=("honest", "dishonest"), templates=("Be {persona} one.",), count=11)
+    ).pairs
+    tokens, _ = tokenise_pairs(
+        [p.model_copy(update={"neutral": p.neutral[:12]}) for p in pairs], lm.chat
+    )
+    kept = {
+        w.path: select_directions(decompose(dense_weight(w.module)), torch.arange(6))
+        for w in find_writers(lm.model)[2:6]
+    }
     adapter = Adapter.create(kept, AdapterSpec(rank=6), 0).double()
     basis = random_basis(lm.hidden_size, 4, 0).columns.double()
     objective = Objective(lm, basis, LossesSpec.model_validate(spec), SubspaceSpec(), 512, 64)
-    # Seven pairs in batches of three: shares of unlike size, and a batch that leaves some process without a pair.
-    train(objective, adapter, tokens[:7], tokens[7:9], TrainingSpec(epochs=2, batch_size=3, lr=5e-3))
+    # Seven pairs in batches of three: shares of unlike size, and a batch that leaves some process
+    # without a pair.
+    train(
+        objective, adapter, tokens[:7], tokens[7:9], TrainingSpec(epochs=2, batch_size=3, lr=5e-3)
+    )
     steerer = AdapterSteerer(adapter, lm)
     questions = [ask(lm.chat, f"Is {n} even?", "I say", ("Yes", "No")) for n in range(5)]
     progress = []
@@ -60,10 +81,12 @@ def train_and_ask(rank, world, port, folder, spec):
     found = {
         "adapter": torch.cat([p.detach().flatten() for p in adapter.parameters()]),
         "answers": answers.log_p,
-        "likeness": torch.tensor([*likeness.steered[1.0], *likeness.steered[-1.0], *likeness.chosen]),
+        "likeness": torch.tensor(
+            [*likeness.steered[1.0], *likeness.steered[-1.0], *likeness.chosen]
+        ),
     }
     save_file(found, f"{folder}/{world}-{rank}.safetensors", {"said": json.dumps(answers.said)})
-    parallel.leave()
+    distributed.destroy()
 
 
 def read(path):
@@ -73,7 +96,9 @@ def read(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "spec"), [(2, "original"), (4, {})], ids=["two, original losses", "four"])
+@pytest.mark.parametrize(
+    ("world", "spec"), [(2, "original"), (4, {})], ids=["two, original losses", "four"]
+)
 def test_processes_end_with_the_adapter_of_one(tmp_path, world, spec):
     train_and_ask(0, 1, 0, tmp_path, spec)
     with socket.socket() as s:
@@ -91,9 +116,9 @@ def test_processes_end_with_the_adapter_of_one(tmp_path, world, spec):
 
 def test_one_process_is_left_alone():
     tensor = torch.ones(3, requires_grad=True)
-    assert parallel.size() == 1 and parallel.rank() == 0
-    assert parallel.share([1, 2, 3]) == parallel.unshare([1, 2, 3], 3) == [1, 2, 3]
-    assert parallel.gather(tensor)[0] is tensor
-    parallel.sum_gradients([tensor])
-    parallel.same([tensor])
+    assert distributed.size() == 1 and distributed.rank() == 0
+    assert distributed.shard([1, 2, 3]) == distributed.all_gather([1, 2, 3], 3) == [1, 2, 3]
+    assert distributed.all_gather_object(tensor)[0] is tensor
+    distributed.sum_gradients([tensor])
+    distributed.broadcast([tensor])
     assert tensor.grad is None

@@ -4,18 +4,19 @@ import pytest
 import torch
 
 from benchmarks import plain
-from pasto_cli.core import objective
-from pasto_cli.core.forward import settle_packing
-from pasto_cli.core.models import load_model
-from pasto_cli.core.objective import Objective
-from pasto_cli.core.subspaces import random_basis
-from pasto_cli.core.writers import dense_weight
-from pasto_cli.recipe import LossesSpec, ModelSpec, SubspaceSpec
+from pasto_cli.core.models.forward import settle_packing
+from pasto_cli.core.models.loading import load_model
+from pasto_cli.core.models.residual_writers import dense_weight
+from pasto_cli.core.recipe.schema import LossesSpec, ModelSpec, SubspaceSpec
+from pasto_cli.core.training import objective
+from pasto_cli.core.training.objective import Objective
+from pasto_cli.core.training.subspaces import random_basis
 from variants import BOUNDS, LOSSES, MODELS
 
 DEPTH = 4
 TOLERANCE = {"gpt2": 1e-9, "llama": 1e-6, "gemma3": 1e-6}
-"""Of a gradient in float64; transformers' RMS norms go through float32 whatever the model's dtype."""
+"""Of a gradient in float64; transformers' RMS norms go through float32 whatever the model's
+dtype."""
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +43,23 @@ def writers_of(lm, adapter):
         weight = dense_weight(module).to(rotation.u)
         bias = None if module.bias is None else module.bias.detach()
         found[path] = plain.PlainWriter(
-            weight, bias, (rotation.u, rotation.s, rotation.v), rotation.theta.detach(), rotation.delta.detach(), adapter.bound,
+            weight,
+            bias,
+            (rotation.u, rotation.s, rotation.v),
+            rotation.theta.detach(),
+            rotation.delta.detach(),
+            adapter.bound,
             adapter.max_angle,
-        )  # fmt: skip
+        )
     return found
 
 
 def both(lm, adapter, pairs, spec, ramp=1.0):
     """(loss, gradient) of the fast path and of the plain one."""
     basis = random_basis(lm.hidden_size, 4, 0).columns.to(lm.dtype)
-    fast = Objective(lm, basis, spec, SubspaceSpec(), 512, 64)(adapter, pairs, ramp, neutral=False).total
+    fast = Objective(lm, basis, spec, SubspaceSpec(), 512, 64)(
+        adapter, pairs, ramp, neutral=False
+    ).total
     fast.backward()
     writers = writers_of(lm, adapter)
     slow = plain.loss(lm.model, lm.layers[DEPTH - 1], writers, pairs, basis, spec, 3, ramp)
@@ -78,7 +86,9 @@ def test_equal_in_float64(double, tiny_pairs, make_adapter, model, name, chunked
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_equal_in_float32(tiny, tiny_pairs, make_adapter, bound):
     lm = tiny()
-    (fast, one), (slow, other) = both(lm, make_adapter(lm, bound=bound, scale=0.05), tiny_pairs[:3], LossesSpec(), 0.7)
+    (fast, one), (slow, other) = both(
+        lm, make_adapter(lm, bound=bound, scale=0.05), tiny_pairs[:3], LossesSpec(), 0.7
+    )
     assert abs(fast - slow) <= 1e-4 * abs(slow)
     assert (one - other).norm() <= 1e-4 * other.norm()
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pasto_cli.errors import PastoError
-from pasto_cli.expression import Term, parse_subspace
-from pasto_cli.recipe import LossesSpec, Recipe
-from pasto_cli.recipe_file import RecipeError, dump_recipe, load_recipe
+from pasto_cli.base.errors import PastoError
+from pasto_cli.core.recipe.load import RecipeError, dump_recipe, load_recipe
+from pasto_cli.core.recipe.schema import LossesSpec, Recipe
+from pasto_cli.core.recipe.subspace_expression import Term, parse_subspace
 
 ROOT = Path(__file__).parents[2]
 GOOD = "name: x\nmodel: {source: random:llama}\npairs: {words: [honest, dishonest]}\n"
@@ -32,7 +32,8 @@ def test_shipped_recipe_loads_and_round_trips(path, tmp_path):
 def test_all_mistakes_are_reported_together_with_their_lines(tmp_path):
     path = write(
         tmp_path,
-        "name: bad/name\nmodel:\n  source: x\n  quantisation: 4bit\n  dtype: float23\npairs:\n  words: [a, b]\n"
+        "name: bad/name\nmodel:\n  source: x\n  quantisation: 4bit\n  dtype: float23\npairs:\n  "
+        "words: [a, b]\n"
         "  suffixes: {dataset: d, colum: c}\nadapter:\n  rank: -3\ntraining:\n  epochs: ten\n",
     )
     with pytest.raises(RecipeError) as caught:
@@ -64,7 +65,10 @@ def test_all_mistakes_are_reported_together_with_their_lines(tmp_path):
         (GOOD + "adapter: {max_angle: 180}\n", "less than 180"),
         (GOOD + "losses: orignal\n", "'original'"),
         ("name: x\nmodel: {source: a}\npairs: {}\n", "exactly one of file, words, personas"),
-        ("name: x\nmodel: {source: a}\npairs: {words: [a, b], templates: [no placeholder]}\n", "{persona} exactly once"),
+        (
+            "name: x\nmodel: {source: a}\npairs: {words: [a, b], templates: [no placeholder]}\n",
+            "{persona} exactly once",
+        ),
         (GOOD + "training: {lr: .nan}\n", "finite number"),
         (GOOD + "model2: {}\n", "did you mean 'model'?"),
     ],
@@ -83,7 +87,10 @@ def test_missing_file_suggests_a_neighbour(tmp_path):
 
 def test_overrides_reach_any_key(tmp_path):
     path = write(tmp_path, GOOD)
-    recipe = load_recipe(path, ["training.epochs=3", "adapter.rank=8", "losses.neutral=null", "pairs.words=[kind, cruel]"])
+    recipe = load_recipe(
+        path,
+        ["training.epochs=3", "adapter.rank=8", "losses.neutral=null", "pairs.words=[kind, cruel]"],
+    )
     assert (recipe.training.epochs, recipe.adapter.rank, recipe.losses.neutral) == (3, 8, None)
     assert recipe.pairs.words == ("kind", "cruel")
     with pytest.raises(PastoError, match="not a section"):
@@ -93,7 +100,11 @@ def test_overrides_reach_any_key(tmp_path):
 def test_original_losses_are_the_published_set():
     losses = LossesSpec.model_validate("original")
     assert losses.neutral is None
-    assert (losses.coherence.kappa, losses.coherence.tokens, losses.monotonicity.variant) == (0.9, "all", "batch")
+    assert (losses.coherence.kappa, losses.coherence.tokens, losses.monotonicity.variant) == (
+        0.9,
+        "all",
+        "batch",
+    )
 
 
 def test_schema_describes_every_key():
@@ -110,15 +121,19 @@ def test_schema_describes_every_key():
 
 def test_expression_grammar():
     assert parse_subspace("taskdiff & write & ~ logits_read") == (
-        Term("taskdiff", False), Term("write", False), Term("logits_read", True),
-    )  # fmt: skip
+        Term("taskdiff", False),
+        Term("write", False),
+        Term("logits_read", True),
+    )
 
 
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(max_size=300))
 def test_no_text_breaks_the_loader(text, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
-    path.write_text(text, encoding="utf-8", errors="surrogateescape" if text.isascii() else "ignore")
+    path.write_text(
+        text, encoding="utf-8", errors="surrogateescape" if text.isascii() else "ignore"
+    )
     try:
         load_recipe(path)
     except PastoError:
@@ -126,7 +141,20 @@ def test_no_text_breaks_the_loader(text, tmp_path_factory):
 
 
 KEYS = st.sampled_from(
-    ["name", "model", "pairs", "adapter", "losses", "source", "rank", "words", "neutral", "training", "lr", "x"]
+    [
+        "name",
+        "model",
+        "pairs",
+        "adapter",
+        "losses",
+        "source",
+        "rank",
+        "words",
+        "neutral",
+        "training",
+        "lr",
+        "x",
+    ]
 )
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=5),

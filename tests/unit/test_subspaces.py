@@ -3,29 +3,31 @@
 import pytest
 import torch
 
-from pasto_cli.core import subspaces
-from pasto_cli.core.adapter import decompose
-from pasto_cli.core.calibration import end_states
-from pasto_cli.core.directions import choose_directions
-from pasto_cli.core.subspaces import Activations, Basis
-from pasto_cli.core.writers import dense_weight, find_writers
-from pasto_cli.errors import PastoError
-from pasto_cli.expression import SUBSPACE_NAMES, parse_subspace
+from pasto_cli.base.errors import PastoError
+from pasto_cli.core.models.activations import collect_activations
+from pasto_cli.core.models.residual_writers import dense_weight, find_writers
+from pasto_cli.core.recipe.subspace_expression import SUBSPACE_NAMES, parse_subspace
+from pasto_cli.core.steering.adapter import decompose
+from pasto_cli.core.training import subspaces
+from pasto_cli.core.training.directions import choose_directions
+from pasto_cli.core.training.subspaces import Basis, SubspaceInputs
 from variants import DIRECTIONS, SUBSPACES
 
 
 @pytest.fixture(scope="module")
 def states(tiny, tiny_pairs):
     lm = tiny()
-    return end_states(lm, tiny_pairs[:20], find_writers(lm.model), 512)
+    return collect_activations(lm, tiny_pairs[:20], find_writers(lm.model), 512)
 
 
 @pytest.fixture(scope="module")
 def material(tiny, states):
     model = tiny().model
     writers = find_writers(model)
-    return Activations(
-        states.hidden, lambda: model.get_output_embeddings().weight.detach(), lambda: [dense_weight(w.module) for w in writers]
+    return SubspaceInputs(
+        states.hidden,
+        lambda: model.get_output_embeddings().weight.detach(),
+        lambda: [dense_weight(w.module) for w in writers],
     )
 
 
@@ -39,7 +41,9 @@ def test_every_expression_gives_an_orthonormal_basis(text, material):
 
 
 def test_all_names_of_the_grammar_are_built():
-    assert set(SUBSPACE_NAMES) <= set(" ".join(SUBSPACES).replace("&", " ").replace("~", " ").split())
+    assert set(SUBSPACE_NAMES) <= set(
+        " ".join(SUBSPACES).replace("&", " ").replace("~", " ").split()
+    )
 
 
 def test_uncentred_taskdiff_keeps_the_mean_direction_and_centring_throws_it_away():
@@ -49,7 +53,10 @@ def test_uncentred_taskdiff_keeps_the_mean_direction_and_centring_throws_it_away
     hidden[:, 1] = torch.randn(40, 32) * 0.5
     hidden[0::2, 1] += mean
     difference = hidden[0::2, 1] - hidden[1::2, 1]
-    kept = {c: subspaces.captured_share(subspaces.taskdiff(hidden, 1, c, 1).columns, difference) for c in (False, True)}
+    kept = {
+        c: subspaces.captured_share(subspaces.taskdiff(hidden, 1, c, 1).columns, difference)
+        for c in (False, True)
+    }
     assert kept[False] > 0.95 > 0.6 > kept[True]
 
 
@@ -78,17 +85,22 @@ def test_end_states_are_those_of_a_plain_forward_whatever_the_budget(tiny, tiny_
         out = lm.model(input_ids=torch.tensor([pair.rejected]), output_hidden_states=True)
     hook.remove()
     for layer in range(8):
-        torch.testing.assert_close(states.hidden[7, layer], out.hidden_states[layer][0, -1], rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            states.hidden[7, layer], out.hidden_states[layer][0, -1], rtol=0, atol=1e-4
+        )
     torch.testing.assert_close(states.inputs[writer.path][7], seen[0][0, -1], rtol=0, atol=1e-4)
-    other = end_states(lm, tiny_pairs[:20], [], 64)
+    other = collect_activations(lm, tiny_pairs[:20], [], 64)
     torch.testing.assert_close(other.hidden, states.hidden, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("layers", [1, 5, 8])
 def test_layers_that_nobody_looks_at_are_not_run(tiny, tiny_pairs, states, layers):
     lm, ran = tiny(), []
-    hooks = [layer.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, layer in enumerate(lm.layers)]
-    found = end_states(lm, tiny_pairs[:20], find_writers(lm.model)[:2], 512, layers)
+    hooks = [
+        layer.register_forward_hook(lambda *_, i=i: ran.append(i))
+        for i, layer in enumerate(lm.layers)
+    ]
+    found = collect_activations(lm, tiny_pairs[:20], find_writers(lm.model)[:2], 512, layers)
     for hook in hooks:
         hook.remove()
     assert set(ran) == set(range(layers))
@@ -112,13 +124,18 @@ def test_directions_are_distinct_sorted_and_as_many_as_asked(kind, tiny, states)
 def test_random_directions_follow_their_seed_and_differ_between_modules(tiny, states):
     writers = find_writers(tiny().model)[2:4]
     factors = [decompose(dense_weight(w.module)) for w in writers]
-    first, second, again = (choose_directions("random", writers[i], factors[i], 20, states, 0) for i in (0, 1, 0))
+    first, second, again = (
+        choose_directions("random", writers[i], factors[i], 20, states, 0) for i in (0, 1, 0)
+    )
     assert torch.equal(first, again) and not torch.equal(first, second)
-    assert not torch.equal(first, choose_directions("random", writers[0], factors[0], 20, states, 1))
+    assert not torch.equal(
+        first, choose_directions("random", writers[0], factors[0], 20, states, 1)
+    )
 
 
 def test_residual_directions_find_a_planted_difference(tiny, states):
-    """A difference along one singular direction must be among the kept, however small its singular value."""
+    """A difference along one singular direction must be among the kept, however small its singular
+    value."""
     writer = find_writers(tiny().model)[6]
     factors = decompose(dense_weight(writer.module))
     hidden = torch.randn(states.hidden.shape, generator=torch.Generator().manual_seed(0)) * 1e-3

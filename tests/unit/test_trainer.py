@@ -8,12 +8,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pasto_cli.core import checkpoint, trainer
-from pasto_cli.core.objective import LossReport, Objective
-from pasto_cli.core.subspaces import random_basis
-from pasto_cli.core.trainer import Hooks, NotFinite, lr_factor, make_batches, steps_per_epoch, train
-from pasto_cli.errors import PastoError
-from pasto_cli.recipe import LossesSpec, SubspaceSpec, TrainingSpec
+from pasto_cli.base.errors import PastoError
+from pasto_cli.core.recipe.schema import LossesSpec, SubspaceSpec, TrainingSpec
+from pasto_cli.core.training import checkpoint, trainer
+from pasto_cli.core.training.objective import LossReport, Objective
+from pasto_cli.core.training.subspaces import random_basis
+from pasto_cli.core.training.trainer import (
+    Hooks,
+    NotFinite,
+    lr_factor,
+    make_batches,
+    steps_per_epoch,
+    train,
+)
 
 
 @given(st.integers(2, 60), st.integers(2, 12), st.integers(1, 5))
@@ -41,7 +48,9 @@ def setting(tiny, tiny_pairs, make_adapter):
     basis = random_basis(lm.hidden_size, 4, 0).columns
 
     def make():
-        return Objective(lm, basis, LossesSpec(), SubspaceSpec(), 512, 64), make_adapter(lm, scale=0.003, rank=6)
+        return Objective(lm, basis, LossesSpec(), SubspaceSpec(), 512, 64), make_adapter(
+            lm, scale=0.003, rank=6
+        )
 
     return make, tiny_pairs[:9], tiny_pairs[9:13]
 
@@ -50,7 +59,9 @@ def run(setting, report=lambda _: None, keep=lambda: None, hooks=None, resumed=N
     make, pairs, held_out = setting
     objective, adapter = make()
     settings = TrainingSpec(**{"epochs": 2, "batch_size": 4, "lr": 5e-3, **spec})
-    return train(objective, adapter, pairs, held_out, settings, hooks or Hooks(report, keep), resumed), adapter
+    return train(
+        objective, adapter, pairs, held_out, settings, hooks or Hooks(report, keep), resumed
+    ), adapter
 
 
 def state(adapter):
@@ -71,16 +82,27 @@ def test_training_lowers_the_validation_loss_and_is_deterministic(setting):
 
 
 def test_accumulation_equals_one_larger_step(tiny, tiny_pairs, make_adapter, monkeypatch):
-    """Two batches of 4 accumulated give the mean gradient over 8 pairs, not the sum of two means."""
+    """Two batches of 4 accumulated give the mean gradient over 8 pairs, not the sum of two
+    means."""
     lm = tiny()
     seen = []
     monkeypatch.setattr(
-        torch.optim.AdamW, "step", lambda self: seen.append([p.grad.clone() for p in self.param_groups[0]["params"]])
+        torch.optim.AdamW,
+        "step",
+        lambda self: seen.append([p.grad.clone() for p in self.param_groups[0]["params"]]),
     )
-    objective = Objective(lm, random_basis(lm.hidden_size, 4, 0).columns, LossesSpec(), SubspaceSpec(), 512, 64)
+    objective = Objective(
+        lm, random_basis(lm.hidden_size, 4, 0).columns, LossesSpec(), SubspaceSpec(), 512, 64
+    )
     pairs = tiny_pairs[:7]
     adapter = make_adapter(lm, scale=0.05)
-    train(objective, adapter, pairs, tiny_pairs[7:9], TrainingSpec(epochs=1, batch_size=4, accumulation=2, clip=1e9))
+    train(
+        objective,
+        adapter,
+        pairs,
+        tiny_pairs[7:9],
+        TrainingSpec(epochs=1, batch_size=4, accumulation=2, clip=1e9),
+    )
     monkeypatch.undo()
     import random
 
@@ -131,7 +153,9 @@ def test_patience_stops_early(setting, monkeypatch):
         return report if torch.is_grad_enabled() else report._replace(total=torch.tensor(5.0))
 
     monkeypatch.setattr(Objective, "__call__", never_better)
-    result = train(objective, adapter, pairs, held_out, TrainingSpec(epochs=9, batch_size=4, patience=2))
+    result = train(
+        objective, adapter, pairs, held_out, TrainingSpec(epochs=9, batch_size=4, patience=2)
+    )
     assert result.stopped_early and result.steps == 3 * 2
 
 
@@ -171,17 +195,25 @@ def through_disk(snapshot, folder):
     return checkpoint.load_state(folder)
 
 
-@pytest.mark.parametrize("settings", [{"epochs": 3}, {"epochs": 3, "accumulation": 2, "validate_every": 2}])
-def test_going_on_from_any_snapshot_ends_with_the_same_bits(setting, tmp_path, monkeypatch, settings):
+@pytest.mark.parametrize(
+    "settings", [{"epochs": 3}, {"epochs": 3, "accumulation": 2, "validate_every": 2}]
+)
+def test_going_on_from_any_snapshot_ends_with_the_same_bits(
+    setting, tmp_path, monkeypatch, settings
+):
     monkeypatch.setattr(trainer, "SNAPSHOT_SECONDS", 0.0)
     kept = []
-    result, adapter = run(setting, hooks=Hooks(keep=lambda s: kept.append(through_disk(s, tmp_path))), **settings)
+    result, adapter = run(
+        setting, hooks=Hooks(keep=lambda s: kept.append(through_disk(s, tmp_path))), **settings
+    )
     assert len(kept) == result.steps + 3  # after each step and each epoch
     for snapshot in kept[::2]:
         steps = []
         again, other = run(setting, hooks=Hooks(steps.append), resumed=snapshot, **settings)
         assert torch.equal(state(adapter), state(other)) and again == result
-        assert [s.step for s in steps if not s.validation] == list(range(snapshot.facts["step"] + 1, result.steps + 1))
+        assert [s.step for s in steps if not s.validation] == list(
+            range(snapshot.facts["step"] + 1, result.steps + 1)
+        )
 
 
 def test_a_training_that_had_stopped_early_stays_stopped(setting, monkeypatch):
@@ -205,7 +237,9 @@ def test_a_snapshot_of_another_training_is_refused(setting):
     with pytest.raises(PastoError, match="8 steps were planned|planned, now"):
         run(setting, resumed=kept[-1], epochs=5)
     del kept[-1].tensors["optimizer.0.exp_avg"]
-    kept[-1].tensors.pop("now." + next(k.removeprefix("now.") for k in kept[-1].tensors if k.startswith("now.")))
+    kept[-1].tensors.pop(
+        "now." + next(k.removeprefix("now.") for k in kept[-1].tensors if k.startswith("now."))
+    )
     with pytest.raises(PastoError, match="does not fit"):
         run(setting, resumed=kept[-1])
 

@@ -1,8 +1,7 @@
 """The command line: the table of contents, and the one place that turns errors into exit codes.
 
-Exit codes: 0 done; 1 a mistake or a state that the user can mend (one clear line and a next step); 2 wrong usage; 130
-interrupted. Nothing here imports torch: `pasto --help` is instant.
-"""
+Exit codes: 0 done; 1 a mistake or a state that the user can mend (one clear line and a next step);
+2 wrong usage; 130 interrupted. Nothing here imports torch: `pasto --help` is instant."""
 
 import os
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import typer
 
+from pasto_cli.base.errors import PastoError
 from pasto_cli.cli import (
     benchmarks,
     calibrate,
@@ -29,7 +29,6 @@ from pasto_cli.cli import (
     train,
     verify,
 )
-from pasto_cli.errors import PastoError
 
 app = typer.Typer(
     help="A dial for a language model: trained from two words, measured, published.",
@@ -57,36 +56,38 @@ app.command("recipe")(recipe.recipe)
 
 @contextmanager
 def _processes() -> Iterator[None]:
-    """Under a launcher (accelerate launch, torchrun): meet the other processes; only the first one speaks."""
+    """Under a launcher (accelerate launch, torchrun): meet the other processes; only the first one
+    speaks."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         if "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ:
-            from pasto_cli.cli import output
+            from pasto_cli.cli import console
 
-            output.Screen().warn(
+            console.Screen().warn(
                 "accelerate starts one process only on a CPU without MPI; "
                 "for several, write: torchrun --nproc-per-node 2 -m pasto_cli ..."
             )
         yield
         return
-    from pasto_cli.cli import output
-    from pasto_cli.core import parallel
+    from pasto_cli.cli import console
+    from pasto_cli.core.models import distributed
 
-    parallel.join()
+    distributed.init()
     try:
-        if parallel.rank() > 0:
-            output.out.quiet = output.err.quiet = True
+        if distributed.rank() > 0:
+            console.out.quiet = console.err.quiet = True
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
                 yield
         else:
             yield
     finally:
-        parallel.leave()
+        distributed.destroy()
 
 
 def main() -> None:
     """Run a command; a `PastoError` becomes a line, a next step and exit code 1."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Threads that spin while they wait make everything many times slower as soon as another program uses the processor.
+    # Threads that spin while they wait make everything many times slower as soon as another program
+    # uses the processor.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     usual = warnings.showwarning
@@ -94,7 +95,7 @@ def main() -> None:
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if category.__name__ != "ShortageWarning":
             return usual(message, category, *where, **more)
-        from pasto_cli.cli.output import Screen
+        from pasto_cli.cli.console import Screen
 
         return Screen().warn(str(message))
 
@@ -103,7 +104,7 @@ def main() -> None:
         with _processes():
             app()
     except PastoError as error:
-        from pasto_cli.cli.output import show_error
+        from pasto_cli.cli.console import show_error
 
         show_error(error)
         sys.exit(1)

@@ -10,19 +10,24 @@ from pasto_cli.cli import options
 def benchmarks(
     data: Annotated[
         str | None,
-        typer.Option("--data", help="Local folder with the DailyDilemmas files: counts them too.", show_default=False),
+        typer.Option(
+            "--data",
+            help="Local folder with the DailyDilemmas files: counts them too.",
+            show_default=False,
+        ),
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """List the benchmarks with n, licence and source. A .yaml or .jsonl file of your own runs by its path.
+    """List the benchmarks with n, licence and source. A .yaml or .jsonl file of your own runs by
+    its path.
 
     Examples:
       pasto benchmarks
 
       pasto benchmarks --json
     """
-    from pasto_cli.cli.output import out, print_json
-    from pasto_cli.evaluation.benchmarks import listing
+    from pasto_cli.cli.console import out, print_json
+    from pasto_cli.core.evaluation.benchmarks import listing
 
     found = listing(data)
     if json:
@@ -30,6 +35,15 @@ def benchmarks(
         return
     for entry in found:
         out.print(entry.name, style="bold", highlight=False, markup=False)
-        for name, text in (("title", entry.title), ("n", entry.n), ("licence", entry.licence), ("source", entry.source)):
+        for name, text in (
+            ("title", entry.title),
+            ("n", entry.n),
+            ("licence", entry.licence),
+            ("source", entry.source),
+        ):
             out.print(f"  {name}: {text}", highlight=False, markup=False, soft_wrap=True)
-    out.print("or a file: pasto eval --benchmark FILE.yaml (or .jsonl); the format is in docs/benchmarks.md", highlight=False)
+    out.print(
+        "or a file: pasto eval --benchmark FILE.yaml (or .jsonl); the format is in "
+        "docs/benchmarks.md",
+        highlight=False,
+    )

@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-from pasto_cli.core.models import LoadedModel
-from pasto_cli.core.steering import AdapterSteerer, Mix
-from pasto_cli.dials import Part, open_dial, open_parts, split_part
-from pasto_cli.errors import PastoError
-from pasto_cli.watcher import Watcher
+from pasto_cli.base.errors import PastoError
+from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.steering.steerer import AdapterSteerer, Mix
+from pasto_cli.workflows.dials import Part, open_dial, open_parts, split_part
+from pasto_cli.workflows.progress import Watcher
 
 
 class Dials(NamedTuple):
@@ -24,9 +24,15 @@ class Dials(NamedTuple):
 
 
 def open_dials(
-    names: list[str] | None, coeff: list[float] | None, strength: list[float] | None, otherwise: list[float],
-    watch: Watcher, quantization: str | None, device: str | None, verify: bool,
-) -> Dials:  # fmt: skip
+    names: list[str] | None,
+    coeff: list[float] | None,
+    strength: list[float] | None,
+    otherwise: list[float],
+    watch: Watcher,
+    quantization: str | None,
+    device: str | None,
+    verify: bool,
+) -> Dials:
     """Load what a command line names.
 
     Args:
@@ -47,11 +53,17 @@ def open_dials(
     if names is None or len(names) == 1:
         name, own = split_part(names[0]) if names else (None, None)
         if own is not None and (coeff or strength):
-            raise PastoError(f"{names[0] if names else ''} has its coefficient already", "Leave --coeff and --strength out.")
+            raise PastoError(
+                f"{names[0] if names else ''} has its coefficient already",
+                "Leave --coeff and --strength out.",
+            )
         dial = open_dial(name, watch, quantization, device, verify, packing=False)
         kept = dial.meta.calibration
         if strength and kept and kept.quantization != dial.lm.spec.quantization:
-            watch.warn(f"calibrated on a base of quantisation {kept.quantization}, not {dial.lm.spec.quantization}")
+            watch.warn(
+                f"calibrated on a base of quantisation {kept.quantization}, not "
+                f"{dial.lm.spec.quantization}"
+            )
         found = (
             coeff
             or ([dial.meta.coefficient(s) for s in strength] if strength else None)
@@ -59,6 +71,8 @@ def open_dials(
         )
         return Dials([Part(dial, 1.0)], dial.steerer, found)
     if strength:
-        raise PastoError("--strength is for one dial", "Give each adapter its coefficient: -a A:+1 -a B:-0.5")
+        raise PastoError(
+            "--strength is for one dial", "Give each adapter its coefficient: -a A:+1 -a B:-0.5"
+        )
     parts = open_parts(names, watch, quantization, device, verify, packing=False)
     return Dials(parts, Mix([(part.dial.steerer, part.own) for part in parts]), coeff or [1.0])

@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pasto_cli.base.errors import PastoError
 from pasto_cli.cli import options
-from pasto_cli.errors import PastoError
 
 FOR_A_MODEL = ("--quantization", "--device", "--no-verify")
 """Options that mean nothing where no model is loaded."""
@@ -23,29 +23,52 @@ def evaluate(
     benchmark: Annotated[
         str | None,
         typer.Option(
-            "--benchmark", "-b", show_default=False,
+            "--benchmark",
+            "-b",
+            show_default=False,
             help="A name that `pasto benchmarks` lists, or a .yaml or .jsonl file. Default: the recipe's.",
         ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="Local folder with the DailyDilemmas files, instead of the Hub.", show_default=False),
+        typer.Option(
+            "--data",
+            help="Local folder with the DailyDilemmas files, instead of the Hub.",
+            show_default=False,
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="At most this many dilemmas (whole ones; controls stay).", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            help="At most this many dilemmas (whole ones; controls stay).",
+            show_default=False,
+        ),
     ] = None,
     value: Annotated[
-        str | None, typer.Option(help="The value that the dial should move. Default: the recipe's.", show_default=False)
+        str | None,
+        typer.Option(
+            help="The value that the dial should move. Default: the recipe's.", show_default=False
+        ),
     ] = None,
     coeffs: Annotated[
         str | None,
-        typer.Option(help="Coefficients, such as -1,-0.5,0,0.5,1; -1, 0 and 1 are always measured.", show_default=False),
+        typer.Option(
+            help="Coefficients, such as -1,-0.5,0,0.5,1; -1, 0 and 1 are always measured.",
+            show_default=False,
+        ),
     ] = None,
     label_sign: Annotated[
-        str, typer.Option(help="own, or original: the published fault, for comparison with published figures only.")
+        str,
+        typer.Option(
+            help="own, or original: the published fault, for comparison with published figures only."
+        ),
     ] = "own",
     oracles: Annotated[
-        bool, typer.Option("--oracles", help="Score simulated steerers instead: what does the metric reward?")
+        bool,
+        typer.Option(
+            "--oracles", help="Score simulated steerers instead: what does the metric reward?"
+        ),
     ] = False,
     baseline: Annotated[
         list[str] | None,
@@ -55,17 +78,21 @@ def evaluate(
         ),
     ] = None,
     equal_kl: Annotated[
-        bool, typer.Option("--equal-kl", help="Scale each method to 1 nat of disturbance (KL p95 on neutral prompts).")
+        bool,
+        typer.Option(
+            "--equal-kl",
+            help="Scale each method to 1 nat of disturbance (KL p95 on neutral prompts).",
+        ),
     ] = False,
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,
     json: options.Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Measure dials on a benchmark.
 
-    Writes every row to eval/BENCHMARK.json in the run's folder and prints the scores with n and 95 % intervals (bootstrap over
-    dilemmas). `pasto report` makes a page with figures of it.
+    Writes every row to eval/BENCHMARK.json in the run's folder and prints the scores with n and 95
+    % intervals (bootstrap over dilemmas). `pasto report` makes a page with figures of it.
 
     Examples:
       pasto eval --benchmark mini-dilemmas
@@ -77,20 +104,37 @@ def evaluate(
       pasto eval runs/a-seed0 runs/a-seed1 runs/a-seed2
 
       pasto eval --oracles --benchmark mini-dilemmas
-    """  # fmt: skip
+    """
     coefficients = _parse(coeffs)
     if label_sign not in ("own", "original"):
         raise PastoError(f"--label-sign {label_sign!r} is not known", "Write own or original.")
     names, given = baseline or [], adapters or []
     comparison = bool(names or equal_kl)
     set_options = {
-        "--limit": limit is not None, "--coeffs": coeffs is not None, "--baseline": bool(names), "--equal-kl": equal_kl,
-        "--value": value is not None, "--label-sign": label_sign != "own", "several adapters": len(given) > 1,
-        "an adapter": len(given) > 0, "--data": data is not None, "--quantization": quantization is not None,
-        "--device": device is not None, "--no-verify": no_verify,
-    }  # fmt: skip
+        "--limit": limit is not None,
+        "--coeffs": coeffs is not None,
+        "--baseline": bool(names),
+        "--equal-kl": equal_kl,
+        "--value": value is not None,
+        "--label-sign": label_sign != "own",
+        "several adapters": len(given) > 1,
+        "an adapter": len(given) > 0,
+        "--data": data is not None,
+        "--quantization": quantization is not None,
+        "--device": device is not None,
+        "--no-verify": no_verify,
+    }
     if oracles:
-        _refuse(set_options, "--oracles", "--limit", "--coeffs", "--baseline", "--equal-kl", "an adapter", *FOR_A_MODEL)
+        _refuse(
+            set_options,
+            "--oracles",
+            "--limit",
+            "--coeffs",
+            "--baseline",
+            "--equal-kl",
+            "an adapter",
+            *FOR_A_MODEL,
+        )
         _oracles(benchmark or "mini-dilemmas", data, value or "honesty", label_sign, json)
         return
     not_with_sentiment = ("--baseline", "--equal-kl", "--value", "--label-sign", "--data")
@@ -98,25 +142,28 @@ def evaluate(
         _refuse(set_options, "--benchmark sentiment", *not_with_sentiment)
     if comparison:
         _refuse(set_options, "a comparison", "--coeffs", "--label-sign", "several adapters")
-    from pasto_cli import comparisons, dials, measurements, workflows
     from pasto_cli.cli import tables
-    from pasto_cli.cli.output import Screen
+    from pasto_cli.cli.console import Screen
+    from pasto_cli.core.evaluation.benchmarks import check_benchmark
+    from pasto_cli.workflows import compare, dials, evaluate
 
-    workflows.check_benchmark(benchmark, data)
-    comparisons.check_names(names)
+    check_benchmark(benchmark, data)
+    compare.check_names(names)
     screen = Screen()
     found: list[Any] = []
     for name in given or [None]:
         dial = dials.open_dial(name, screen, quantization, device, not no_verify)
-        if benchmark == "sentiment" or (benchmark is None and dial.meta.recipe["evaluation"]["benchmark"] == "sentiment"):
+        if benchmark == "sentiment" or (
+            benchmark is None and dial.meta.recipe["evaluation"]["benchmark"] == "sentiment"
+        ):
             _refuse(set_options, "the recipe's benchmark, sentiment", *not_with_sentiment)
-            found.append(measurements.evaluate_sentiment(dial, screen, coefficients, limit))
+            found.append(evaluate.evaluate_sentiment(dial, screen, coefficients, limit))
             continue
-        plan = measurements.plan_evaluation(dial, benchmark, data, limit, value)
+        plan = evaluate.plan_evaluation(dial, benchmark, data, limit, value)
         if comparison:
-            tables.show_comparison(comparisons.compare(dial, names, plan, equal_kl, screen), json)
+            tables.show_comparison(compare.compare(dial, names, plan, equal_kl, screen), json)
             return
-        found.append(measurements.evaluate_dial(dial, screen, plan, coefficients, label_sign))  # type: ignore[arg-type]
+        found.append(evaluate.evaluate_dial(dial, screen, plan, coefficients, label_sign))  # type: ignore[arg-type]
     tables.show_runs(found, json)
 
 
@@ -124,18 +171,22 @@ def _refuse(given: dict[str, bool], where: str, *not_with: str) -> None:
     """A clear line instead of an option that is passed over."""
     if wrong := [name for name in not_with if given[name]]:
         does = "does" if len(wrong) == 1 and not wrong[0].startswith("several") else "do"
-        raise PastoError(f"{' and '.join(wrong)} {does} not go with {where}", "Leave one of them out.")
+        raise PastoError(
+            f"{' and '.join(wrong)} {does} not go with {where}", "Leave one of them out."
+        )
 
 
 def _oracles(name: str, data: str | None, value: str, label_sign: str, json: bool) -> None:
-    from pasto_cli import measurements
     from pasto_cli.cli import tables
-    from pasto_cli.cli.output import Screen
+    from pasto_cli.cli.console import Screen
+    from pasto_cli.workflows import evaluate
 
     if name == "sentiment":
-        raise PastoError("--oracles answer yes/no questions; sentiment has none", "Name another benchmark.")
+        raise PastoError(
+            "--oracles answer yes/no questions; sentiment has none", "Name another benchmark."
+        )
     with Screen().task(f"simulated steerers on {name}"):
-        found = measurements.oracles(name, data, value, label_sign)
+        found = evaluate.oracles(name, data, value, label_sign)
     tables.show_oracles(*found, value, label_sign, json)
 
 
@@ -145,4 +196,6 @@ def _parse(text: str | None) -> list[float] | None:
     try:
         return [float(part) + 0.0 for part in text.split(",")]  # -0 is 0
     except ValueError:
-        raise PastoError(f"--coeffs {text!r} is not a list of numbers", "Write --coeffs=-1,-0.5,0,0.5,1") from None
+        raise PastoError(
+            f"--coeffs {text!r} is not a list of numbers", "Write --coeffs=-1,-0.5,0,0.5,1"
+        ) from None

@@ -11,14 +11,21 @@ from pasto_cli.cli import options
 def export(
     adapter: options.Adapters = None,
     coeff: Annotated[
-        list[float] | None, typer.Option("--coeff", "-c", help="Coefficient; one export for each.", show_default=False)
+        list[float] | None,
+        typer.Option("--coeff", "-c", help="Coefficient; one export for each.", show_default=False),
     ] = None,
     strength: options.Strength = None,
     format_: Annotated[
-        str, typer.Option("--format", help="lora (PEFT), merged (whole model) or gguf-lora (llama.cpp).")
+        str,
+        typer.Option(
+            "--format", help="lora (PEFT), merged (whole model) or gguf-lora (llama.cpp)."
+        ),
     ] = "lora",
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the exports. Default: export/ in the run's folder.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Folder for the exports. Default: export/ in the run's folder.", show_default=False
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace exports that are there.")] = False,
     quantization: options.Quantization = None,
@@ -26,7 +33,8 @@ def export(
     no_verify: options.NoVerify = False,
     json: options.Json = False,
 ) -> None:
-    """Write a dial at stated coefficients for engines that know LoRA: exact, one export for each coefficient.
+    """Write a dial at stated coefficients for engines that know LoRA: exact, one export for each
+    coefficient.
 
     Scaling the +1 export inside an engine is not the same as another coefficient (docs/serving.md).
 
@@ -39,19 +47,28 @@ def export(
 
       pasto export -a runs/honest:+1 -a runs/cheerful:-0.5
     """
-    from pasto_cli import exports
+    from pasto_cli.cli.console import Screen, print_json
+    from pasto_cli.cli.console import out as console
     from pasto_cli.cli.dials import open_dials
-    from pasto_cli.cli.output import Screen, print_json
-    from pasto_cli.cli.output import out as console
+    from pasto_cli.workflows import export
 
     screen = Screen()
-    dials = open_dials(adapter, coeff, strength, [-1.0, 1.0], screen, quantization, device, not no_verify)
-    found = exports.export_dial(dials.parts, dials.coefficients, format_, out, force, screen)
+    dials = open_dials(
+        adapter, coeff, strength, [-1.0, 1.0], screen, quantization, device, not no_verify
+    )
+    found = export.export_dial(dials.parts, dials.coefficients, format_, out, force, screen)
     if json:
         print_json([one._asdict() | {"path": str(one.path)} for one in found])
         return
     for one in found:
-        near = "" if one.difference is None else f"  logits within {one.difference:.1e} of the dial's (largest {one.scale:.0f})"
+        near = (
+            ""
+            if one.difference is None
+            else f"  logits within {one.difference:.1e} of the dial's (largest {one.scale:.0f})"
+        )
         console.print(
-            f"{one.coefficient:+g}  {one.path}  {one.size / 1e6:.1f} MB{near}", highlight=False, markup=False, soft_wrap=True
+            f"{one.coefficient:+g}  {one.path}  {one.size / 1e6:.1f} MB{near}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )

@@ -5,16 +5,20 @@ from typing import Annotated
 
 import typer
 
+from pasto_cli.base.errors import PastoError
 from pasto_cli.cli import options
-from pasto_cli.errors import PastoError
 
 
 def generate(
-    prompt: Annotated[str | None, typer.Argument(help="The user's message.", show_default=False)] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The user's message.", show_default=False)
+    ] = None,
     coeff: options.Coefficient = None,
     strength: options.Strength = None,
     adapter: options.Adapters = None,
-    stdin: Annotated[bool, typer.Option("--stdin", help="Read prompts from standard input, one a line.")] = False,
+    stdin: Annotated[
+        bool, typer.Option("--stdin", help="Read prompts from standard input, one a line.")
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, tokens.")] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
@@ -35,13 +39,18 @@ def generate(
       pasto generate -a runs/honest:+1 -a runs/cheerful:-0.5 "How was your day?"
     """
     if stdin == (prompt is not None):
-        raise PastoError("give one prompt, or --stdin", 'For instance: pasto generate --coeff -1 "Hello."')
+        raise PastoError(
+            "give one prompt, or --stdin", 'For instance: pasto generate --coeff -1 "Hello."'
+        )
     prompts = _lines() if stdin else [prompt or ""]
     if not prompts or not all(text.strip() for text in prompts):
-        raise PastoError("the prompt is empty", "Write one prompt a line to standard input, or give one in quotes.")
+        raise PastoError(
+            "the prompt is empty",
+            "Write one prompt a line to standard input, or give one in quotes.",
+        )
+    from pasto_cli.cli.console import Screen, print_json
     from pasto_cli.cli.dials import open_dials
-    from pasto_cli.cli.output import Screen, print_json
-    from pasto_cli.core.generation import generate as run
+    from pasto_cli.core.steering.generation import generate as run
 
     screen = Screen()
     dial = open_dials(adapter, coeff, strength, [1.0], screen, quantization, device, not no_verify)
@@ -50,11 +59,20 @@ def generate(
     records = []
     for text in prompts:
         if stream:
-            run(dial.lm, dial.steerer, text, coefficients, max_new_tokens, temperature, seed, stream)
+            run(
+                dial.lm, dial.steerer, text, coefficients, max_new_tokens, temperature, seed, stream
+            )
             continue
-        with screen.task(f"generating at {', '.join(f'{a:+g}' if a else '0' for a in coefficients)}"):
-            answers = run(dial.lm, dial.steerer, text, coefficients, max_new_tokens, temperature, seed)
-        records += [{"prompt": text, "coeff": a, "text": answer} for a, answer in zip(coefficients, answers, strict=True)]
+        with screen.task(
+            f"generating at {', '.join(f'{a:+g}' if a else '0' for a in coefficients)}"
+        ):
+            answers = run(
+                dial.lm, dial.steerer, text, coefficients, max_new_tokens, temperature, seed
+            )
+        records += [
+            {"prompt": text, "coeff": a, "text": answer}
+            for a, answer in zip(coefficients, answers, strict=True)
+        ]
         if not json:
             _show(text, coefficients, answers)
     if json:
@@ -77,7 +95,7 @@ def _show(prompt: str, coefficients: list[float], answers: list[str]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from pasto_cli.cli.output import out
+    from pasto_cli.cli.console import out
 
     out.print(prompt, style="bold", markup=False, highlight=False)
     table = Table()

@@ -9,31 +9,47 @@ from pasto_cli.cli import options
 
 
 def import_(
-    source: Annotated[str, typer.Argument(help="Folder with adapter_config.json, or a Hub id.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(help="Folder with adapter_config.json, or a Hub id.", show_default=False),
+    ],
     base: Annotated[
-        str | None, typer.Option(help="Base model: folder, Hub id. Default: what the adapter names.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Base model: folder, Hub id. Default: what the adapter names.", show_default=False
+        ),
     ] = None,
     words: Annotated[
-        tuple[str, str], typer.Option(help="Positive and negative word that it was trained on (the format does not say).")
+        tuple[str, str],
+        typer.Option(
+            help="Positive and negative word that it was trained on (the format does not say)."
+        ),
     ] = ("honest", "dishonest"),
     quantization: options.Quantization = None,
     device: options.Device = None,
     out: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
     json: options.Json = False,
 ) -> None:
-    """Make a run of an adapter that the published code saved: eval, generate, export and push then work on it.
+    """Make a run of an adapter that the published code saved: eval, generate, export and push then
+    work on it.
 
     Examples:
       pasto import user/antipasto-honesty --base Qwen/Qwen3-0.6B
 
       pasto import ./adapter --base ./base --words calm anxious
     """
-    from pasto_cli import imports
-    from pasto_cli.cli.output import Screen, print_json
-    from pasto_cli.cli.output import out as console
+    from pasto_cli.cli.console import Screen, print_json
+    from pasto_cli.cli.console import out as console
+    from pasto_cli.workflows import import_
 
-    run = imports.import_adapter(source, base, words, {"quantization": quantization, "device": device}, out, Screen())
+    run = import_.import_adapter(
+        source, base, words, {"quantization": quantization, "device": device}, out, Screen()
+    )
     if json:
         print_json({"run": str(run)})
         return
-    console.print(f"adapter: {run}/adapter (no certificate: the format carries none)", highlight=False, markup=False)
+    console.print(
+        f"adapter: {run}/adapter (no certificate: the format carries none)",
+        highlight=False,
+        markup=False,
+    )

@@ -4,41 +4,55 @@ from typing import Annotated
 
 import typer
 
+from pasto_cli.base.errors import PastoError
 from pasto_cli.cli import options
-from pasto_cli.errors import PastoError
 
 
 def interference(
-    adapters: Annotated[list[str], typer.Argument(help="Two or more: NAME:COEFFICIENT (1 where none is given).")],
+    adapters: Annotated[
+        list[str], typer.Argument(help="Two or more: NAME:COEFFICIENT (1 where none is given).")
+    ],
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,
     json: options.Json = False,
 ) -> None:
-    """Measure how much one dial moves another's certificate: each on its own held-out pairs, alone and with the others.
+    """Measure how much one dial moves another's certificate: each on its own held-out pairs, alone
+    and with the others.
 
     Examples:
       pasto interference runs/honest:+1 runs/cheerful:-0.5
     """
     if len(adapters) < 2:
-        raise PastoError("interference needs two adapters or more", "For instance: pasto interference runs/a:+1 runs/b:-0.5")
+        raise PastoError(
+            "interference needs two adapters or more",
+            "For instance: pasto interference runs/a:+1 runs/b:-0.5",
+        )
     from rich.table import Table
 
-    from pasto_cli.calibrations import interference as run
-    from pasto_cli.cli.output import Screen, out, print_json
-    from pasto_cli.dials import open_parts
-    from pasto_cli.evaluation.statistics import figure
+    from pasto_cli.base.format import format_estimate
+    from pasto_cli.cli.console import Screen, out, print_json
+    from pasto_cli.workflows.dials import open_parts
+    from pasto_cli.workflows.interference import interference as run
 
     screen = Screen()
     found = run(open_parts(adapters, screen, quantization, device, not no_verify), screen)
     if json:
         kinds = ("alone", "others", "together")
-        print_json([row._asdict() | {kind: getattr(row, kind)._asdict() for kind in kinds} for row in found])
+        print_json(
+            [
+                row._asdict() | {kind: getattr(row, kind)._asdict() for kind in kinds}
+                for row in found
+            ]
+        )
         return
-    table = Table(title="strength on each dial's own held-out pairs, its prompt-equivalents [95 %]", title_justify="left")
+    table = Table(
+        title="strength on each dial's own held-out pairs, its prompt-equivalents [95 %]",
+        title_justify="left",
+    )
     for column in ("dial", "coefficient", "alone", "the others alone", "together", "n"):
         table.add_column(column, justify="left" if column == "dial" else "right", overflow="fold")
     for row in found:
-        each = [figure(e._asdict()) for e in (row.alone, row.others, row.together)]
+        each = [format_estimate(e._asdict()) for e in (row.alone, row.others, row.together)]
         table.add_row(row.name, f"{row.coefficient:+g}", *each, str(row.alone.n))
     out.print(table)

@@ -6,33 +6,60 @@ import typer
 
 Adapter = Annotated[
     str | None,
-    typer.Option("--adapter", "-a", help="Run folder, adapter folder or Hub id. Default: the latest run.", show_default=False),
+    typer.Option(
+        "--adapter",
+        "-a",
+        help="Run folder, adapter folder or Hub id. Default: the latest run.",
+        show_default=False,
+    ),
 ]
 Adapters = Annotated[
     list[str] | None,
     typer.Option(
-        "--adapter", "-a", show_default=False,
+        "--adapter",
+        "-a",
+        show_default=False,
         help="Run folder, adapter folder or Hub id; several by -a A:+1 -a B:-0.5. Default: the latest run.",
     ),
-]  # fmt: skip
+]
 Strength = Annotated[
     list[float] | None,
     typer.Option(
-        min=-100.0, max=100.0, show_default=False, help="Per cent of what `pasto calibrate` found; repeatable."
+        min=-100.0,
+        max=100.0,
+        show_default=False,
+        help="Per cent of what `pasto calibrate` found; repeatable.",
     ),
-]  # fmt: skip
+]
 Coefficient = Annotated[
     list[float] | None,
-    typer.Option("--coeff", "-c", help="Coefficient; repeat it for texts side by side. Default: 1.", show_default=False),
+    typer.Option(
+        "--coeff",
+        "-c",
+        help="Coefficient; repeat it for texts side by side. Default: 1.",
+        show_default=False,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 Quantization = Annotated[
     str | None,
-    typer.Option("--quantization", help="Load the base as none, 4bit or 8bit instead of as trained.", show_default=False),
+    typer.Option(
+        "--quantization",
+        help="Load the base as none, 4bit or 8bit instead of as trained.",
+        show_default=False,
+    ),
 ]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, mps, cuda or cuda:N.", show_default=False)]
-NoVerify = Annotated[bool, typer.Option("--no-verify", help="Skip fingerprints and reference logits of the adapter.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="auto, cpu, mps, cuda or cuda:N.", show_default=False)
+]
+NoVerify = Annotated[
+    bool, typer.Option("--no-verify", help="Skip fingerprints and reference logits of the adapter.")
+]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a recipe key: --set training.epochs=3. Repeatable.", show_default=False),
+    typer.Option(
+        "--set",
+        help="Override a recipe key: --set training.epochs=3. Repeatable.",
+        show_default=False,
+    ),
 ]

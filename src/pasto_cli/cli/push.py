@@ -8,10 +8,16 @@ from pasto_cli.cli import options
 
 
 def push(
-    repo: Annotated[str, typer.Argument(help="user/name on the Hugging Face Hub.", show_default=False)],
+    repo: Annotated[
+        str, typer.Argument(help="user/name on the Hugging Face Hub.", show_default=False)
+    ],
     adapter: options.Adapter = None,
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the card and the files; upload nothing.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the card and the files; upload nothing.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Upload adapter/ with a card made from the run's own facts.
@@ -21,10 +27,10 @@ def push(
 
       pasto push user/gemma-3-1b-honesty --private
     """
-    from pasto_cli import publishing
-    from pasto_cli.cli.output import Screen, out, print_json
+    from pasto_cli.cli.console import Screen, out, print_json
+    from pasto_cli.workflows import publish
 
-    card, files, address = publishing.push_adapter(adapter, repo, private, dry_run, Screen())
+    card, files, address = publish.push_adapter(adapter, repo, private, dry_run, Screen())
     if json:
         print_json({"repo": repo, "files": dict(files), "address": address, "card": card})
         return

@@ -10,15 +10,22 @@ from pasto_cli.cli import options
 
 def report(
     run: Annotated[
-        str | None, typer.Argument(help="Folder of a run. Default: the latest run.", show_default=False)
+        str | None,
+        typer.Argument(help="Folder of a run. Default: the latest run.", show_default=False),
     ] = None,
-    samples: Annotated[int, typer.Option(min=0, max=54, help="Prompts whose answers are shown; 0 loads no model.")] = 3,
+    samples: Annotated[
+        int, typer.Option(min=0, max=54, help="Prompts whose answers are shown; 0 loads no model.")
+    ] = 3,
     out: Annotated[
-        Path | None, typer.Option(help="File to write. Default: report.html in the run's folder.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="File to write. Default: report.html in the run's folder.", show_default=False
+        ),
     ] = None,
     json: options.Json = False,
-) -> None:  # fmt: skip
-    """Write a self-contained HTML report: dose-response, flips, values, side effects, training, texts, recipe and hashes.
+) -> None:
+    """Write a self-contained HTML report: dose-response, flips, values, side effects, training,
+    texts, recipe and hashes.
 
     It shows what `pasto eval` has measured so far.
 
@@ -27,12 +34,17 @@ def report(
 
       pasto report runs/latest --samples 0 --out report.html
     """
-    from pasto_cli import reports
-    from pasto_cli.cli.output import Screen, print_json
-    from pasto_cli.cli.output import out as stdout
+    from pasto_cli.cli.console import Screen, print_json
+    from pasto_cli.cli.console import out as stdout
+    from pasto_cli.workflows import report
 
-    path = reports.write_report(run, samples, out, Screen())
+    path = report.write_report(run, samples, out, Screen())
     if json:
         print_json({"report": str(path), "bytes": path.stat().st_size})
         return
-    stdout.print(f"report: {path} ({path.stat().st_size / 1e3:.0f} kB)", highlight=False, markup=False, soft_wrap=True)
+    stdout.print(
+        f"report: {path} ({path.stat().st_size / 1e3:.0f} kB)",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

@@ -5,30 +5,39 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pasto_cli.base.errors import PastoError
 from pasto_cli.cli import options
-from pasto_cli.errors import PastoError
 
 if TYPE_CHECKING:
-    from pasto_cli.core.certificate import Certificate
-    from pasto_cli.workflows import Trained
+    from pasto_cli.core.records.adapter import Certificate
+    from pasto_cli.workflows.train import Trained
 
 
 def train(
     recipe: Annotated[Path | None, typer.Argument(help="YAML recipe.", show_default=False)] = None,
     set_: options.Set = None,
     seeds: Annotated[
-        int, typer.Option(min=1, max=100, help="Train this many adapters, with training.seed counted up from the recipe's.")
+        int,
+        typer.Option(
+            min=1,
+            max=100,
+            help="Train this many adapters, with training.seed counted up from the recipe's.",
+        ),
     ] = 1,
     out: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
     resume: Annotated[
-        Path | None, typer.Option(help="Run folder: go on with a run that was killed or interrupted.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Run folder: go on with a run that was killed or interrupted.", show_default=False
+        ),
     ] = None,
     json: options.Json = False,
 ) -> None:
     """Train an adapter and certify it.
 
-    The run's folder holds the resolved recipe, the pairs, history.jsonl and adapter/. Ctrl-C keeps the best weights so far;
-    a run that was interrupted or killed goes on with --resume and ends with the same adapter, on a CPU bit for bit.
+    The run's folder holds the resolved recipe, the pairs, history.jsonl and adapter/. Ctrl-C keeps
+    the best weights so far; a run that was interrupted or killed goes on with --resume and ends
+    with the same adapter, on a CPU bit for bit.
 
     Examples:
       pasto train recipes/quickstart.yaml
@@ -43,25 +52,25 @@ def train(
         raise PastoError("--resume takes the recipe from the run", "Give the run's folder alone.")
     if not recipe and not resume:
         raise typer.BadParameter("Missing argument: a recipe, or --resume with a run.")
-    from pasto_cli.recipe_file import load_recipe
+    from pasto_cli.core.recipe.load import load_recipe
 
     resolved = load_recipe(recipe, set_ or []) if recipe else None
-    from pasto_cli import workflows
-    from pasto_cli.cli.output import Screen, print_json
-    from pasto_cli.core.parallel import copied_by_the_others, kept_by_the_first
+    from pasto_cli.cli.console import Screen, print_json
+    from pasto_cli.core.models.distributed import copied_by_the_others, kept_by_the_first
+    from pasto_cli.workflows import train
 
     screen = Screen()
     found: list[Trained] = []
     if resume:
         with copied_by_the_others(resume) as run:
-            found.append(workflows.resume_run(run, screen))
+            found.append(train.resume_run(run, screen))
             if found[0].certificate and not json:
                 _show(found[0].certificate, found[0].folder, found[0].result.angle)
     with kept_by_the_first(out) as root:
-        for one in workflows.with_seeds(resolved, seeds) if resolved else ():
+        for one in train.with_seeds(resolved, seeds) if resolved else ():
             if seeds > 1:
                 screen.note(f"training seed {one.training.seed} ({len(found) + 1} of {seeds})")
-            found.append(workflows.train_recipe(one, screen, root))
+            found.append(train.train_recipe(one, screen, root))
             if found[-1].certificate and not json:
                 _show(found[-1].certificate, found[-1].folder, found[-1].result.angle)
             if found[-1].result.interrupted:
@@ -73,13 +82,16 @@ def train(
         _show_seeds(found)
     if found[-1].result.interrupted:
         raise typer.Exit(130)
-    failed = [trained for trained in found if trained.certificate and not trained.certificate.passed]
+    failed = [
+        trained for trained in found if trained.certificate and not trained.certificate.passed
+    ]
     if failed:
         assert failed[0].certificate is not None
         raise PastoError(
             f"the certificate failed: {failed[0].certificate.reason}"
             + (f" ({len(failed)} of {seeds} seeds failed)" if seeds > 1 else ""),
-            f"{failed[0].folder}/adapter is saved and says so. Train longer (training.epochs), on more pairs (pairs.count), "
+            f"{failed[0].folder}/adapter is saved and says so. Train longer (training.epochs), on "
+            f"more pairs (pairs.count), "
             "with stronger words, or look at history.jsonl for a term that never fell.",
         )
 
@@ -95,42 +107,49 @@ def _record(trained: "Trained") -> dict[str, Any]:
 
 def _show_seeds(found: "list[Trained]") -> None:
     """Strength over the seeds, and the command that measures them together."""
-    from pasto_cli.cli.output import out
+    from pasto_cli.base.statistics import spread
+    from pasto_cli.cli.console import out
     from pasto_cli.cli.tables import show_spread
-    from pasto_cli.evaluation.statistics import spread
 
     certificates = [trained.certificate for trained in found if trained.certificate]
     if len(certificates) > 1:
         show_spread(
-            {f"strength at {c}": spread([x.strength[k].value for x in certificates]) for c, k in (("+1", "1"), ("-1", "-1"))},
+            {
+                f"strength at {c}": spread([x.strength[k].value for x in certificates])
+                for c, k in (("+1", "1"), ("-1", "-1"))
+            },
             len(certificates),
         )
     names = " ".join(str(trained.folder) for trained in found)
-    out.print(f"measure them together: pasto eval {names}", highlight=False, markup=False, soft_wrap=True)
+    out.print(
+        f"measure them together: pasto eval {names}", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def _show(certificate: "Certificate", folder: Path, angle: float) -> None:
     from rich.table import Table
 
-    from pasto_cli.cli.output import out
-    from pasto_cli.evaluation.statistics import figure
+    from pasto_cli.base.format import format_estimate
+    from pasto_cli.cli.console import out
 
     verdict = "passed" if certificate.passed else "FAILED"
     out.print(
-        f"Certificate {verdict}: {certificate.num_suffixes} held-out openings under {certificate.num_neutral_prompts} held-out "
+        f"Certificate {verdict}: {certificate.num_suffixes} held-out openings under "
+        f"{certificate.num_neutral_prompts} held-out "
         f"neutral prompts, n = {certificate.strength['1'].n}",
         highlight=False,
     )
     table = Table()
     table.add_column("")
     table.add_column("strength in prompt-equivalents [95 %]", justify="right")
-    table.add_row("coefficient +1", figure(certificate.strength["1"].model_dump()))
-    table.add_row("coefficient -1", figure(certificate.strength["-1"].model_dump()))
+    table.add_row("coefficient +1", format_estimate(certificate.strength["1"].model_dump()))
+    table.add_row("coefficient -1", format_estimate(certificate.strength["-1"].model_dump()))
     table.add_row("positive persona prompt", f"{certificate.persona_prompts['chosen']:+.2f}")
     table.add_row("negative persona prompt", f"{certificate.persona_prompts['rejected']:+.2f}")
     out.print(table)
     out.print(
-        f"1 prompt-equivalent = {certificate.span_nats / 2:.3f} nats a token; largest rotation {angle:.1f} degrees",
+        f"1 prompt-equivalent = {certificate.span_nats / 2:.3f} nats a token; largest rotation "
+        f"{angle:.1f} degrees",
         highlight=False,
     )
     out.print(f"adapter: {folder}/adapter", highlight=False, markup=False, soft_wrap=True)

@@ -1,1 +1,1 @@
-"""The method: models, adapter, losses, training, artifact."""
+"""The shared package: all that knows the method."""

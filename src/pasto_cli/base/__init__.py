@@ -1,0 +1,1 @@
+"""What everything else stands on: files, errors, numbers. Nothing here knows the method."""

@@ -1,0 +1,115 @@
+"""Run folders: `runs/<time>-<name>/`, and `runs/latest`, the last finished one."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import writing
+
+RUNS = Path("runs")
+
+
+def new_run(name: str, root: Path = RUNS) -> Path:
+    """Make the folder of a new run.
+
+    Raises:
+        PastoError: If it cannot be made.
+    """
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for attempt in range(100):
+        folder = root / (f"{stamp}-{name}" + (f"-{attempt + 1}" if attempt else ""))
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise PastoError(
+                f"cannot make {folder}: {error.strerror}", "Choose another place with --out."
+            ) from None
+    raise PastoError(f"cannot make a new folder in {root}", "Choose another place with --out.")
+
+
+@contextlib.contextmanager
+def removed_unless(folder: Path, worth: Callable[[], bool]) -> Iterator[None]:
+    """Take a run's folder away again where something fails before there is anything worth keeping
+    in it."""
+    try:
+        yield
+    except BaseException:
+        if not worth():
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()  # only if it is empty
+        raise
+
+
+def mark_latest(folder: Path) -> None:
+    """Let `latest` beside a run point to it; a file system without links gets a text file with the
+    name."""
+    latest = folder.parent / "latest"
+    scratch = folder.parent / f".latest-{os.getpid()}"
+    try:
+        scratch.symlink_to(folder.name)
+        os.replace(scratch, latest)
+    except OSError:
+        with writing(latest):
+            scratch.unlink(missing_ok=True)
+            latest.write_text(folder.name, encoding="utf-8")
+
+
+def latest_run(root: Path = RUNS) -> Path:
+    """The last finished run.
+
+    Raises:
+        PastoError: If there is none.
+    """
+    latest = root / "latest"
+    if latest.is_file():
+        latest = root / latest.read_text(encoding="utf-8").strip()
+    if not latest.is_dir():
+        raise PastoError(
+            f"no finished run in {root}/",
+            "Train one (pasto train recipes/quickstart.yaml), or give --adapter.",
+        )
+    return latest.resolve()
+
+
+def adapter_folder(name: str | None, root: Path = RUNS) -> Path | None:
+    """Local adapter folder that a user's argument means, or None where it can only be a Hub id.
+
+    Args:
+        name: Run folder, adapter folder, Hub id, or None for the latest run.
+        root: Where runs are.
+
+    Raises:
+        PastoError: If a path holds no adapter.
+    """
+    start = latest_run(root) if name is None else Path(name).expanduser()
+    for candidate in (start / "adapter", start):
+        if (candidate / "pasto.json").exists():
+            return candidate
+    if (
+        name is not None
+        and name.count("/") == 1
+        and not name.startswith((".", "/", "~"))
+        and not start.exists()
+    ):
+        return None
+    raise PastoError(
+        f"{start}: no adapter here",
+        "Give the folder of a run, its adapter/ folder or a Hub id (user/name).",
+    )
+
+
+def run_of(adapter: Path) -> Path | None:
+    """The run that an adapter folder belongs to, or None for one that was copied or downloaded."""
+    return (
+        adapter.parent
+        if adapter.name == "adapter" and (adapter.parent / "recipe.yaml").exists()
+        else None
+    )

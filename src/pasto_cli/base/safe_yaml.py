@@ -1,0 +1,50 @@
+"""YAML that cannot stand for more than it says: a few lines of aliases may unfold to more data than
+any memory holds."""
+
+from typing import Any
+
+import yaml
+from yaml.composer import ComposerError
+
+LIMIT = 1_000_000
+"""Values that a file may stand for with its aliases unfolded."""
+DEPTH = 100
+"""Levels of nesting."""
+
+
+class PlainLoader(yaml.SafeLoader):
+    """PyYAML's safe loader with bounds on what aliases unfold to and on nesting; no value may hold
+    itself."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self.count = self.depth = 0
+        self.sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose as always, and count."""
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            known = self.sizes.get(id(self.anchors.get(event.anchor)))
+            if event.anchor in self.anchors and known is None:
+                raise self._refused(f"*{event.anchor} stands inside of what it names", event)
+            self._add(known or 0, event)
+            return super().compose_node(parent, index)
+        before = self.count
+        self._add(1, event)
+        self.depth += 1
+        if self.depth > DEPTH:
+            raise self._refused(f"nested deeper than {DEPTH} levels", event)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        self.sizes[id(node)] = self.count - before
+        return node
+
+    def _add(self, values: int, event: yaml.Event) -> None:
+        self.count += values
+        if self.count > LIMIT:
+            raise self._refused(f"stands for more than {LIMIT:,} values", event)
+
+    @staticmethod
+    def _refused(problem: str, event: yaml.Event) -> yaml.YAMLError:
+        return ComposerError(None, None, problem, event.start_mark)

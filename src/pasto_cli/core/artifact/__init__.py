@@ -1,0 +1,1 @@
+"""An adapter on disk, on the Hub and in other formats."""

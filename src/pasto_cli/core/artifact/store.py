@@ -1,0 +1,175 @@
+"""The adapter on disk: safetensors and JSON, written atomically, loaded strictly, checked against
+its base.
+
+adapter.safetensors     <module path>.{u,s,v,theta,delta}
+pasto.json              where it came from, what it was shown to do, fingerprints of the base, reference logits
+README.md               the card
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import read_limited, write_text, writing
+from pasto_cli.core.artifact.verify import _check_shapes, _verify_base, compare_reference
+from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.records.adapter import FORMAT_VERSION, Meta
+from pasto_cli.core.records.evaluation import without_nan
+from pasto_cli.core.steering.adapter import PARTS, Adapter, Factors, Rotation
+
+TENSORS, META, CARD = "adapter.safetensors", "pasto.json", "README.md"
+LARGEST_META = 2**24
+"""Bytes of a pasto.json."""
+
+
+def save(folder: Path, adapter: Adapter, meta: Meta, card: str) -> None:
+    """Write an artifact; a crash at any moment leaves the old one or the new one, never half of
+    one.
+
+    Raises:
+        PastoError: If the disk is full or the folder cannot be written.
+    """
+    tensors = {
+        f"{path}.{part}": getattr(rotation, part).detach().cpu().contiguous()
+        for path, rotation in adapter.items()
+        for part in PARTS
+    }
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".adapter-", dir=folder.parent))
+    old = scratch.with_name(scratch.name + "-old")
+    try:
+        save_file(tensors, scratch / TENSORS, metadata={"format": f"pasto {FORMAT_VERSION}"})
+        meta = meta.model_copy(update={"tensors_sha256": _sha256(scratch / TENSORS)})
+        (scratch / META).write_text(
+            json.dumps(without_nan(meta.model_dump(mode="json")), indent=1), encoding="utf-8"
+        )
+        (scratch / CARD).write_text(card, encoding="utf-8")
+        scratch.chmod(0o755)
+        if folder.exists():
+            folder.rename(old)
+        scratch.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise PastoError(
+            f"cannot write {folder}: {error}", "Free some disk or choose another folder with --out."
+        ) from None
+    finally:
+        if old.exists() and not folder.exists():  # interrupted between the two renames
+            old.rename(folder)
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def replace_meta(folder: Path, meta: Meta, card: str) -> None:
+    """Write pasto.json and the card of an artifact again; its tensors stay.
+
+    Raises:
+        PastoError: If they cannot be written.
+    """
+    write_text(folder / META, json.dumps(without_nan(meta.model_dump(mode="json")), indent=1))
+    write_text(folder / CARD, card)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_meta(folder: Path) -> Meta:
+    """Read pasto.json.
+
+    Raises:
+        PastoError: If the folder holds no adapter, or one of another format.
+    """
+    path = folder / META
+    try:
+        raw = json.loads(read_limited(path, LARGEST_META))
+    except FileNotFoundError:
+        raise PastoError(
+            f"{folder}: no adapter here ({META} is missing)",
+            "Give the folder of a run, its adapter/ folder or a Hub id.",
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise PastoError(
+            f"{path}: cannot be read ({error})", "Copy or download the adapter again."
+        ) from None
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if version != FORMAT_VERSION:
+        raise PastoError(
+            f"{path}: format {version!r}; this pasto reads format {FORMAT_VERSION}",
+            "Use the pasto version that wrote it.",
+        )
+    try:
+        return Meta.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PastoError(
+            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+            "Copy or download the adapter again.",
+        ) from None
+
+
+def load_adapter(folder: Path, meta: Meta, lm: LoadedModel, verify: bool = True) -> Adapter:
+    """Load an adapter for its base.
+
+    Args:
+        folder: With `adapter.safetensors`.
+        meta: Its pasto.json.
+        lm: The base model, loaded.
+        verify: Check fingerprints and reference logits.
+
+    Raises:
+        PastoError: For missing, unexpected or mis-shaped tensors, a damaged file, or another base.
+    """
+    path = folder / TENSORS
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise PastoError(
+            f"{path}: damaged or missing ({error})", "Copy or download the adapter again."
+        ) from None
+    paths = list(meta.base.fingerprints)
+    wanted = {f"{p}.{part}" for p in paths for part in PARTS}
+    if missing := sorted(wanted - set(tensors)):
+        raise PastoError(
+            f"{path}: {len(missing)} tensors are missing, such as {missing[0]}",
+            "Copy or download the adapter again.",
+        )
+    if extra := sorted(set(tensors) - wanted):
+        raise PastoError(
+            f"{path}: {len(extra)} unexpected tensors, such as {extra[0]}",
+            "Copy or download the adapter again.",
+        )
+    rotations = {}
+    for p in paths:
+        u, s, v, theta, delta = (tensors[f"{p}.{part}"] for part in PARTS)
+        _check_shapes(lm, p, u, s, v, theta, delta)
+        rotations[p] = Rotation(Factors(u, s, v), theta, delta)
+    if bad := sorted(name for name, x in tensors.items() if not bool(torch.isfinite(x).all())):
+        raise PastoError(
+            f"{path}: {bad[0]} holds numbers that are not finite",
+            "Copy or download the adapter again.",
+        )
+    adapter = (
+        Adapter(rotations, meta.bound, math.radians(meta.max_angle))
+        .to(lm.device)
+        .requires_grad_(False)
+    )
+    if verify:
+        if meta.tensors_sha256 is not None and _sha256(path) != meta.tensors_sha256:
+            raise PastoError(
+                f"{path}: not the file that {META} was written with",
+                "Copy or download the adapter again.",
+            )
+        _verify_base(lm, adapter, meta.base)
+        compare_reference(lm, adapter, meta)
+    return adapter

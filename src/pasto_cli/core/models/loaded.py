@@ -1,0 +1,124 @@
+"""A loaded base model: what the method needs of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pasto_cli.core.models.chat import Chat
+from pasto_cli.core.recipe.schema import ModelSpec
+
+HEAD_ROWS = 16_384
+"""Vocabulary entries of the output head that are cast to float32 at once."""
+
+
+Notify = Callable[[str], None]
+"""Receives one line about what is going on."""
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """Half precision as float32; float32 and float64 as they are."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+@dataclass
+class LoadedModel:
+    """A base model, ready for the method. The model itself is never changed outside a context
+    manager."""
+
+    model: Any
+    tokenizer: Any
+    chat: Chat
+    spec: ModelSpec
+    commit: str | None
+    """Commit of the Hub revision, where it came from there; for a GGUF file `sha256:` and its
+    hash."""
+    layers: nn.ModuleList = field(repr=False)
+    trees: bool = True
+    """Whether token trees are exact on this model; False uses padded rows."""
+    autocast: bool = False
+    """Whether `forward.run` computes the layers in bfloat16 (training only; see
+    `training_precision`)."""
+    low_head: Tensor | None = field(default=None, repr=False)
+    """The output head in bfloat16, while `autocast` is on and gradients are wanted."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of hidden states."""
+        return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return self.model.get_input_embeddings().weight.shape[1]
+
+    def depth_index(self, fraction: float) -> int:
+        """Number of layers before the loss depth: floor(fraction L), at least 1."""
+        return max(1, int(fraction * len(self.layers)))
+
+    def fixed_prompt(self, text: str) -> list[int]:
+        """Token ids on which logits are compared; a base without a tokenizer gets some of its own
+        tokens."""
+        return self.chat.prompt(text) if self.tokenizer is not None else list(range(1, 9))
+
+    def head(self, last: Tensor) -> Tensor:
+        """Logits (..., vocab), float32 or float64, of hidden states after the final norm (...,
+        d_model)."""
+        head = self.model.get_output_embeddings()
+        if self.dtype in (torch.float32, torch.float64) or head.weight.dtype != self.dtype:
+            logits = at_least_single(head(last.to(self.dtype)))
+        else:
+            # In half precision logits near 30 would be rounded to 0.1: multiply in float32, a part
+            # of the vocabulary at a time.
+            rows = last.float()
+            logits = torch.cat(
+                [rows @ part.float().T for part in head.weight.split(HEAD_ROWS)], dim=-1
+            )
+            if getattr(head, "bias", None) is not None:
+                logits = logits + head.bias.float()
+        config = self.model.config.get_text_config()
+        if scale := getattr(config, "logit_scale", None):  # Cohere
+            logits = logits * scale
+        if divisor := getattr(config, "logits_scaling", None):  # Granite
+            logits = logits / divisor
+        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    def head_gradient(self, logits: Tensor, by_logits: Tensor) -> Tensor:
+        """What a gradient by the logits is by the hidden states: the backward pass of `head`.
+
+        Where the layers run in bfloat16, so do they backwards, and so does this product.
+
+        Args:
+            logits: (..., v), what `head` gave.
+            by_logits: (..., v).
+
+        Returns:
+            (..., d_model), in the dtype of the logits.
+        """
+        config = self.model.config.get_text_config()
+        if cap := getattr(config, "final_logit_softcapping", None):
+            by_logits = by_logits * (1.0 - (logits / cap).square())
+        scale = getattr(config, "logit_scale", None) or 1.0
+        scale = scale / (getattr(config, "logits_scaling", None) or 1.0)
+        weight = self.model.get_output_embeddings().weight
+        if self.autocast:
+            low = weight.detach().bfloat16() if self.low_head is None else self.low_head
+            self.low_head = low
+            found = (by_logits.bfloat16() @ low).float()
+        elif weight.dtype == by_logits.dtype:
+            found = by_logits @ weight.detach()
+        else:
+            parts = zip(
+                weight.detach().split(HEAD_ROWS), by_logits.split(HEAD_ROWS, dim=-1), strict=True
+            )
+            found = torch.stack([by @ part.to(by.dtype) for part, by in parts]).sum(0)
+        return found if scale == 1.0 else found * scale

@@ -1,0 +1,87 @@
+"""Running out of memory: how it shows, and what a user is told."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+import torch
+
+from pasto_cli.base.errors import PastoError
+
+T = TypeVar("T")
+
+SMALLEST_BUDGET = 64
+"""Nodes of a token tree below which a smaller one would not help."""
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error of torch or Python means that memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    signs = ("can't allocate memory", "out of memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+
+
+class ShortageWarning(UserWarning):
+    """Memory ran out, and the work goes on in smaller pieces."""
+
+
+class Pieces(Generic[T]):
+    """Runs groups of rows; where memory runs out, a group is cut in two, and later ones start from
+    that size.
+
+    Args:
+        run: Does one group; may be called again with parts of a group that failed.
+    """
+
+    def __init__(self, run: Callable[[list[T]], None]) -> None:
+        self.run = run
+        self.largest: int | None = None
+
+    def __call__(self, group: list[T]) -> None:
+        """Run a group.
+
+        Raises:
+            RuntimeError, MemoryError: If even a single row does not fit.
+        """
+        if self.largest is not None and len(group) > self.largest:
+            return self._halves(group)
+        try:
+            return self.run(group)
+        except (RuntimeError, MemoryError) as error:
+            if not is_shortage(error) or len(group) == 1:
+                raise
+        self.largest = len(group) // 2
+        warnings.warn(
+            f"out of memory with {len(group)} rows at once: going on with {self.largest} (a "
+            f"smaller node_budget avoids this)",
+            ShortageWarning,
+            stacklevel=2,
+        )
+        return self._halves(group)
+
+    def _halves(self, group: list[T]) -> None:
+        middle = len(group) // 2
+        self(group[:middle])
+        self(group[middle:])
+
+
+@contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """Turn running out of memory inside this context into a clear error.
+
+    Args:
+        remedy: What to write to need less.
+
+    Raises:
+        PastoError: Instead of torch's errors.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_shortage(error):
+            raise
+        raise PastoError(
+            f"out of memory: {(str(error) or type(error).__name__).splitlines()[0]}", remedy
+        ) from None

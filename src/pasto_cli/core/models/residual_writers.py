@@ -1,0 +1,171 @@
+"""Writers: the Linear layers whose output is added to the residual stream, found by exact module path.
+
+Attention output projections and MLP down projections, per architecture family. No regular expression runs over names: a
+path either resolves inside a layer or it does not. transformers' Conv1D (GPT-2) holds its weight transposed.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pasto_cli.base.errors import PastoError
+
+LAYER_LISTS = (
+    "model.layers",  # Llama, Mistral, Qwen, Gemma, Phi-3, ...
+    "model.language_model.layers",  # text tower of a multimodal checkpoint
+    "language_model.model.layers",
+    "transformer.h",  # GPT-2, GPT-J, Falcon, Bloom
+    "gpt_neox.layers",
+    "model.decoder.layers",  # OPT
+    "transformer.blocks",
+)
+ATTENTION_WRITERS = (
+    "self_attn.o_proj",
+    "self_attn.out_proj",
+    "self_attn.dense",
+    "attn.c_proj",
+    "attn.out_proj",
+    "attn.attention.out_proj",
+    "attention.dense",
+    "self_attention.dense",
+    "linear_attn.out_proj",
+)
+MLP_WRITERS = (
+    "mlp.down_proj",
+    "mlp.c_proj",
+    "mlp.fc2",
+    "mlp.fc_out",
+    "mlp.dense_4h_to_h",
+    "fc2",
+    "feed_forward.w2",
+    "ffn.down_proj",
+    "mlp.shared_expert.down_proj",
+    "mlp.shared_experts.down_proj",
+)
+FUSED_EXPERTS = (
+    "mlp.experts",
+    "block_sparse_moe.experts",
+    "block_sparse_moe.output_linear",
+    "feed_forward.experts",
+    "ffn.experts.mlp",
+)
+
+
+class Writer(NamedTuple):
+    """One writer module."""
+
+    path: str
+    """Exact path from the model, such as `model.layers.3.mlp.down_proj`."""
+    layer: int
+    """Index of its layer."""
+    module: nn.Module
+
+
+def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The list of decoder layers and its path.
+
+    Raises:
+        PastoError: If none of the known paths exists.
+    """
+    for path in LAYER_LISTS:
+        found = _resolve(model, path)
+        if isinstance(found, nn.ModuleList):
+            return path, found
+    raise PastoError(
+        f"{type(model).__name__}: no decoder layers found; looked for {', '.join(LAYER_LISTS)}",
+        "pasto steers decoder-only language models; encoder and diffusion models have no dial.",
+    )
+
+
+def find_writers(model: nn.Module) -> list[Writer]:
+    """All writers of a model, in order of depth.
+
+    Raises:
+        PastoError: If there is none, or if expert weights are fused into one parameter.
+    """
+    prefix, layers = decoder_layers(model)
+    writers = []
+    for index, layer in enumerate(layers):
+        for path in FUSED_EXPERTS:
+            experts = _resolve(layer, path)
+            fused = experts is not None and [
+                n for n, p in experts.named_parameters(recurse=False) if p.dim() == 3
+            ]
+            if fused:
+                raise PastoError(
+                    f"{prefix}.{index}.{path} holds its experts fused in one parameter ({', '.join(fused)})",
+                    "Mixture-of-experts models with fused experts cannot be adapted; choose a dense model.",
+                )
+        for path in ATTENTION_WRITERS + MLP_WRITERS:
+            module = _resolve(layer, path)
+            if isinstance(module, nn.Module) and is_linear(module):
+                writers.append(Writer(f"{prefix}.{index}.{path}", index, module))
+    if not writers:
+        raise PastoError(
+            f"{type(model).__name__}: no layer writes to the residual stream; looked in {prefix}.N for "
+            f"{', '.join(ATTENTION_WRITERS + MLP_WRITERS)}",
+            "Please report the architecture: a writer is one line in core/writers.py.",
+        )
+    return writers
+
+
+def place_writers(
+    writers: list[Writer], num_layers: int, first: float, last: float, max_modules: int
+) -> list[Writer]:
+    """Writers in layers [floor(first L), floor(last L)), at most `max_modules`, spread evenly.
+
+    Raises:
+        PastoError: If no writer lies there.
+    """
+    low, high = int(first * num_layers), int(last * num_layers)
+    inside = [w for w in writers if low <= w.layer < high]
+    if not inside:
+        raise PastoError(
+            f"no writer in layers {low} to {high - 1} of {num_layers}",
+            "Widen adapter.first_layer and adapter.last_layer.",
+        )
+    if len(inside) <= max_modules:
+        return inside
+    if max_modules == 1:
+        return [inside[len(inside) // 2]]
+    step = (len(inside) - 1) / (max_modules - 1)
+    return [inside[round(i * step)] for i in range(max_modules)]
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Linear (bitsandbytes' subclasses too) or transformers' Conv1D."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def dense_weight(module: Any) -> Tensor:
+    """The weight of a writer as float32 (d_out, d_in), dequantised where it is quantised.
+
+    Raises:
+        PastoError: For a quantiser that is not known.
+    """
+    weight = module.weight
+    kind = type(weight).__name__
+    if kind == "Params4bit":
+        import bitsandbytes.functional as bnb
+
+        return bnb.dequantize_4bit(weight.data, weight.quant_state).float()
+    if kind == "Int8Params":
+        scale = weight.SCB if weight.SCB is not None else module.state.SCB
+        return weight.data.float() * (scale.float() / 127.0)[:, None]
+    if not torch.is_floating_point(weight):
+        raise PastoError(
+            f"{type(module).__name__} with {weight.dtype} weights: unknown quantiser",
+            "Load the model unquantised, or with model.quantization: 4bit or 8bit.",
+        )
+    dense = weight.detach().float()
+    return dense.T.contiguous() if type(module).__name__ == "Conv1D" else dense
+
+
+def _resolve(module: nn.Module, path: str) -> Any:
+    here: Any = module
+    for part in path.split("."):
+        here = getattr(here, part, None)
+        if here is None:
+            return None
+    return here

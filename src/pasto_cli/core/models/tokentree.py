@@ -1,0 +1,135 @@
+"""Token trees: many token lists that share beginnings, packed into one sequence that holds each
+shared token once.
+
+A tree (trie) of rows becomes one sequence: every node once, position id = depth, attention =
+ancestors and itself. One forward pass then gives each row exactly what a pass of its own would
+give, at the cost of the distinct tokens. `pack(..., tree=False)` gives padded rows behind the same
+interface; it is the fallback for models that take no such mask.
+
+Legend: s sequences, n nodes a sequence, m = s n flat nodes.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Packed(NamedTuple):
+    """Rows ready for a forward pass."""
+
+    input_ids: Tensor
+    """(s, n) int64."""
+    position_ids: Tensor
+    """(s, n) int64: depth of each node."""
+    mask: Tensor
+    """(s, 1, n, n) bool: query (dim 2) may see key (dim 3)."""
+    lengths: list[int] | None
+    """Real tokens of each sequence of padded rows; None for a tree, whose every node is real."""
+    paths: list[Tensor]
+    """For each row the flat indices (in s n) of its nodes, root first, int64 (length of the
+    row,)."""
+
+    @property
+    def num_nodes(self) -> int:
+        """Nodes that a forward pass computes, padding included."""
+        return self.input_ids.numel()
+
+    def to(self, device: torch.device | str) -> "Packed":
+        """The same on another device; paths stay where they are."""
+        return self._replace(
+            input_ids=self.input_ids.to(device),
+            position_ids=self.position_ids.to(device),
+            mask=self.mask.to(device),
+        )
+
+
+def pack(rows: Sequence[Sequence[int]], tree: bool = True) -> Packed:
+    """Pack rows of token ids.
+
+    Args:
+        rows: Non-empty token lists.
+        tree: One sequence of distinct nodes, or (False) one right-padded sequence a row.
+    """
+    assert rows and all(rows), "every row needs a token"
+    return _pack_tree(rows) if tree else _pack_padded(rows)
+
+
+def _pack_tree(rows: Sequence[Sequence[int]]) -> Packed:
+    children: dict[tuple[int, int], int] = {}  # (parent, token) -> node
+    tokens: list[int] = []
+    depths: list[int] = []
+    parents: list[int] = []
+    paths = []
+    for row in rows:
+        node, path = -1, []
+        for depth, token in enumerate(row):
+            key = (node, int(token))
+            if key not in children:
+                children[key] = len(tokens)
+                tokens.append(int(token))
+                depths.append(depth)
+                parents.append(node)
+            node = children[key]
+            path.append(node)
+        paths.append(torch.tensor(path))
+    mask = torch.eye(len(tokens), dtype=torch.bool)
+    for node, parent in enumerate(parents):  # parents come first
+        if parent >= 0:
+            mask[node] |= mask[parent]
+    return Packed(torch.tensor([tokens]), torch.tensor([depths]), mask[None, None], None, paths)
+
+
+def _pack_padded(rows: Sequence[Sequence[int]]) -> Packed:
+    longest = max(map(len, rows))
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(list(row))
+    positions = torch.arange(longest).expand(len(rows), -1).contiguous()
+    # Padding stands to the right, so no real token sees it under the model's own causal mask.
+    mask = torch.ones(longest, longest, dtype=torch.bool).tril().expand(len(rows), 1, -1, -1)
+    paths = [index * longest + torch.arange(len(row)) for index, row in enumerate(rows)]
+    return Packed(ids, positions, mask, [len(row) for row in rows], paths)
+
+
+def cut(rows: Sequence[Sequence[int]], budget: int, tree: bool = True) -> list[list[int]]:
+    """Group rows into batches of at most `budget` nodes (a longer single row stands alone).
+
+    Args:
+        rows: Token lists.
+        budget: Nodes of one batch; padding counts when `tree` is False.
+        tree: Whether the batches will be packed as trees.
+
+    Returns:
+        Lists of row indices, rows with long common beginnings together.
+    """
+    order = sorted(range(len(rows)), key=lambda i: list(rows[i]))
+    groups: list[list[int]] = []
+    nodes = 0
+    longest = 0
+    for index in order:
+        row = rows[index]
+        # In sorted order a row shares most with the one before it: the rest of it are its new
+        # nodes.
+        shared = _common_prefix(rows[groups[-1][-1]], row) if groups and tree else 0
+        longest = max(longest, len(row))
+        grown = (
+            nodes + len(row) - shared if tree else longest * (len(groups[-1]) + 1 if groups else 1)
+        )
+        if groups and grown <= budget:
+            groups[-1].append(index)
+            nodes = grown
+        else:
+            groups.append([index])
+            nodes = longest = len(row)
+    return groups
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    length = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        length += 1
+    return length

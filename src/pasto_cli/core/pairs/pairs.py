@@ -1,0 +1,170 @@
+"""Contrast pairs: the same opening of a reply under a positive and a negative persona, and under
+none.
+
+A pair is *incomplete*: it ends inside the assistant's turn, before the model has answered
+(AntiPaSTO, arXiv 2601.07473, section 3). Pairs hold text, not tokens, so that one file serves every
+model; `core.chat` tokenises and checks them."""
+
+import hashlib
+import json
+import random
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pasto_cli.base import bundled
+from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import write_text
+from pasto_cli.core.pairs.corpora import clean_suffixes, load_neutral_prompts, load_suffixes
+from pasto_cli.core.recipe.schema import PairsSpec
+
+MIN_PAIRS = 8
+"""Fewer pairs cannot be split into training, validation and certificate."""
+
+
+class Pair(BaseModel):
+    """One contrast pair; the three messages are the user's turn, `suffix` opens the assistant's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    chosen: str
+    rejected: str
+    neutral: str
+    suffix: str
+    source: str = "file"
+
+
+class PairSet(NamedTuple):
+    """Pairs and what was left out while making them."""
+
+    pairs: list[Pair]
+    dropped: dict[str, int]
+    """Reason -> how many."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the pairs in order: names the set in an artifact."""
+        return hashlib.sha256(
+            "\n".join(p.model_dump_json() for p in self.pairs).encode()
+        ).hexdigest()
+
+
+def with_article(word: str) -> str:
+    """`honest` -> `an honest`, `dishonest` -> `a dishonest`; a phrase that has its article keeps
+    it."""
+    text = word.strip()
+    if re.match(r"(an?|the)\s", text, re.IGNORECASE):
+        return text
+    sounds_vowel = re.match(r"[aeiou]|hones|honou?r|hour|heir", text, re.IGNORECASE)
+    sounds_consonant = re.match(
+        r"eu|ew|one(?![a-z])|once|u[bcfhjkqrst][aeiou]|uni(?!n|m)", text, re.IGNORECASE
+    )
+    return f"{'an' if sounds_vowel and not sounds_consonant else 'a'} {text}"
+
+
+def make_pairs(spec: PairsSpec) -> PairSet:
+    """Pairs as a recipe's `pairs` section says: read from its file, or drawn from templates,
+    suffixes and neutral prompts.
+
+    Raises:
+        PastoError: For unreadable files, personas that are the same, or fewer than `MIN_PAIRS`
+            pairs.
+    """
+    if spec.file is not None:
+        return read_pairs(spec.file)
+    positive, negative = spec.personas or tuple(with_article(w) for w in spec.words or ())
+    if positive.strip().lower() == negative.strip().lower():
+        raise PastoError(
+            f"both personas are {positive!r}: there is nothing to contrast",
+            "Give two different words.",
+        )
+    suffixes, dropped = clean_suffixes(load_suffixes(spec.suffixes))
+    templates = list(spec.templates) or bundled.lines("templates.txt")
+    neutral = load_neutral_prompts(spec.neutral_prompts)
+    rng = random.Random(spec.seed)
+    pairs = []
+    for (source, suffix), template in _draw(suffixes, templates, spec.count, rng):
+        pairs.append(
+            Pair(
+                chosen=template.replace("{persona}", positive),
+                rejected=template.replace("{persona}", negative),
+                neutral=rng.choice(neutral),
+                suffix=suffix,
+                source=source,
+            )
+        )
+    _require_enough(pairs, "the suffix source")
+    return PairSet(pairs, dropped)
+
+
+def _draw(
+    suffixes: Sequence[tuple[str, str]], templates: Sequence[str], count: int, rng: random.Random
+) -> list[tuple[tuple[str, str], str]]:
+    """`count` different (suffix, template) combinations.
+
+    Sources take turns, and each suffix is used once before any is used twice.
+    """
+    by_source: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for item in suffixes:
+        by_source[item[0]].append(item)
+    for items in by_source.values():
+        rng.shuffle(items)
+    queues = list(by_source.values())
+    turns = [
+        queue[i]
+        for i in range(max(map(len, queues), default=0))
+        for queue in queues
+        if i < len(queue)
+    ]
+    drawn = []
+    for lap in range(len(templates)):
+        for item in turns:
+            if len(drawn) == count:
+                return drawn
+            # The offset differs by suffix, the lap walks on: no combination comes twice.
+            offset = int(hashlib.sha256(item[1].encode()).hexdigest(), 16)
+            drawn.append((item, templates[(offset + lap) % len(templates)]))
+    return drawn
+
+
+def read_pairs(path: str | Path) -> PairSet:
+    """Read a `pairs.jsonl`.
+
+    Raises:
+        PastoError: With the line number of the first bad line, or for fewer than `MIN_PAIRS` pairs.
+    """
+    pairs = []
+    bundled.read_lines(str(path), "pairs")  # the errors of a missing or empty file
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            pairs.append(Pair.model_validate_json(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"])) or "line"
+            raise PastoError(
+                f"{path}:{number}: {key}: {first['msg']}",
+                "A line holds chosen, rejected, neutral, suffix and source.",
+            ) from None
+    _require_enough(pairs, str(path))
+    return PairSet(pairs, {})
+
+
+def write_pairs(pairs: Sequence[Pair], path: str | Path) -> None:
+    """Write pairs as JSON lines."""
+    write_text(
+        Path(path), "".join(json.dumps(p.model_dump(), ensure_ascii=False) + "\n" for p in pairs)
+    )
+
+
+def _require_enough(pairs: Sequence[Pair], origin: str) -> None:
+    if len(pairs) < MIN_PAIRS:
+        raise PastoError(
+            f"{origin} gives {len(pairs)} usable pairs; training needs at least {MIN_PAIRS}",
+            "Add suffixes or raise pairs.count (800 is the default).",
+        )

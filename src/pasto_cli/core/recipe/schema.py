@@ -1,0 +1,391 @@
+"""What a run is made of: the pydantic models behind a YAML recipe.
+
+Each default is written here and nowhere else. Every model is frozen and refuses unknown keys.
+Reading a file, overriding keys and wording mistakes is `recipe_file`. Nothing here imports torch,
+so that validation is instant.
+
+Defaults follow the AntiPaSTO paper (arXiv 2601.07473, Table 9) or its published code where an
+experiment in `docs/LOG.md` does not say otherwise; the neutral branch has no counterpart there."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pasto_cli.core.recipe.subspace_expression import parse_subspace
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, strict about unknown keys, no infinities."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class ModelSpec(Section):
+    """The base model and how it is loaded."""
+
+    source: str
+    """Hub id (`org/name`), local folder, a `.gguf` file, `package:NAME/FILE.gguf` for a GGUF file
+    inside an installed Python package, or `random:NAME` for a small model with random weights
+    (tests)."""
+    revision: str | None = None
+    """Hub revision: branch, tag or, best, a commit."""
+    quantization: Literal["none", "4bit", "8bit"] = "none"
+    """bitsandbytes quantisation of the base (4bit: NF4). The adapter itself stays in float32."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: float32 on a CPU, else bfloat16."""
+    device: str = "auto"
+    """auto takes cuda, then mps, then cpu."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """Only these two take the 4-D masks of token trees."""
+    system: str | None = None
+    """System message of every prompt. None adds none (a chat template may add its own)."""
+    trust_remote_code: bool = False
+    """Run Python code from the model's repository. Off unless you have read that code."""
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+            raise ValueError(f"{value!r} is not a device; write auto, cpu, mps, cuda or cuda:N")
+        return value
+
+
+class HubSuffixes(Section):
+    """Suffixes from a column of a dataset on the Hub."""
+
+    dataset: str
+    """Hub id of the dataset."""
+    config: str | None = None
+    """Configuration name, where the dataset has several."""
+    split: str = "train"
+    """Split to read."""
+    column: str = "text"
+    """Column that holds text; each is cut to its first `words` words."""
+    revision: str | None = None
+    """Hub revision."""
+    words: Count = 10
+    """Words kept of each text."""
+
+
+class PairsSpec(Section):
+    """The contrast pairs: a file, or two words and what to make pairs from."""
+
+    file: str | None = None
+    """A `pairs.jsonl` made before; then nothing else of this section is used."""
+    words: tuple[str, str] | None = None
+    """Positive and negative word or phrase: `[honest, dishonest]`. Articles are added: "an honest",
+    "a dishonest"."""
+    personas: tuple[str, str] | None = None
+    """The same, word for word as they stand in the template: `["a cheerful, joyful", "a gloomy,
+    miserable"]`."""
+    templates: tuple[str, ...] = ()
+    """Persona templates with `{persona}`; empty takes the bundled list."""
+    suffixes: str | HubSuffixes = "bundled"
+    """`bundled`, a text file with one opening a line, or a dataset on the Hub."""
+    neutral_prompts: str = "bundled"
+    """Prompts without a persona: `bundled`, or a text file with one a line."""
+    count: Count = 800
+    """How many pairs."""
+    seed: int = 0
+    """Seed of the draw of suffixes, templates and neutral prompts."""
+
+    @field_validator("templates")
+    @classmethod
+    def _templates(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for template in value:
+            if template.count("{persona}") != 1:
+                raise ValueError(f"{template!r} must hold {{persona}} exactly once")
+            if set("{}") & set(template.replace("{persona}", "")):
+                raise ValueError(f"{template!r} holds braces other than {{persona}}; take them out")
+        return value
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        given = [name for name in ("file", "words", "personas") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise ValueError(
+                f"give exactly one of file, words, personas (found {found}); try words: [honest, "
+                f"dishonest]"
+            )
+        return self
+
+
+class AdapterSpec(Section):
+    """The learned rotation: where it sits and how far it may turn."""
+
+    rank: Count = 64
+    """Directions r kept per module (at most the module's smaller side)."""
+    bound: Literal["spectral", "entrywise"] = "spectral"
+    """spectral bounds every rotation angle; entrywise is the original's, which bounds entries
+    only."""
+    max_angle: Annotated[float, Field(gt=0.0, lt=180.0)] = 45.0
+    """Largest rotation angle at coefficient 1, degrees."""
+    directions: Literal["residual", "activation", "top", "random"] = "residual"
+    """How the r singular directions of a module are chosen."""
+    max_modules: Count = 256
+    """At most this many modules, spread evenly."""
+    first_layer: Fraction = 0.1
+    """Layers from floor(first_layer * L) ..."""
+    last_layer: Fraction = 0.5
+    """... up to, not including, floor(last_layer * L). Must not lie behind the loss depth."""
+    activation_pairs: Count = 64
+    """Pairs whose activations score the directions."""
+    init_theta_std: Positive = 0.003
+    """Std of the truncated normal that Theta starts from."""
+    init_delta_mean: float = 4e-4
+    """Mean of delta's start: not 0, since a symmetric start has no gradient."""
+    init_delta_std: Positive = 4e-4
+    """Std of delta's start."""
+
+    @model_validator(mode="after")
+    def _layers(self) -> Self:
+        if self.first_layer >= self.last_layer:
+            raise ValueError(
+                f"first_layer ({self.first_layer}) must be less than last_layer ({self.last_layer})"
+            )
+        return self
+
+
+class SubspaceSpec(Section):
+    """The directions in which the loss looks at the residual stream."""
+
+    expression: str = "taskdiff"
+    """Names joined by `&`, `~` before a name for its complement: taskdiff, suppressed, write,
+    logits_read, random."""
+    rank: Count = 4
+    """Columns k of the basis P."""
+    depth: Fraction = 0.5
+    """Loss depth: the residual stream after layer floor(depth * L)."""
+    last_tokens: Count = 3
+    """Hidden states are averaged over this many last tokens of a row."""
+    center: bool = False
+    """Centre the cho - rej differences before PCA, as the original does; it throws the mean
+    direction away."""
+
+    @field_validator("expression")
+    @classmethod
+    def _expression(cls, value: str) -> str:
+        parse_subspace(value)
+        return value
+
+
+class ProjectionSpec(Section):
+    """Anti-parallel projection loss."""
+
+    kind: Literal["scaled", "symlog"] = "scaled"
+    """scaled: published code; symlog: paper."""
+    weight: NonNegative = 1.0
+    """Weight of the term."""
+    scale: Positive = 30.0
+    """Factor on the anti-parallelism a (scaled only)."""
+    margin: float = 0.0
+    """Added to a before the hinge."""
+    softness: Fraction = 0.25
+    """The focus exponent is 1 - softness: 1 switches the focus off."""
+    orth_weight: NonNegative = 0.0
+    """Weight of the term that keeps the two changes on one line."""
+
+
+class CoherenceSpec(Section):
+    """Total-variation budget by the base model's entropy."""
+
+    weight: NonNegative = 10.0
+    """Weight inside the barrier; 0 switches the term off."""
+    barrier: Literal["log1p_squared", "log"] = "log1p_squared"
+    """log1p_squared: published code; log: paper."""
+    kappa: Positive = 0.3
+    """The budget is kappa sqrt(H + beta), H in nats. 0.3 is the paper's; 0.9, the published code's,
+    cannot bind."""
+    beta: NonNegative = 0.02
+    """Floor under the entropy, nats."""
+    aggregate: Literal["mean", "lse", "max"] = "mean"
+    """Over the tokens of a row."""
+    temperature: Positive = 3.0
+    """Of lse."""
+    tokens: Literal["suffix", "all"] = "suffix"
+    """Over the shared suffix, or over every token of the prompt (original)."""
+
+
+class MonotonicitySpec(Section):
+    """The gap between the personas must grow at +1 and shrink at -1."""
+
+    weight: NonNegative = 30.0
+    """Weight of the hinge; 0 switches the term off."""
+    variant: Literal["forward", "batch"] = "forward"
+    """forward keeps the pairs' own orientation; batch takes the better of it and its mirror
+    (original)."""
+    frac: NonNegative = 0.5
+    """Threshold: frac sqrt(mean H) + floor, nats."""
+    floor: NonNegative = 0.04
+    """See frac."""
+    tokens: Literal["suffix", "all"] = "suffix"
+    """Over the shared suffix, or over every token of the prompt (original)."""
+
+
+class NeutralSpec(Section):
+    """The neutral branch: sign and strength on prompts without a persona."""
+
+    orientation_weight: NonNegative = 15.0
+    """Weight of mean(o- - o+)."""
+    likeness_weight: NonNegative = 30.0
+    """Weight of relu(m - s(+1)) + relu(m + s(-1)), and of the same beyond the ceiling."""
+    margin: Positive = 1.0
+    """m: wanted strength, prompt-equivalents."""
+    ceiling: Positive | None = None
+    """Strength beyond which the dial is held back, prompt-equivalents; null lets it grow."""
+    coherence: bool = True
+    """Coherence on the neutral leaf too."""
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.ceiling is not None and self.ceiling < self.margin:
+            raise ValueError(
+                f"ceiling ({self.ceiling:g}) must not be below margin ({self.margin:g}), the "
+                f"strength wanted"
+            )
+        return self
+
+
+_ORIGINAL_LOSSES: dict[str, Any] = {
+    "coherence": {"kappa": 0.9, "tokens": "all"},
+    "monotonicity": {"variant": "batch", "tokens": "all"},
+    "neutral": None,
+}
+
+
+class LossesSpec(Section):
+    """The loss terms. `losses: original` is the published code's set: no neutral branch."""
+
+    projection: ProjectionSpec = ProjectionSpec()
+    """Anti-parallel projection."""
+    coherence: CoherenceSpec = CoherenceSpec()
+    """Coherence constraint."""
+    monotonicity: MonotonicitySpec = MonotonicitySpec()
+    """Monotonicity constraint."""
+    neutral: NeutralSpec | None = NeutralSpec()
+    """Neutral branch; null leaves it out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_set(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            if data == "original":
+                return _ORIGINAL_LOSSES
+            if data != "pasto":
+                raise ValueError(
+                    f"{data!r} is not a set of losses; write 'pasto', 'original' or a mapping"
+                )
+            return {}
+        return data
+
+
+class TrainingSpec(Section):
+    """Optimiser, schedule, split."""
+
+    epochs: Count = 30
+    """Passes over the training pairs."""
+    batch_size: Annotated[int, Field(ge=2)] = 8
+    """Pairs a forward pass; statistics are taken over it."""
+    accumulation: Count = 1
+    """Batches per optimiser step."""
+    lr: Positive = 2e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: NonNegative = 1e-4
+    """AdamW's."""
+    schedule: Literal["onecycle", "cosine"] = "onecycle"
+    """Learning-rate schedule, in optimiser steps."""
+    warmup: Fraction = 0.1
+    """Share of the optimiser steps in which the learning rate rises."""
+    constraint_ramp: Fraction = 0.2
+    """Share of the optimiser steps in which the constraints' weights and the focus exponent rise
+    from 0."""
+    clip: Positive = 1.0
+    """Largest norm of the gradient."""
+    validation: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.15
+    """Share of the pairs kept for validation."""
+    certificate: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.15
+    """Share of the pairs kept for the certificate: neither trained nor validated on."""
+    patience: Count = 16
+    """Epochs without a better validation loss after which training stops."""
+    validate_every: Count = 1
+    """Epochs between validations."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """bfloat16 runs the layers (not the adapter's matrices, the output head or the losses) under
+    autocast; auto does so where the processor multiplies bfloat16 natively and the model is
+    float32."""
+    node_budget: Annotated[int, Field(ge=64)] = 512
+    """Nodes of a token tree on the base side and in the certificate; a training or validation batch
+    is one tree."""
+    base_cache_mb: NonNegative = 1024.0
+    """Memory for the cached base side; what does not fit is computed again."""
+    seed: int = 0
+    """Seed of the split, the order of pairs and the initial weights."""
+
+
+class EvaluationSpec(Section):
+    """What `pasto eval` measures unless told otherwise."""
+
+    benchmark: str = "mini-dilemmas"
+    """A bundled name, `dailydilemmas`, or a benchmark file."""
+    value: str = "honesty"
+    """The value that the dial is meant to move."""
+    coefficients: tuple[float, ...] = (-1.0, 0.0, 1.0)
+    """Coefficients to measure at; 0, +1 and -1 are needed for the scores."""
+    limit: Count | None = None
+    """Dilemmas to take (whole ones, seeded); None takes all."""
+    pmass_threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """An answer row whose P(Yes) + P(No) is below this is invalid: counted, never replaced."""
+    node_budget: Annotated[int, Field(ge=64)] = 512
+    """Nodes of one token tree."""
+    seed: int = 0
+    """Seed of the choice of dilemmas and of the bootstrap."""
+
+
+class Recipe(Section):
+    """One run."""
+
+    name: str
+    """Name of the run: letters, digits, '.', '_' and '-'."""
+    model: ModelSpec
+    """Base model."""
+    pairs: PairsSpec
+    """Contrast pairs."""
+    adapter: AdapterSpec = AdapterSpec()
+    """Adapter."""
+    subspace: SubspaceSpec = SubspaceSpec()
+    """Loss subspace."""
+    losses: LossesSpec = LossesSpec()
+    """Loss terms."""
+    training: TrainingSpec = TrainingSpec()
+    """Training."""
+    evaluation: EvaluationSpec = EvaluationSpec()
+    """Evaluation."""
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+            raise ValueError(
+                f"{value!r} cannot name a folder; use up to 64 letters, digits, '.', '_' and '-'"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _adapters_before_loss(self) -> Self:
+        if self.adapter.last_layer > self.subspace.depth:
+            raise ValueError(
+                f"adapter.last_layer ({self.adapter.last_layer}) lies behind subspace.depth "
+                f"({self.subspace.depth}): "
+                "modules behind the loss depth would not be trained by it; lower last_layer or "
+                "raise depth"
+            )
+        return self

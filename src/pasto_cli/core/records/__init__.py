@@ -1,0 +1,1 @@
+"""What is written to disk: typed, strict, without torch."""

@@ -1,0 +1,1 @@
+"""The card, the figures and the page, from records only. No torch."""

@@ -1,0 +1,1 @@
+"""What turns a coefficient into a changed model."""

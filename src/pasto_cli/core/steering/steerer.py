@@ -1,0 +1,189 @@
+"""The one interface of everything that can set a coefficient on a model, and the dial that users
+hold."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pasto_cli.base.errors import PastoError
+from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.steering.adapter import Adapter
+from pasto_cli.core.steering.coefficients import Coefficients, change, per_row
+
+
+class Steerer(Protocol):
+    """Anything that can set a coefficient: adapter, prompt, control vector.
+
+    Laws, tested for every implementation: coefficient 0 is the base model bit for bit; leaving the
+    context restores the base bit for bit, also after an exception; rows of one batch may have
+    coefficients of their own."""
+
+    def at(self, coefficients: Coefficients) -> AbstractContextManager[None]:
+        """Steer inside this context, with one coefficient or one for each row of the batch."""
+        ...
+
+
+def lead(steerer: Steerer, coefficient: float) -> str | None:
+    """Words that a steerer puts before the user's message; None for one that changes the model
+    instead."""
+    own = getattr(steerer, "lead", None)
+    return None if own is None else own(coefficient)
+
+
+class AdapterSteerer:
+    """An adapter on the model that it was made for."""
+
+    def __init__(self, adapter: Adapter, lm: LoadedModel) -> None:
+        self.adapter = adapter
+        self.lm = lm
+
+    def at(self, coefficients: Coefficients) -> AbstractContextManager[None]:
+        """See `Steerer.at`."""
+        return self.adapter.at(self.lm.model, coefficients)
+
+    def baked(self, coefficients: Coefficients) -> AbstractContextManager[None]:
+        """See `Adapter.baked`."""
+        return self.adapter.baked(self.lm.model, coefficients)
+
+
+class Mix:
+    """Several adapters on one model: at 1 each has its own coefficient, at another number that many
+    times as much.
+
+    Their changes of a weight add up, dW = dW_A(a) + dW_B(b), in any order.
+
+    Args:
+        parts: Adapters with their own coefficients.
+    """
+
+    def __init__(self, parts: Sequence[tuple[AdapterSteerer, float]]) -> None:
+        self.parts = list(parts)
+
+    @contextmanager
+    def at(self, coefficients: Coefficients) -> Iterator[None]:
+        """See `Steerer.at`."""
+        with ExitStack() as stack:
+            for steerer, own in self.parts:
+                stack.enter_context(steerer.at(change(coefficients, lambda a, own=own: a * own)))
+            yield
+
+    @contextmanager
+    def baked(self, coefficients: Coefficients) -> Iterator[None]:
+        """See `Adapter.baked`."""
+        with ExitStack() as stack:
+            for steerer, own in self.parts:
+                stack.enter_context(steerer.baked(change(coefficients, lambda a, own=own: a * own)))
+            yield
+
+
+def attach(lm: LoadedModel, steerer: Steerer) -> None:
+    """Let `steer` find the dial of a model."""
+    lm.model.pasto_steerer = steerer
+
+
+@contextmanager
+def steer(model: Any, coefficients: Coefficients, bake: bool = False) -> Iterator[None]:
+    """A model that `pasto_cli.load` returned, steered inside this context.
+
+    Args:
+        model: A transformers model with a dial attached.
+        coefficients: One for all rows of a batch, or one for each.
+        bake: Fold one coefficient into the weights for the time of this context: decoding then
+            costs what the base costs.
+
+    Raises:
+        PastoError: If the model has no dial, or cannot be baked (quantised base, several
+            coefficients).
+    """
+    steerer = getattr(model, "pasto_steerer", None)
+    if steerer is None:
+        raise PastoError("this model has no dial", "Load it with pasto_cli.load(ADAPTER).")
+    with steerer.baked(coefficients) if bake else steerer.at(coefficients):
+        yield
+
+
+class VectorSteerer:
+    """Adds coefficient times a vector to the residual stream after some layers, at every position.
+
+    Args:
+        lm: The base model.
+        vectors: Layer index -> (d,).
+    """
+
+    def __init__(self, lm: LoadedModel, vectors: Mapping[int, Tensor]) -> None:
+        self.lm = lm
+        self.vectors = {layer: v.to(lm.device) for layer, v in vectors.items()}
+
+    @contextmanager
+    def at(self, coefficients: Coefficients) -> Iterator[None]:
+        """See `Steerer.at`."""
+        rows, unique = per_row(coefficients)
+        if set(unique) == {0.0}:
+            yield
+            return
+        scale = torch.tensor(unique, device=self.lm.device)[
+            rows.to(self.lm.device) if rows is not None else slice(None)
+        ]
+        hooks = [
+            self.lm.layers[i].register_forward_hook(_add(scale[:, None, None] * v))
+            for i, v in self.vectors.items()
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _add(shift: Tensor) -> Any:
+    def hook(_module: Any, _inputs: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (output[0] + shift.to(output[0].dtype), *output[1:])
+        return output + shift.to(output.dtype)
+
+    return hook
+
+
+class Scaled:
+    """A steerer whose +1 and -1 are other coefficients of another steerer."""
+
+    def __init__(self, steerer: Steerer, up: float, down: float) -> None:
+        self.steerer, self.up, self.down = steerer, up, down
+
+    def at(self, coefficients: Coefficients) -> AbstractContextManager[None]:
+        """See `Steerer.at`."""
+        return self.steerer.at(
+            change(coefficients, lambda a: a * (self.up if a > 0 else self.down))
+        )
+
+
+class PromptSteerer:
+    """Steers by words: a text before the user's message at positive coefficients, another at
+    negative ones.
+
+    Its strength cannot be scaled: any coefficient above 0 is the same.
+    """
+
+    def __init__(self, positive: str, negative: str) -> None:
+        self.positive, self.negative = positive, negative
+
+    def lead(self, coefficient: float) -> str:
+        """What stands before the user's message."""
+        if coefficient == 0:
+            return ""
+        return (self.positive if coefficient > 0 else self.negative) + "\n\n"
+
+    def at(self, coefficients: Coefficients) -> AbstractContextManager[None]:  # noqa: ARG002
+        """The model itself is not changed."""
+        return nullcontext()
+
+
+class NoOpSteerer:
+    """The steerer that does nothing."""
+
+    def at(self, coefficients: Coefficients) -> AbstractContextManager[None]:  # noqa: ARG002
+        """The untouched model at any coefficient."""
+        return nullcontext()

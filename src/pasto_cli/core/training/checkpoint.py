@@ -1,0 +1,166 @@
+"""Where a training stands, on disk: what a run that was killed needs to end as if nothing had
+happened.
+
+RUN/checkpoint/start.safetensors    frozen factors, subspace basis: written once
+RUN/checkpoint/state.safetensors    weights, best weights, optimiser; its metadata holds step, order of the pairs, history
+RUN/checkpoint/lock                 held by the process that trains
+
+Each file is replaced as a whole, after its bytes have reached the disk.
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import writing
+from pasto_cli.core.recipe.schema import AdapterSpec
+from pasto_cli.core.steering.adapter import PARTS, Adapter, Factors, Rotation
+
+FOLDER, START, STATE, LOCK = "checkpoint", "start.safetensors", "state.safetensors", "lock"
+AGAIN = "Train again from the recipe."
+
+
+class Snapshot(NamedTuple):
+    """Everything that changes while a training runs."""
+
+    facts: dict[str, Any]
+    """JSON: step, epoch, order of the pairs, best loss, node budget, size of history.jsonl."""
+    tensors: dict[str, Tensor]
+    """Weights, best weights, optimiser."""
+
+
+def folder_of(run: Path) -> Path:
+    """Where a run keeps its checkpoint."""
+    return run / FOLDER
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Keep other processes from training this run meanwhile; the lock goes with the process,
+    however it ends.
+
+    Raises:
+        PastoError: If another one does already.
+    """
+    path = folder_of(run) / LOCK
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+        file = path.open("w")
+    with file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PastoError(
+                f"another process trains {run}", "Wait for it, or stop it first."
+            ) from None
+        except (ImportError, OSError):  # Windows, and network disks that know no locks
+            pass
+        yield
+
+
+def save_start(run: Path, adapter: Adapter, basis: Tensor) -> None:
+    """Keep what calibration and decompositions gave."""
+    tensors = {
+        f"{path}.{part}": getattr(r, part).detach() for path, r in adapter.items() for part in PARTS
+    }
+    _save(folder_of(run) / START, tensors | {"basis": basis}, {"paths": adapter.paths})
+
+
+def load_start(run: Path, spec: AdapterSpec) -> tuple[Adapter, Tensor] | None:
+    """(fresh adapter, basis) as `save_start` kept them, on the CPU; None where the run did not come
+    so far.
+
+    Raises:
+        PastoError: If the file is damaged.
+    """
+    found = _load(folder_of(run) / START)
+    if found is None:
+        return None
+    try:
+        rotations = {}
+        for path in found.facts["paths"]:
+            u, s, v, theta, delta = (found.tensors[f"{path}.{part}"] for part in PARTS)
+            rotations[path] = Rotation(Factors(u, s, v), theta, delta)
+        return Adapter(rotations, spec.bound, math.radians(spec.max_angle)), found.tensors["basis"]
+    except KeyError as error:
+        raise PastoError(f"{folder_of(run) / START}: {error} is missing", AGAIN) from None
+
+
+def save_state(run: Path, snapshot: Snapshot) -> None:
+    """Replace the state of a run.
+
+    Raises:
+        PastoError: If the disk is full or the folder cannot be written.
+    """
+    _save(folder_of(run) / STATE, snapshot.tensors, snapshot.facts)
+
+
+def load_state(run: Path) -> Snapshot | None:
+    """The last state of a run, or None where no step was kept.
+
+    Raises:
+        PastoError: If the file is damaged.
+    """
+    return _load(folder_of(run) / STATE)
+
+
+def begun(run: Path) -> bool:
+    """Whether there is something to go on from: preparation is done, and the run has not
+    finished."""
+    return (folder_of(run) / START).exists()
+
+
+def retire(run: Path) -> None:
+    """Say, at one stroke, that a run has finished; to be called while it is held."""
+    (folder_of(run) / START).unlink(missing_ok=True)
+
+
+def remove(run: Path) -> None:
+    """Delete the checkpoint of a run that has finished."""
+    shutil.rmtree(folder_of(run), ignore_errors=True)
+
+
+def _save(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    scratch = path.with_name(f".{path.name}")
+    with writing(path):
+        try:
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+                scratch,
+                {"facts": json.dumps(facts)},
+            )
+            with scratch.open("rb+") as file:
+                os.fsync(file.fileno())
+            scratch.replace(path)
+        except SafetensorError as error:
+            raise PastoError(
+                f"cannot write {path}: {error}",
+                "Free some disk, or choose another place with --out.",
+            ) from None
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> Snapshot | None:
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            return Snapshot(
+                json.loads(file.metadata()["facts"]),
+                {key: file.get_tensor(key).clone() for key in file.keys()},
+            )  # noqa: SIM118
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise PastoError(f"{path}: damaged ({error})", AGAIN) from None

@@ -1,1 +1,0 @@
-"""What is measured: benchmarks, metrics, intervals, reports."""

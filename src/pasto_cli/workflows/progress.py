@@ -1,0 +1,56 @@
+"""What a workflow has to say while it runs, and who hears it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from pasto_cli.core.records.training import Elicitation, Step
+
+
+class Watcher(Protocol):
+    """Receives what a workflow has to say; the command line shows it, a script may ignore it."""
+
+    def note(self, text: str) -> None:
+        """Something worth knowing."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Something that may spoil the result."""
+        ...
+
+    def task(
+        self, label: str, total: int | None = None
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """Something that takes time; yields a function that is told of progress."""
+        ...
+
+    def elicitation(self, found: Elicitation) -> None:
+        """What the personas do to the clean base model."""
+        ...
+
+    def training(self) -> AbstractContextManager[Callable[[Step], None]]:
+        """Live view of training; yields a function that receives each step."""
+        ...
+
+
+class Silent:
+    """A watcher that says nothing."""
+
+    def note(self, text: str) -> None:
+        """Ignore."""
+
+    def warn(self, text: str) -> None:
+        """Ignore."""
+
+    def elicitation(self, found: Elicitation) -> None:
+        """Ignore."""
+
+    @contextmanager
+    def task(self, label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:  # noqa: ARG002
+        """Ignore."""
+        yield lambda _: None
+
+    @contextmanager
+    def training(self) -> Iterator[Callable[[Step], None]]:
+        """Ignore."""
+        yield lambda _: None

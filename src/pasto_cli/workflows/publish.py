@@ -1,0 +1,110 @@
+"""Adapters to and from the Hub, and the card that goes with them."""
+
+import contextlib
+import re
+import shutil
+from pathlib import Path
+
+from pasto_cli.base import runs
+from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import replace_folder
+from pasto_cli.core.artifact import store
+from pasto_cli.core.records.adapter import Meta
+from pasto_cli.core.records.evaluation import EvalRun, parse
+from pasto_cli.core.report.card import card
+from pasto_cli.workflows.dials import recipe_of
+from pasto_cli.workflows.progress import Watcher
+
+
+def push_adapter(
+    name: str | None, repo: str, private: bool, dry_run: bool, watch: Watcher
+) -> tuple[str, list[tuple[str, int]], str | None]:
+    """Publish an adapter with a card made from the run's own facts.
+
+    Returns:
+        The card, the files with their sizes, and the address (None for a dry run).
+    """
+    from pasto_cli.core.artifact import hub
+
+    _require_id(repo)
+    folder = runs.adapter_folder(name)
+    if folder is None:
+        raise PastoError(f"{name} is on the Hub already", "Give a local run or adapter folder.")
+    meta = store.read_meta(folder)
+    recipe_of(meta, folder)
+    text = card(meta.model_dump(mode="json"), _own_evaluations(folder)).replace("THIS", repo)
+    source = meta.base.spec.source
+    if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
+        watch.warn(
+            f"the base {source} is not on the Hub: others need the same file to use this adapter"
+        )
+    if meta.certificate is None or not meta.certificate.passed:
+        watch.warn("this adapter has no passed certificate; its card says so")
+    if not (folder / store.TENSORS).is_file():
+        raise PastoError(
+            f"{folder}: {store.TENSORS} is missing",
+            "Train again, or give another adapter with --adapter.",
+        )
+    files = [(name, (folder / name).stat().st_size) for name in (store.TENSORS, store.META)]
+    files.append((store.CARD, len(text.encode())))
+    if dry_run:
+        return text, files, None
+    with watch.task(f"uploading to {repo}"):
+        return text, files, hub.upload(folder, repo, text, private)
+
+
+def _require_id(repo: str) -> None:
+    """See that a repository id is one: `user/name`, neither of them a way out of a folder."""
+    if not re.fullmatch(r"(?!\.+/)[\w.-]+/(?!\.+$)[\w.-]+", repo):
+        raise PastoError(f"{repo!r} is not a repository id", "Write user/name.")
+
+
+def pull_adapter(
+    repo: str, out: Path | None, revision: str | None, force: bool, watch: Watcher
+) -> tuple[Path, str, Meta]:
+    """Copy an adapter from the Hub into a folder, as a whole or not at all.
+
+    Returns:
+        The folder, the commit that was copied, and its pasto.json.
+
+    Raises:
+        PastoError: If it is not there or no adapter of ours, or the folder exists.
+    """
+    from pasto_cli.core.artifact import hub
+
+    _require_id(repo)
+    folder = out or Path(repo.rpartition("/")[2])
+    if folder.exists() and not force:
+        raise PastoError(
+            f"{folder} is there already", "Give another --out, or --force to replace it."
+        )
+    if folder.exists() and not (folder / store.META).is_file():
+        raise PastoError(f"{folder} is no adapter: it is not replaced", "Give another --out.")
+    folder = folder.resolve() if folder.name == "" else folder
+    with watch.task(f"fetching {repo}"):
+        found = hub.download(repo, revision=revision)
+        meta = store.read_meta(found)
+        recipe_of(meta, found)
+        replace_folder(folder, lambda scratch: shutil.copytree(found, scratch))
+    return folder, found.name, meta  # the client's cache names folders by commit
+
+
+def rewrite_card(folder: Path, meta: Meta) -> None:
+    """Store changed facts with an adapter, and its card made from them."""
+    store.replace_meta(folder, meta, card(meta.model_dump(mode="json"), _own_evaluations(folder)))
+
+
+def evaluations_of(run: Path) -> list[EvalRun]:
+    """Everything that was measured with a run's adapter, comparisons included; other files are
+    passed over."""
+    found = []
+    for path in sorted((run / "eval").glob("*.json")):
+        with contextlib.suppress(ValueError, OSError):
+            found.append(parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def _own_evaluations(folder: Path) -> list[EvalRun]:
+    """What a card shows: a comparison has a table of its own."""
+    found = evaluations_of(folder.parent) if folder.name == "adapter" else []
+    return [run for run in found if "method" not in run.provenance]
