@@ -1,7 +1,7 @@
 """Kills trainings at random moments and resumes them; prints one JSON line a moment. Run by
 test_resuming.py.
 
-    python -m integration.kills RECIPE FOLDER SEED COUNT [SET ...]
+    python -m tests.support.kills RECIPE FOLDER SEED COUNT [SET ...]
 
 Children are forked from a process that has imported everything but computed nothing, so that a
 training takes a second or two."""

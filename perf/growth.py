@@ -1,6 +1,6 @@
 """How much a process grows when it loads a dial and turns it, in a process of its own.
 
-    python -m benchmarks.growth ADAPTER_FOLDER [none|4bit|8bit]
+    python -m perf.growth ADAPTER_FOLDER [none|4bit|8bit]
 
 The first dial also brings in pages of libraries that no process had touched before; what a dial
 itself holds is the growth by a second one beside the first. Prints JSON, MiB."""

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from integration.terminal import OWN, SHORT, TINY, Finished, call_in, contents, strict
 from pasto_cli.base import bundled
 from pasto_cli.core.evaluation.benchmarks import benchmark_names, check_benchmark, load_benchmark
 from pasto_cli.core.recipe.load import load_recipe
 from pasto_cli.core.records.evaluation import parse
 from pasto_cli.workflows import evaluate
+from tests.support.terminal import OWN, SHORT, TINY, Finished, call_in, contents, strict
 
 CANDOUR = ("-b", "own.yaml", "--value", "candour")
 PROMPTS = 4

@@ -244,7 +244,7 @@ def test_listing_names_every_benchmark_with_n_and_licence(dailydilemmas):
 
 
 def test_the_examples_of_the_documentation_run(tmp_path):
-    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    text = (Path(__file__).parents[4] / "docs" / "benchmarks.md").read_text()
     whole = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0]
     items = parse_benchmark(whole, "docs.yaml").items
     assert Counter(i.kind for i in items) == {"target": 4, "preference": 2, "arithmetic": 2}

@@ -7,10 +7,10 @@ import shutil
 import pytest
 import torch
 
-from integration.terminal import strict
 from pasto_cli.core.evaluation.disturbance import measure
 from pasto_cli.workflows import dials, progress
 from pasto_cli.workflows.evaluate import neutral_probe
+from tests.support.terminal import strict
 
 
 @pytest.fixture()

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from integration.terminal import ROOT, TINY, contents
 from pasto_cli.core.training import checkpoint, trainer
 from pasto_cli.core.training.objective import Objective
+from tests.support.terminal import ROOT, TINY, contents
 
 MOMENTS = 5
 """Of each seed."""
@@ -24,14 +24,14 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tmp_path, seed):
     command = [
         sys.executable,
         "-m",
-        "integration.kills",
+        "tests.support.kills",
         str(TINY),
         str(tmp_path),
         str(seed),
         str(MOMENTS),
         *BRIEF,
     ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=900, env=environment, cwd=tmp_path
     )
@@ -47,7 +47,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tmp_path, seed):
 
 
 def test_the_same_run_twice_gives_the_same_bytes(pasto, trained, tmp_path):
-    from integration.terminal import SHORT
+    from tests.support.terminal import SHORT
 
     pasto("train", TINY, *SHORT)
     assert (tmp_path / "runs" / "latest" / "adapter" / "adapter.safetensors").read_bytes() == (

@@ -17,7 +17,7 @@ from pasto_cli.core.steering.steerer import (
     attach,
     steer,
 )
-from variants import FLOAT_MODELS
+from tests.support.variants import FLOAT_MODELS
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ import torch
 import typer
 from safetensors.torch import load_file
 
-from integration.terminal import ROOT, SHORT, Finished, contents, strict
 from pasto_cli.cli.app import app
 from pasto_cli.cli.console import Screen
 from pasto_cli.core.artifact import store
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.workflows import dials, prepare, train
+from tests.support.terminal import ROOT, SHORT, Finished, contents, strict
 
 TRAIN = ("train", "tiny.yaml", *SHORT)
 GENERATE = ("generate", "Hello.", "--max-new-tokens", "4")

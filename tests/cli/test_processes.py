@@ -7,7 +7,7 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from integration.terminal import SHORT, TINY
+from tests.support.terminal import SHORT, TINY
 
 FAST = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 

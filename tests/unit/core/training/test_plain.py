@@ -1,9 +1,8 @@
-"""The fast path against the textbook one of `benchmarks/plain.py`: losses and gradients."""
+"""The fast path against the textbook one of `tests/reference/plain.py`: losses and gradients."""
 
 import pytest
 import torch
 
-from benchmarks import plain
 from pasto_cli.core.models.forward import settle_packing
 from pasto_cli.core.models.loading import load_model
 from pasto_cli.core.models.residual_writers import dense_weight
@@ -11,7 +10,8 @@ from pasto_cli.core.recipe.schema import LossesSpec, ModelSpec, SubspaceSpec
 from pasto_cli.core.training import objective
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.subspaces import random_basis
-from variants import BOUNDS, LOSSES, MODELS
+from tests.reference import plain
+from tests.support.variants import BOUNDS, LOSSES, MODELS
 
 DEPTH = 4
 TOLERANCE = {"gpt2": 1e-9, "llama": 1e-6, "gemma3": 1e-6}

@@ -1,7 +1,7 @@
 """Time and memory of the fast path against the textbook one, in one process, in turn and
 order-swapped; ratios are what counts.
 
-    python -m benchmarks.bench [--recipe recipes/quickstart.yaml] [--repeats 5] [--out bench.json]
+    python -m perf.bench [--recipe recipes/quickstart.yaml] [--repeats 5] [--out bench.json]
 
 Peak memory is that of a fresh process for each measurement. Writes a table and bench.json.
 """
@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import plain, shapes
 from pasto_cli.base.provenance import now
 from pasto_cli.core.artifact import store
 from pasto_cli.core.artifact.verify import describe_base, reference_logits
@@ -38,6 +37,8 @@ from pasto_cli.core.records.adapter import Meta
 from pasto_cli.core.steering.steerer import AdapterSteerer
 from pasto_cli.workflows import dials, progress
 from pasto_cli.workflows.prepare import prepare, tokenise_recipe
+from perf import shapes
+from tests.reference import plain
 
 ROOT = Path(__file__).parent.parent
 COEFFICIENTS = (-1.0, 0.0, 1.0)
@@ -340,7 +341,7 @@ def peak(given: argparse.Namespace, what: str) -> float:
     code = [
         sys.executable,
         "-m",
-        "benchmarks.bench",
+        "perf.bench",
         "--recipe",
         str(given.recipe),
         "--dilemmas",
@@ -355,8 +356,8 @@ def peak(given: argparse.Namespace, what: str) -> float:
 
 
 def process_growth(folder: Path, quantization: str) -> dict[str, float]:
-    """What `benchmarks.growth` says in a fresh process, MiB."""
-    code = [sys.executable, "-m", "benchmarks.growth", str(folder), quantization]
+    """What `perf.growth` says in a fresh process, MiB."""
+    code = [sys.executable, "-m", "perf.growth", str(folder), quantization]
     done = subprocess.run(code, capture_output=True, text=True, cwd=ROOT, check=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from integration.terminal import ROOT, call_in
 from pasto_cli.base import bundled
 from pasto_cli.core.models.gguf import _file_in_package
 from pasto_cli.workflows import dials, progress
 from pasto_cli.workflows.export import export_dial
+from tests.support.terminal import ROOT, call_in
 
 pytestmark = [
     pytest.mark.slow,

@@ -7,8 +7,8 @@ import peft
 import pytest
 import torch
 
-from integration.terminal import strict
 from pasto_cli.workflows import dials, progress
+from tests.support.terminal import strict
 
 
 def test_a_folder_for_each_coefficient_that_stock_peft_loads(pasto, project):

@@ -11,7 +11,7 @@ from pasto_cli.core.steering.adapter import decompose
 from pasto_cli.core.training import subspaces
 from pasto_cli.core.training.directions import choose_directions
 from pasto_cli.core.training.subspaces import Basis, SubspaceInputs
-from variants import DIRECTIONS, SUBSPACES
+from tests.support.variants import DIRECTIONS, SUBSPACES
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """What a training step costs as things grow: pairs, nodes, rank, vocabulary, layers, against the
 arithmetic that it needs.
 
-    python -m benchmarks.scale [--out docs/scaling.svg] [--json scaling.json]
+    python -m perf.scale [--out docs/scaling.svg] [--json scaling.json]
 
 Random Llama models; one thing varies at a time, the rest stays at the middle of its row. The floor
 is the number of floating-point operations of the matrix products, divided by the speed of one large

@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.bench import process_growth
-from integration.terminal import ROOT, Said, call_in, strict, threads
 from pasto_cli.core.artifact.store import load_adapter, read_meta
 from pasto_cli.core.models.forward import run
 from pasto_cli.core.models.tokentree import pack
 from pasto_cli.core.pairs.pairs import read_pairs
 from pasto_cli.workflows import dials, progress, train
 from pasto_cli.workflows.export import export_dial
+from perf.bench import process_growth
+from tests.support.terminal import ROOT, Said, call_in, strict, threads
 
 pytestmark = [
     pytest.mark.slow,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from integration.terminal import SHORT, TINY, Finished, Said, call, call_in
+from tests.support.terminal import SHORT, TINY, Finished, Said, call, call_in
 
 
 @pytest.fixture()

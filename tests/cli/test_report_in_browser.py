@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from integration.terminal import call_in
 from pasto_cli.base import bundled
 from pasto_cli.core.evaluation.benchmarks import load_benchmark
 from pasto_cli.core.evaluation.metrics import Table, scores
@@ -19,6 +18,7 @@ from pasto_cli.core.evaluation.oracles import COEFFICIENTS, simulate
 from pasto_cli.core.evaluation.sentiment import score_texts
 from pasto_cli.core.records.evaluation import EvalRun, dump, key
 from pasto_cli.core.report.plots import COLOURS
+from tests.support.terminal import call_in
 
 pytestmark = pytest.mark.slow
 WIDTHS = (1280, 400)

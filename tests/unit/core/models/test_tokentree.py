@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pasto_cli.core.models.forward import run, settle_packing
 from pasto_cli.core.models.tokentree import cut, pack
-from variants import FLOAT_MODELS, MODELS
+from tests.support.variants import FLOAT_MODELS, MODELS
 
 ROWS = [
     list(range(40, 90)),

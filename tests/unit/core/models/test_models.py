@@ -11,7 +11,7 @@ from pasto_cli.core.models.memory import enough_memory
 from pasto_cli.core.models.residual_writers import dense_weight, find_writers, place_writers
 from pasto_cli.core.pairs.pairs import Pair
 from pasto_cli.core.recipe.schema import ModelSpec
-from variants import MODELS
+from tests.support.variants import MODELS
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from hub_server import OWNER, READER, HubServer
-from integration.terminal import Said, contents, strict
+from tests.support.hub_server import OWNER, READER, HubServer
+from tests.support.terminal import Said, contents, strict
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from pasto_cli.core.recipe.load import RecipeError, dump_recipe, load_recipe
 from pasto_cli.core.recipe.schema import LossesSpec, Recipe
 from pasto_cli.core.recipe.subspace_expression import Term, parse_subspace
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 GOOD = "name: x\nmodel: {source: random:llama}\npairs: {words: [honest, dishonest]}\n"
 
 

@@ -14,7 +14,6 @@ import yaml
 from safetensors.torch import load_file
 
 import pasto_cli
-from integration.terminal import OWN, ROOT, SHORT, TINY, contents, strict
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.evaluation.disturbance import LARGEST_COEFFICIENT
 from pasto_cli.core.pairs.pairs import read_pairs
@@ -22,6 +21,7 @@ from pasto_cli.core.recipe.load import load_recipe
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.evaluation import parse
 from pasto_cli.core.report.card import PUBLISHED_SIGN
+from tests.support.terminal import OWN, ROOT, SHORT, TINY, contents, strict
 
 PROMPT = "Should I tell my boss that I overslept?"
 

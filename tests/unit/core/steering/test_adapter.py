@@ -17,7 +17,7 @@ from pasto_cli.core.steering.adapter import (
     decompose,
     largest_angle,
 )
-from variants import BOUNDS, MODELS
+from tests.support.variants import BOUNDS, MODELS
 
 IDS = torch.arange(40, 70)[None]
 
