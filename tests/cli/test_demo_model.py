@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from pasto_cli.core.artifact.store import load_adapter, read_meta
-from pasto_cli.core.models.forward import run
+from pasto_cli.core.models.forward import run_packed
 from pasto_cli.core.models.tokentree import pack
 from pasto_cli.core.pairs.pairs import read_pairs
 from pasto_cli.workflows import dials, progress, train
@@ -120,7 +120,7 @@ def test_token_trees_are_exact(plain):
     tree = pack(rows)
     assert tree.num_nodes < sum(map(len, rows))  # beginnings are shared
     with torch.no_grad():
-        last = run(lm, tree).last[0]
+        last = run_packed(lm, tree).last[0]
         for row, path in zip(rows, tree.paths, strict=True):
             alone = lm.model(input_ids=torch.tensor([row])).logits[0].float()
             torch.testing.assert_close(lm.head(last[path]), alone, rtol=0, atol=2e-3)

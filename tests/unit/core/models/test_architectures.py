@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from pasto_cli.core.models.chat import Chat
-from pasto_cli.core.models.forward import run, settle_packing
+from pasto_cli.core.models.forward import run_packed, settle_packing
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.loading import load_model
 from pasto_cli.core.models.random_models import byte_tokenizer
@@ -134,7 +134,7 @@ def test_trees_are_exact_on_a_real_sliding_window_and_a_vocabulary_of_262144():
     rows = [start, [*start[:-9], *start[20:29]], start[: window // 2]]
     packed = pack(rows)
     with torch.no_grad():
-        last = run(lm, packed).last[0]
+        last = run_packed(lm, packed).last[0]
         for row, path in zip(rows, packed.paths, strict=True):
             expected = lm.model(input_ids=torch.tensor([row])).logits[0, -1]
             torch.testing.assert_close(lm.head(last[path[-1]]), expected, rtol=0, atol=1e-3)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from pasto_cli.core.evaluation import certificate
-from pasto_cli.core.evaluation import questions as questions_module
 from pasto_cli.core.evaluation.questions import ask, score_answers
+from pasto_cli.core.models import forward
 from pasto_cli.core.models.memory import Pieces, ShortageWarning, is_shortage
 from pasto_cli.core.steering.steerer import AdapterSteerer
 
@@ -51,15 +51,15 @@ def test_one_row_that_does_not_fit_is_an_error_and_others_are_not_shortages():
 def scarce(monkeypatch):
     """A model that fits few nodes at once."""
 
-    def make(module, limit):
-        real = module.run
+    real = forward.run_packed
 
+    def make(limit):
         def run(lm, packed, *args, **more):
             if packed.num_nodes > limit:
                 raise torch.OutOfMemoryError("out of memory")
             return real(lm, packed, *args, **more)
 
-        monkeypatch.setattr(module, "run", run)
+        monkeypatch.setattr(forward, "run_packed", run)
 
     return make
 
@@ -73,14 +73,14 @@ def test_answers_and_certificates_are_the_same_in_smaller_pieces(
     questions = [ask(lm.chat, f"Is {n} even?", "I say", ("Yes", "No")) for n in range(8)]
     whole = score_answers(lm, steerer, questions, [-1.0, 0.0, 1.0], 4096)
     likeness = certificate.measure_likeness(lm, steerer, tiny_pairs[:6], [1.0, -1.0], 4096)
-    scarce(questions_module, 200)
-    scarce(certificate, 400)
+    scarce(200)
     torch.testing.assert_close(
         score_answers(lm, steerer, questions, [-1.0, 0.0, 1.0], 4096).log_p,
         whole.log_p,
         rtol=1e-5,
         atol=1e-5,
     )
+    scarce(400)
     again = certificate.measure_likeness(lm, steerer, tiny_pairs[:6], [1.0, -1.0], 4096)
     for a in (1.0, -1.0):
         assert again.steered[a] == pytest.approx(likeness.steered[a], abs=1e-5)

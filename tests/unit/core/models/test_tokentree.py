@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pasto_cli.core.models.forward import run, settle_packing
+from pasto_cli.core.models.forward import run_packed, settle_packing
 from pasto_cli.core.models.tokentree import cut, pack
 from tests.support.variants import FLOAT_MODELS, MODELS
 
@@ -66,7 +66,7 @@ def test_packed_equals_plain(tiny, name, tree):
     lm = tiny(name)
     with torch.no_grad():
         packed = pack(ROWS, tree)
-        last = run(lm, packed).last[0]
+        last = run_packed(lm, packed).last[0]
         for row, path in zip(ROWS, packed.paths, strict=True):
             plain = lm.model(input_ids=torch.tensor([row])).logits[0]
             torch.testing.assert_close(lm.head(last[path]), plain.float(), rtol=0, atol=1e-4)
@@ -80,7 +80,7 @@ def test_gradients_equal_plain(tiny, make_adapter):
         if tree:
             packed = pack(rows)
             with adapter.at(lm.model, [1.0, -1.0]):
-                states = run(lm, packed, rows=2, depth=4)
+                states = run_packed(lm, packed, copies=2, depth=4)
             total = sum(
                 states.last[0, p].square().sum() + states.depth[1, p].sum() for p in packed.paths
             )
@@ -89,7 +89,7 @@ def test_gradients_equal_plain(tiny, make_adapter):
             for row in rows:
                 for index, a in enumerate((1.0, -1.0)):
                     with adapter.at(lm.model, a):
-                        states = run(lm, pack([row], tree=False), depth=4)
+                        states = run_packed(lm, pack([row], tree=False), depth=4)
                     total = total + (
                         states.last.square().sum() if index == 0 else states.depth.sum()
                     )
@@ -104,7 +104,7 @@ def test_order_of_rows_does_not_matter(tiny, order):
     lm = tiny("gemma3")
     with torch.no_grad():
         first, other = pack(ROWS), pack([ROWS[i] for i in order])
-        a, b = run(lm, first).last[0], run(lm, other).last[0]
+        a, b = run_packed(lm, first).last[0], run_packed(lm, other).last[0]
         for position, index in enumerate(order):
             torch.testing.assert_close(
                 b[other.paths[position]], a[first.paths[index]], rtol=0, atol=1e-4
@@ -124,7 +124,7 @@ def test_a_model_that_ignores_masks_falls_back_and_says_so(tiny, monkeypatch):
     lm = copy.copy(tiny())
     real = forward._masks
 
-    def causal_only(lm, packed, rows):
+    def causal_only(lm, packed, copies):
         """Stands for an attention kernel that knows plain causal attention only."""
         n = packed.input_ids.shape[1]
         return real(
@@ -132,7 +132,7 @@ def test_a_model_that_ignores_masks_falls_back_and_says_so(tiny, monkeypatch):
             packed._replace(
                 mask=torch.ones(n, n, dtype=torch.bool).tril()[None, None].expand(packed.mask.shape)
             ),
-            rows,
+            copies,
         )
 
     monkeypatch.setattr(forward, "_masks", causal_only)
