@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-fast test-llama-cpp bench bench-gemma bench-shape bench-scale check format clean
+.PHONY: quickstart test test-fast test-llama-cpp bench bench-gemma bench-shape bench-scale check format clean docs docs-cli
 
 # torch comes first and alone: where a CPU build of the pinned version is to be had, nothing later pulls CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -76,6 +76,19 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff format src tests experiments perf
 	$(BIN)/ruff check --fix src tests experiments perf
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(PIP) -c constraints.txt -e ".[docs]"
+	touch $@
+
+# The docs site, in site/: a broken link or a help text that is not in docs/cli.md ends it.
+docs: $(VENV)/.docs
+	$(BIN)/python docs/generate_cli.py --check
+	$(BIN)/sphinx-build -q -W --keep-going -E -d site/.doctrees docs site
+
+# docs/cli.md, from the help texts.
+docs-cli: $(VENV)/.installed
+	$(BIN)/python docs/generate_cli.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache
