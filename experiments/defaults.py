@@ -95,9 +95,16 @@ def measure_variant(
     started = time.monotonic()
     dial = dials.open_dial(str(root / trained["folder"]), progress.Silent(), verify=False)
     probe = disturbance.make_probe(dial.lm, bundled.lines("sentiment_prompts.txt")[:16])
-    zero = disturbance.measure(dial.lm, dial.steerer, probe, 0.0)
+    zero = disturbance.measure_disturbance(dial.lm, dial.steerer, probe, 0.0)
     own = {
-        f"{a:+g}": disturbance.summary(disturbance.measure(dial.lm, dial.steerer, probe, a), zero)
+        f"{a:+g}": {
+            name: figure._asdict()
+            for name, figure in disturbance.summarise_disturbance(
+                disturbance.measure_disturbance(dial.lm, dial.steerer, probe, a), zero
+            )
+            ._asdict()
+            .items()
+        }
         for a in (1.0, -1.0)
     }
     result = trained | {"disturbance": own}

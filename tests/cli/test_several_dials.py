@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from pasto_cli.core.evaluation.disturbance import measure
+from pasto_cli.core.evaluation.disturbance import measure_disturbance
 from pasto_cli.workflows import dials, progress
 from pasto_cli.workflows.evaluate import neutral_probe
 from tests.support.terminal import strict
@@ -133,7 +133,7 @@ def test_a_calibrated_dial_turns_by_per_cent(pasto, project):
     for key, sign in (("1", 1), ("-1", -1)):
         a = found["coefficients"][key]
         assert a * sign > 0
-        reading = measure(dial.lm, dial.steerer, neutral_probe(dial), a)
+        reading = measure_disturbance(dial.lm, dial.steerer, neutral_probe(dial), a)
         assert reading.kl_p95 == pytest.approx(0.05, rel=0.05) == found["reached"][key]["value"]
         assert dial.meta.coefficient(sign * 50) == pytest.approx(a / 2)
     half = strict(

@@ -7,8 +7,8 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.core.evaluation.disturbance import (
     LARGEST_COEFFICIENT,
     coefficient_at_budget,
-    measure,
-    summary,
+    measure_disturbance,
+    summarise_disturbance,
 )
 from pasto_cli.core.models.memory import enough_memory
 from pasto_cli.core.records.adapter import Calibration, Interval
@@ -59,7 +59,7 @@ def calibrate(
     with enough_memory(LOW_MEMORY):
         with watch.task("the base model's own answers to neutral prompts"):
             probe = neutral_probe(dial)
-        zero = measure(dial.lm, dial.steerer, probe, 0.0)
+        zero = measure_disturbance(dial.lm, dial.steerer, probe, 0.0)
         for key, sign in (("1", 1.0), ("-1", -1.0)):
             with watch.task(f"coefficient {sign:+g} x ?: KL p95 = {budget:g} nats"):
                 size = coefficient_at_budget(dial.lm, dial.steerer, probe, sign, budget)
@@ -69,11 +69,10 @@ def calibrate(
                         f"by {budget:g} nats",
                         "Lower --kl.",
                     )
-                found = summary(measure(dial.lm, dial.steerer, probe, sign * size), zero, seed)[
-                    "kl_p95"
-                ]
+                reading = measure_disturbance(dial.lm, dial.steerer, probe, sign * size)
+                found = summarise_disturbance(reading, zero, seed).kl_p95
             coefficients[key] = sign * size
-            reached[key] = Interval(**{k: found[k] for k in ("value", "low", "high", "n")})
+            reached[key] = Interval(value=found.value, low=found.low, high=found.high, n=found.n)
     calibration = Calibration(
         kl_p95=budget,
         coefficients=coefficients,

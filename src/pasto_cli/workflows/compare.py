@@ -6,7 +6,11 @@ from typing import NamedTuple
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.evaluation.baselines import BASELINES, build_baseline
-from pasto_cli.core.evaluation.disturbance import LARGEST_COEFFICIENT, Probe, coefficient_at_budget
+from pasto_cli.core.evaluation.disturbance import (
+    LARGEST_COEFFICIENT,
+    NeutralProbe,
+    coefficient_at_budget,
+)
 from pasto_cli.core.evaluation.evaluator import NEEDED, evaluate, tokenise
 from pasto_cli.core.evaluation.metrics import Table, slope_difference
 from pasto_cli.core.models.activations import collect_activations
@@ -14,7 +18,7 @@ from pasto_cli.core.models.chat import tokenise_pairs
 from pasto_cli.core.models.memory import enough_memory
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.evaluation import EvalRun
-from pasto_cli.core.steering.steerer import Scaled, Steerer, lead
+from pasto_cli.core.steering.steerer import Scaled, Steerer
 from pasto_cli.workflows.dials import Opened, pairs_of
 from pasto_cli.workflows.evaluate import (
     LOW_MEMORY,
@@ -70,7 +74,7 @@ def compare(
     found = []
     for name, steerer in steerers.items():
         sizes = (1.0, 1.0)
-        if equal_kl and lead(steerer, 0.0) is None:
+        if equal_kl and steerer.prompt_prefix(0.0) is None:
             sizes = _equal_sizes(dial, name, steerer, probe, watch)
             steerer = Scaled(steerer, *sizes)
         facts = plan.provenance | {"method": name, "equal_kl": equal_kl, "strength": list(sizes)}
@@ -129,7 +133,7 @@ def _baselines(dial: Opened, names: Sequence[str]) -> dict[str, Steerer]:
 
 
 def _equal_sizes(
-    dial: Opened, name: str, steerer: Steerer, probe: Probe, watch: Watcher
+    dial: Opened, name: str, steerer: Steerer, probe: NeutralProbe, watch: Watcher
 ) -> tuple[float, float]:
     with watch.task(f"{name}: the coefficients that disturb by 1 nat"):
         up, down = (coefficient_at_budget(dial.lm, steerer, probe, sign) for sign in (1.0, -1.0))

@@ -10,7 +10,12 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import write_text, writing
 from pasto_cli.base.provenance import now, versions
 from pasto_cli.core.evaluation.benchmarks import Benchmark, load_benchmark, subset
-from pasto_cli.core.evaluation.disturbance import Probe, make_probe, measure, summary
+from pasto_cli.core.evaluation.disturbance import (
+    NeutralProbe,
+    make_probe,
+    measure_disturbance,
+    summarise_disturbance,
+)
 from pasto_cli.core.evaluation.evaluator import evaluate, require_value
 from pasto_cli.core.evaluation.oracles import OracleScore, score_oracles
 from pasto_cli.core.evaluation.sentiment import score_texts
@@ -103,20 +108,22 @@ def evaluate_dial(
     return run, keep_evaluation(dial, run)
 
 
-def neutral_probe(dial: Opened) -> Probe:
+def neutral_probe(dial: Opened) -> NeutralProbe:
     """Held-out neutral prompts with the base's own answers."""
     return make_probe(dial.lm, bundled.lines("sentiment_prompts.txt")[:PROBE_PROMPTS])
 
 
 def disturbances(
-    dial: Opened, steerer: Steerer, probe: Probe, coefficients: Sequence[float], seed: int
+    dial: Opened, steerer: Steerer, probe: NeutralProbe, coefficients: Sequence[float], seed: int
 ) -> dict[str, Any]:
     """Coefficient -> KL to the base and NLL of the neutral prompts, with intervals."""
-    zero = measure(dial.lm, steerer, probe, 0.0)
-    return {
-        key(a): summary(measure(dial.lm, steerer, probe, a) if a else zero, zero, seed)
-        for a in coefficients
-    }
+    zero = measure_disturbance(dial.lm, steerer, probe, 0.0)
+    found = {}
+    for a in coefficients:
+        reading = measure_disturbance(dial.lm, steerer, probe, a) if a else zero
+        figures = summarise_disturbance(reading, zero, seed)
+        found[key(a)] = {name: e._asdict() for name, e in figures._asdict().items()}
+    return found
 
 
 def keep_evaluation(dial: Opened, run: EvalRun, method: str = "") -> Path | None:

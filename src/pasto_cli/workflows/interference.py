@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pasto_cli.base.statistics import Estimate
-from pasto_cli.core.evaluation.certificate import measure_likeness
+from pasto_cli.core.evaluation.certificate import measure_persona_llr
 from pasto_cli.core.models.memory import enough_memory
 from pasto_cli.core.steering.steerer import Mix, Steerer
 from pasto_cli.workflows.dials import Part, pairs_of, recipe_of
@@ -53,7 +53,7 @@ def interference(parts: Sequence[Part], watch: Watcher) -> list[Interference]:
             ) as advance,
         ):
             alone, others, together = (
-                measure_likeness(
+                measure_persona_llr(
                     dial.lm, way, tokens.certificate, [1.0], recipe.training.node_budget, advance
                 ).strength(1.0, recipe.training.seed)
                 for way in ways

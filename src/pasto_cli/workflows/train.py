@@ -14,7 +14,7 @@ from pasto_cli.base.provenance import now, versions
 from pasto_cli.core.artifact import store
 from pasto_cli.core.artifact.verify import describe_base, reference_logits
 from pasto_cli.core.evaluation.benchmarks import check_benchmark
-from pasto_cli.core.evaluation.certificate import certify, measure_likeness
+from pasto_cli.core.evaluation.certificate import certify, measure_persona_llr
 from pasto_cli.core.models.devices import training_precision
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.memory import enough_memory
@@ -279,7 +279,7 @@ def _certify(
     with watch.task(
         "certificate: strength on held-out openings", len(tokens.certificate)
     ) as advance:
-        likeness = measure_likeness(
+        llr = measure_persona_llr(
             lm,
             AdapterSteerer(adapter, lm),
             tokens.certificate,
@@ -287,4 +287,4 @@ def _certify(
             recipe.training.node_budget,
             advance,
         )
-    return certify(likeness, tokens.num_prompts, recipe.training.seed)
+    return certify(llr, tokens.num_prompts, recipe.training.seed)

@@ -14,7 +14,7 @@ from pasto_cli.core.evaluation.metrics import Table, scores
 from pasto_cli.core.evaluation.questions import Answers, TokenisedQuestion, ask, score_answers
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.records.evaluation import Answer, EvalRun, Row, key
-from pasto_cli.core.steering.steerer import Steerer, lead
+from pasto_cli.core.steering.steerer import Steerer
 
 NEEDED = (-1.0, 0.0, 1.0)
 """The scores compare these coefficients; they are always measured."""
@@ -72,7 +72,9 @@ def evaluate(
             labels=item.labels,
             yes_no=item.answers == YES_NO,
             answers={
-                key(a): Answer(y=y[c, q].item(), pmass=pmass[c, q].item(), said=found.said[c][q])
+                key(a): Answer(
+                    y=y[c, q].item(), pmass=pmass[c, q].item(), said=found.top_token[c][q]
+                )
                 for c, a in enumerate(wanted)
             },
         )
@@ -105,34 +107,34 @@ def _answers(
 ) -> Answers:
     """All coefficients in one pass; a steerer that works by words has its own prompts at each
     coefficient."""
-    if lead(steerer, 0.0) is None:
+    if steerer.prompt_prefix(0.0) is None:
         return score_answers(
             lm, steerer, questions or tokenise(lm, benchmark), wanted, budget, progress
         )
     each = []
     for position, a in enumerate(wanted):
-        words = lead(steerer, a) or ""
+        words = steerer.prompt_prefix(a) or ""
         asked = tokenise(lm, benchmark, words) if words or questions is None else questions
         each.append(
             score_answers(
                 lm, steerer, asked, [0.0], budget, progress if position == 0 else lambda _: None
             )
         )
-    return Answers(torch.cat([x.log_p for x in each]), [x.said[0] for x in each])
+    return Answers(torch.cat([x.log_p for x in each]), [x.top_token[0] for x in each])
 
 
-def tokenise(lm: LoadedModel, benchmark: Benchmark, lead: str = "") -> list[TokenisedQuestion]:
+def tokenise(lm: LoadedModel, benchmark: Benchmark, prefix: str = "") -> list[TokenisedQuestion]:
     """A benchmark's items in tokens.
 
     Args:
         lm: For its chat template and tokenizer.
         benchmark: The items.
-        lead: Words before each user message, for steerers that work by words.
+        prefix: Words before each user message, for steerers that work by words.
     """
     return [
         ask(
             lm.chat,
-            lead + item.prompt,
+            prefix + item.prompt,
             benchmark.prefill if item.prefill is None else item.prefill,
             item.answers,
         )

@@ -30,7 +30,7 @@ def meet(rank, world, port):
 
 def train_and_ask(rank, world, port, folder, spec):
     """A short training in float64 and some questions; every process keeps what it ended with."""
-    from pasto_cli.core.evaluation.certificate import measure_likeness
+    from pasto_cli.core.evaluation.certificate import measure_persona_llr
     from pasto_cli.core.evaluation.questions import ask, score_answers
     from pasto_cli.core.models.chat import tokenise_pairs
     from pasto_cli.core.models.loading import load_model
@@ -77,15 +77,15 @@ def train_and_ask(rank, world, port, folder, spec):
     progress = []
     answers = score_answers(lm, steerer, questions, [-1.0, 1.0], 64, progress.append)
     assert sum(progress) == len(questions)
-    likeness = measure_likeness(lm, steerer, tokens[9:], [1.0, -1.0], 64)
+    llr = measure_persona_llr(lm, steerer, tokens[9:], [1.0, -1.0], 64)
     found = {
         "adapter": torch.cat([p.detach().flatten() for p in adapter.parameters()]),
         "answers": answers.log_p,
-        "likeness": torch.tensor(
-            [*likeness.steered[1.0], *likeness.steered[-1.0], *likeness.chosen]
-        ),
+        "persona_llr": torch.tensor([*llr.steered[1.0], *llr.steered[-1.0], *llr.chosen]),
     }
-    save_file(found, f"{folder}/{world}-{rank}.safetensors", {"said": json.dumps(answers.said)})
+    save_file(
+        found, f"{folder}/{world}-{rank}.safetensors", {"said": json.dumps(answers.top_token)}
+    )
     distributed.destroy()
 
 
@@ -110,7 +110,7 @@ def test_processes_end_with_the_adapter_of_one(tmp_path, world, spec):
         other, also_said = read(tmp_path / f"{world}-{rank}.safetensors")
         torch.testing.assert_close(other["adapter"], one["adapter"], rtol=0, atol=1e-9)
         torch.testing.assert_close(other["answers"], one["answers"], rtol=0, atol=1e-8)
-        torch.testing.assert_close(other["likeness"], one["likeness"], rtol=0, atol=1e-8)
+        torch.testing.assert_close(other["persona_llr"], one["persona_llr"], rtol=0, atol=1e-8)
         assert also_said == said
 
 
