@@ -24,13 +24,12 @@ def per_row(coefficients: Coefficients) -> tuple[Tensor | None, list[float]]:
     Raises:
         PastoError: If there is none, or one is not finite.
     """
-    given = _as_numbers(coefficients)
-    values = [given] if isinstance(given, float) else given
+    shared, values = _numbers(coefficients)
     if not values or not all(math.isfinite(a) for a in values):
         raise PastoError(
             f"coefficients {values} are not finite numbers", "Use numbers such as -1, 0 or 0.5."
         )
-    if isinstance(given, float):
+    if shared:
         return None, values
     distinct = sorted(set(values))
     return torch.tensor([distinct.index(a) for a in values]), distinct
@@ -38,13 +37,14 @@ def per_row(coefficients: Coefficients) -> tuple[Tensor | None, list[float]]:
 
 def change(coefficients: Coefficients, f: Callable[[float], float]) -> Coefficients:
     """Each coefficient put through a function."""
-    given = _as_numbers(coefficients)
-    return f(given) if isinstance(given, float) else [f(a) for a in given]
+    shared, values = _numbers(coefficients)
+    return f(values[0]) if shared else [f(a) for a in values]
 
 
-def _as_numbers(coefficients: Coefficients) -> float | list[float]:
+def _numbers(coefficients: Coefficients) -> tuple[bool, list[float]]:
+    """(whether one serves all rows, the coefficients)."""
     if isinstance(coefficients, Tensor):
         coefficients = coefficients.tolist()  # a tensor without dimensions gives a number
     if isinstance(coefficients, int | float):
-        return float(coefficients)
-    return [float(a) for a in coefficients]
+        return True, [float(coefficients)]
+    return False, [float(a) for a in coefficients]
