@@ -27,7 +27,7 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import writing
 from pasto_cli.core.recipe.schema import AdapterSpec
 from pasto_cli.core.records.training import TrainingState
-from pasto_cli.core.steering.adapter import PARTS, Adapter, Factors, Rotation
+from pasto_cli.core.steering.adapter import Adapter, from_tensors, to_tensors
 
 FOLDER, START, STATE, LOCK = "checkpoint", "start.safetensors", "state.safetensors", "lock"
 AGAIN = "Train again from the recipe."
@@ -74,10 +74,8 @@ def held(run: Path) -> Iterator[None]:
 
 def save_start(run: Path, adapter: Adapter, basis: Tensor) -> None:
     """Keep what preparation gave: on another machine it may round otherwise."""
-    tensors = {
-        f"{path}.{part}": getattr(r, part).detach() for path, r in adapter.items() for part in PARTS
-    }
-    _save(folder_of(run) / START, tensors | {"basis": basis}, {"paths": adapter.paths})
+    tensors = to_tensors(adapter) | {"basis": basis}
+    _save(folder_of(run) / START, tensors, {"paths": adapter.paths})
 
 
 def load_start(run: Path, spec: AdapterSpec) -> tuple[Adapter, Tensor] | None:
@@ -91,11 +89,8 @@ def load_start(run: Path, spec: AdapterSpec) -> tuple[Adapter, Tensor] | None:
         return None
     facts, tensors = found
     try:
-        rotations = {}
-        for path in facts["paths"]:
-            u, s, v, theta, delta = (tensors[f"{path}.{part}"] for part in PARTS)
-            rotations[path] = Rotation(Factors(u, s, v), theta, delta)
-        return Adapter(rotations, spec.bound, math.radians(spec.max_angle)), tensors["basis"]
+        max_angle = math.radians(spec.max_angle)
+        return from_tensors(facts["paths"], tensors, spec.bound, max_angle), tensors["basis"]
     except KeyError as error:
         raise PastoError(f"{folder_of(run) / START}: {error} is missing", AGAIN) from None
 

@@ -1,6 +1,6 @@
-"""From a batch of pairs to one loss: packs the prompts into token trees and runs them at +1 and -1.
+"""From a batch of pairs to one loss: runs the prompts at +1 and -1, reads them, adds up the terms.
 
-    rows (chosen, rejected, neutral of each pair) -> token trees -> hidden states at 0, +1, -1
+    rows (chosen, rejected, neutral of each pair) -> `forward`: hidden states at 0, +1, -1
         -> `readout`: single numbers of the next-token distributions -> `terms`: the loss
 
 The base model's side of a pair (h_0, p_0 and its entropy H) does not change during training. It is
@@ -8,21 +8,18 @@ computed once and kept as hidden states, at the loss depth and before the output
 that count; from the latter the head recomputes exact distributions, which would be far too large to
 keep.
 
-Legend: b pairs, w window (positions of one row that count), d d_model, v vocabulary, m nodes of a
-token tree; the two coefficients are +1, -1.
+Legend: b pairs, c coefficients, w window (positions of one row that count), d d_model.
 """
 
 from collections.abc import Sequence
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from pasto_cli.core.models import distributed
 from pasto_cli.core.models.chat import TokenPair
-from pasto_cli.core.models.forward import run_packed
+from pasto_cli.core.models.forward import RowStates, hidden_states
 from pasto_cli.core.models.loaded import LoadedModel, at_least_single
-from pasto_cli.core.models.tokentree import cut, pack
 from pasto_cli.core.recipe.schema import LossesSpec, SubspaceSpec
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.core.training import readout, terms
@@ -127,9 +124,16 @@ class Objective:
 
     # -- running the model
 
-    def _sides(self, pair: TokenPair, neutral: bool = True) -> list[tuple[int, ...]]:
-        """Rows of a pair."""
-        return [pair.chosen, pair.rejected] + ([pair.neutral] if neutral else [])
+    def _rows(
+        self, pairs: Sequence[TokenPair], neutral: bool = True
+    ) -> tuple[list[tuple[int, ...]], list[int]]:
+        """Rows of pairs (two or three per pair, one pair after the other), and their windows."""
+        rows, windows = [], []
+        for pair in pairs:
+            sides = [pair.chosen, pair.rejected] + ([pair.neutral] if neutral else [])
+            rows += sides
+            windows += [self._window(row, pair) for row in sides]
+        return rows, windows
 
     def _window(self, row: Sequence[int], pair: TokenPair) -> int:
         """Positions that count: the suffix and the token before it, or all.
@@ -138,19 +142,11 @@ class Objective:
         """
         return len(row) if self.whole_rows else min(len(row), pair.suffix_len + 1)
 
-    def _side(self, depth: Tensor, last: Tensor, path: Tensor, window: int) -> Side:
-        """What the loss needs of one row, whose nodes are at `path`.
-
-        Args:
-            depth: (..., m, d) residual stream at the loss depth.
-            last: (..., m, d) hidden states before the output head.
-            path: Nodes of the row, root first, int64.
-            window: Positions that count.
-        """
-        path = path.to(depth.device)
-        # In float32 whatever the layers run in: differences of hidden states are what is looked at.
-        ends = at_least_single(depth[..., path[-self.last_tokens :], :])  # (..., last_tokens, d)
-        return Side(ends.mean(-2), last[..., path[-window:], :])
+    def _side(self, states: RowStates, window: int) -> Side:
+        """What the loss needs of one row at c coefficients: depth (c, d), last (c, w, d)."""
+        ends = states.depth(slice(-self.last_tokens, None))  # (c, last_tokens, d)
+        # In float32 whatever the layers run in: the losses look at differences of these.
+        return Side(at_least_single(ends).mean(-2), states.last(slice(-window, None)))
 
     def _base_pairs(self, pairs: Sequence[TokenPair]) -> list[BasePair]:
         """The base side of pairs, each process having run its share."""
@@ -162,16 +158,11 @@ class Objective:
 
     @torch.no_grad()
     def _own_base_pairs(self, pairs: Sequence[TokenPair]) -> list[BasePair]:
-        rows = [row for pair in pairs for row in self._sides(pair)]
-        windows = [self._window(row, pair) for pair in pairs for row in self._sides(pair)]
+        rows, windows = self._rows(pairs)
         sides: dict[int, Side] = {}
-        for group in cut(rows, self.budget, self.lm.trees):
-            packed = pack([rows[i] for i in group], self.lm.trees)
-            states = run_packed(self.lm, packed, depth=self.depth)
-            assert states.depth is not None
-            for index, path in zip(group, packed.paths, strict=True):
-                # One coefficient, so that the leading axis goes: (1, m, d) -> (m, d).
-                sides[index] = self._side(states.depth[0], states.last[0], path, windows[index])
+        for index, states in hidden_states(self.lm, rows, self.budget, depth=self.depth):
+            depth, last = self._side(states, windows[index])
+            sides[index] = Side(depth[0], last[0])  # one coefficient: (1, d) -> (d,)
         each = [[sides[i], sides[i + 1], sides[i + 2]] for i in range(0, len(rows), 3)]
         reads = self._read_base(pairs, each)
         return [
@@ -183,22 +174,17 @@ class Objective:
         self, adapter: Adapter, pairs: Sequence[TokenPair], neutral: bool
     ) -> list[list[Side]]:
         """For each pair its sides at +1 and -1: depth (2, d), last (2, w, d)."""
-        rows = [row for pair in pairs for row in self._sides(pair, neutral)]
-        windows = [self._window(row, pair) for pair in pairs for row in self._sides(pair, neutral)]
+        rows, windows = self._rows(pairs, neutral)
         sides: dict[int, Side] = {}
-        # Attention costs the square of a tree's nodes: several trees may cost less than one.
-        trees = [
-            (group, pack([rows[i] for i in group], self.lm.trees))
-            for group in cut(rows, self.budget, self.lm.trees)
-        ]
-        # Entering the adapter solves for its rotations: once for all trees of as many sequences.
-        for sequences, alike in groupby(trees, key=lambda tree: tree[1].input_ids.shape[0]):
-            with adapter.at(self.lm.model, [a for a in SIGNS for _ in range(sequences)]):
-                for group, packed in alike:
-                    states = run_packed(self.lm, packed, copies=len(SIGNS), depth=self.depth)
-                    assert states.depth is not None
-                    for index, path in zip(group, packed.paths, strict=True):
-                        sides[index] = self._side(states.depth, states.last, path, windows[index])
+        for index, states in hidden_states(
+            self.lm,
+            rows,
+            self.budget,
+            steer=lambda coefficients: adapter.at(self.lm.model, coefficients),
+            coefficients=SIGNS,
+            depth=self.depth,
+        ):
+            sides[index] = self._side(states, windows[index])
         each = 3 if neutral else 2
         return [[sides[i + side] for side in range(each)] for i in range(0, len(rows), each)]
 
