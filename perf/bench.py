@@ -138,7 +138,7 @@ class Bench:
             part = rows[start : start + 16]
             width = max(map(len, part))
             ids = torch.tensor(
-                [row + [0] * (width - len(row)) for row in part], device=self.lm.device
+                [[*row] + [0] * (width - len(row)) for row in part], device=self.lm.device
             )
             mask = torch.tensor(
                 [[1] * len(row) + [0] * (width - len(row)) for row in part], device=self.lm.device

@@ -5,7 +5,8 @@ arithmetic that it needs.
 
 Random Llama models; one thing varies at a time, the rest stays at the middle of its row. The floor
 is the number of floating-point operations of the matrix products, divided by the speed of one large
-product on the same machine."""
+product on the same machine.
+"""
 
 import argparse
 import json
@@ -110,7 +111,12 @@ def measure(point: dict[str, int], repeats: int) -> tuple[int, float, float]:
     }
     adapter = Adapter.create(kept, AdapterSpec(rank=point["rank"]), 0)
     objective = Objective(
-        lm, random_basis(WIDTH, 4, 0).columns, LossesSpec(), SubspaceSpec(), BUDGET, 512
+        lm,
+        random_basis(WIDTH, 4, 0).columns,
+        LossesSpec(),
+        SubspaceSpec(),
+        budget=BUDGET,
+        cache_mb=512,
     )
     batch = pairs_of(point["pairs"], point["length"])
     objective.remember(batch)

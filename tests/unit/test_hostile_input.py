@@ -24,6 +24,7 @@ from pasto_cli.core.pairs.pairs import make_pairs, read_pairs, write_pairs
 from pasto_cli.core.recipe.load import load_recipe
 from pasto_cli.core.recipe.schema import PairsSpec, Recipe
 from pasto_cli.core.records.adapter import Meta
+from pasto_cli.core.records.training import ImportRecord
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.workflows import dials, progress, publish
 from tests.support.terminal import OWN, TINY
@@ -230,7 +231,7 @@ def whole(tiny, tmp_path_factory):
         pairs_sha256="",
         num_pairs={},
         personas=["a", "b"],
-        training={"imported": "x"},
+        training=ImportRecord(imported="x"),
         certificate=None,
         reference=reference_logits(lm, adapter),
         versions={},

@@ -1,5 +1,6 @@
 """`pasto import`: an adapter of the published AntiPaSTO code as a run of ours; `pasto verify`: is
-an adapter whole?"""
+an adapter whole?
+"""
 
 import json
 import math
@@ -19,6 +20,7 @@ from pasto_cli.core.pairs.pairs import make_pairs
 from pasto_cli.core.recipe.load import dump_recipe
 from pasto_cli.core.recipe.schema import AdapterSpec, ModelSpec, PairsSpec, Recipe
 from pasto_cli.core.records.adapter import FORMAT_VERSION, Meta
+from pasto_cli.core.records.training import ImportRecord
 from pasto_cli.core.report.card import card
 from pasto_cli.workflows.dials import open_model
 from pasto_cli.workflows.progress import Watcher
@@ -109,7 +111,7 @@ def import_adapter(
         pairs_sha256="",
         num_pairs={},
         personas=[first.chosen, first.rejected],
-        training={"imported": source},
+        training=ImportRecord(imported=source),
         certificate=None,
         reference=reference_logits(lm, adapter),
         versions=versions(),

@@ -2,13 +2,16 @@
 time."""
 
 import errno
+import math
 import os
+import random
 
 import pytest
 from safetensors import SafetensorError
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import read_limited, replace_folder
+from pasto_cli.core.records.training import TrainingState
 from pasto_cli.core.training import checkpoint
 from pasto_cli.core.training.checkpoint import Snapshot
 
@@ -54,6 +57,22 @@ def test_a_link_is_replaced_not_followed(tmp_path):
     ).read_text() == "new"
 
 
+def state_at(step):
+    """State of a training after some steps."""
+    return TrainingState(
+        epoch=0,
+        step=step,
+        total=9,
+        best_loss=math.inf,
+        best_epoch=0,
+        epochs_without_gain=0,
+        order=random.Random(0).getstate(),
+        budget=512,
+        first_budget=512,
+        seconds=1.0,
+    )
+
+
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left")]
 )
@@ -61,7 +80,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, error):
     import torch
 
     checkpoint.folder_of(tmp_path).mkdir()
-    checkpoint.save_state(tmp_path, Snapshot({"step": 1}, {"x": torch.ones(2)}))
+    checkpoint.save_state(tmp_path, Snapshot(state_at(1), {"x": torch.ones(2)}))
 
     def full(tensors, path, metadata):
         path.write_bytes(b"half")
@@ -69,11 +88,11 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(PastoError, match="No space left"):
-        checkpoint.save_state(tmp_path, Snapshot({"step": 2}, {"x": torch.zeros(2)}))
+        checkpoint.save_state(tmp_path, Snapshot(state_at(2), {"x": torch.zeros(2)}))
     kept = checkpoint.load_state(tmp_path)
     assert (
         kept is not None
-        and kept.facts == {"step": 1}
+        and kept.state == state_at(1)
         and os.listdir(checkpoint.folder_of(tmp_path)) == ["state.safetensors"]
     )
 

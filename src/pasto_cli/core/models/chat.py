@@ -23,9 +23,9 @@ PLAIN_TEMPLATE = (
 class TokenPair(NamedTuple):
     """A pair in tokens: three prompts that end in the same `suffix_len` tokens."""
 
-    chosen: list[int]
-    rejected: list[int]
-    neutral: list[int]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    neutral: tuple[int, ...]
     suffix_len: int
     source: str
 
@@ -117,7 +117,8 @@ def tokenise_pairs(pairs: Sequence[Pair], chat: Chat) -> tuple[list[TokenPair], 
         elif bos is not None and any(row[:2] == [bos, bos] for row in rows):
             dropped["two BOS tokens"] += 1
         else:
-            kept.append(TokenPair(rows[0], rows[1], rows[2], len(tails[0]), pair.source))
+            chosen, rejected, neutral = map(tuple, rows)
+            kept.append(TokenPair(chosen, rejected, neutral, len(tails[0]), pair.source))
     return kept, dropped
 
 

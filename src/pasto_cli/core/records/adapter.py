@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.recipe.schema import ModelSpec
 from pasto_cli.core.records.evaluation import Number
+from pasto_cli.core.records.training import ImportRecord, TrainingRecord
 
 FORMAT_VERSION = 1
 
@@ -115,7 +116,7 @@ class Meta(BaseModel):
     num_pairs: dict[str, int]
     personas: list[str]
     """One filled template of each persona: positive, negative."""
-    training: dict[str, Any]
+    training: TrainingRecord | ImportRecord
     certificate: Certificate | None
     calibration: Calibration | None = None
     """Made by `pasto calibrate`."""

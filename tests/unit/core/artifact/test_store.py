@@ -13,6 +13,7 @@ from pasto_cli.core.artifact.verify import describe_base, reference_logits
 from pasto_cli.core.models.loading import load_model
 from pasto_cli.core.recipe.schema import ModelSpec
 from pasto_cli.core.records.adapter import Meta
+from pasto_cli.core.records.training import ImportRecord
 
 
 @pytest.fixture()
@@ -32,7 +33,7 @@ def save(lm, adapter, folder):
         pairs_sha256="0",
         num_pairs={},
         personas=["a", "b"],
-        training={},
+        training=ImportRecord(imported="nowhere"),
         certificate=None,
         reference=reference_logits(lm, adapter),
         versions=versions(),

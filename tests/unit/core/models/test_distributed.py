@@ -48,7 +48,7 @@ def train_and_ask(rank, world, port, folder, spec):
     from pasto_cli.core.steering.steerer import AdapterSteerer
     from pasto_cli.core.training.objective import Objective
     from pasto_cli.core.training.subspaces import random_basis
-    from pasto_cli.core.training.trainer import train
+    from pasto_cli.core.training.trainer import TrainingSplit, train
 
     if world > 1:
         meet(rank, world, port)
@@ -66,11 +66,16 @@ def train_and_ask(rank, world, port, folder, spec):
     }
     adapter = Adapter.create(kept, AdapterSpec(rank=6), 0).double()
     basis = random_basis(lm.hidden_size, 4, 0).columns.double()
-    objective = Objective(lm, basis, LossesSpec.model_validate(spec), SubspaceSpec(), 512, 64)
+    objective = Objective(
+        lm, basis, LossesSpec.model_validate(spec), SubspaceSpec(), budget=512, cache_mb=64
+    )
     # Seven pairs in batches of three: shares of unlike size, and a batch that leaves some process
     # without a pair.
     train(
-        objective, adapter, tokens[:7], tokens[7:9], TrainingSpec(epochs=2, batch_size=3, lr=5e-3)
+        objective,
+        adapter,
+        TrainingSplit(tokens[:7], tokens[7:9]),
+        TrainingSpec(epochs=2, batch_size=3, lr=5e-3),
     )
     steerer = AdapterSteerer(adapter, lm)
     questions = [ask(lm.chat, f"Is {n} even?", "I say", ("Yes", "No")) for n in range(5)]
