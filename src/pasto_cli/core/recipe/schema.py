@@ -5,7 +5,8 @@ Reading a file, overriding keys and wording mistakes is `recipe_file`. Nothing h
 so that validation is instant.
 
 Defaults follow the AntiPaSTO paper (arXiv 2601.07473, Table 9) or its published code where an
-experiment in `docs/LOG.md` does not say otherwise; the neutral branch has no counterpart there."""
+experiment in `docs/LOG.md` does not say otherwise; the neutral branch has no counterpart there.
+"""
 
 import re
 from typing import Annotated, Any, Literal, Self
