@@ -360,6 +360,6 @@ def test_pull_replaces_nothing_that_is_no_adapter(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "project").mkdir()
     with pytest.raises(PastoError, match="there already"):
-        publish.pull_adapter("alice/project", None, None, False, progress.Silent())
+        publish.pull_adapter("alice/project", None, None, progress.Silent(), force=False)
     with pytest.raises(PastoError, match="is no adapter: it is not replaced"):
-        publish.pull_adapter("alice/project", None, None, True, progress.Silent())
+        publish.pull_adapter("alice/project", None, None, progress.Silent(), force=True)
