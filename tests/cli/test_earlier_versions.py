@@ -1,6 +1,6 @@
 """What pasto wrote before it had today's names goes on to work.
 
-`tests/data/format1` is a run of recipes/tiny.yaml and its evaluation, as the version wrote them that
+`tests/data/format1` is a run of recipes/tiny.yaml and its evaluation, written by the version that
 called `adapter.activation_pairs` `calibration_pairs`.
 """
 

@@ -42,7 +42,12 @@ def tokenise_recipe(pair_set: PairSet, recipe: Recipe, lm: LoadedModel, watch: W
         PastoError: If a part of the split is too small to be of use.
     """
     spec = recipe.training
-    split = split_pairs(pair_set.pairs, spec.validation, spec.certificate, spec.seed)
+    split = split_pairs(
+        pair_set.pairs,
+        validation=spec.validation,
+        certificate=spec.certificate,
+        seed=spec.seed,
+    )
     parts = [tokenise_pairs(part, lm.chat) for part in split]
     dropped = sum((d for _, d in parts), start=parts[0][1].__class__())
     for why, count in dropped.items():
