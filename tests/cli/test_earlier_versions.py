@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 from pasto_cli.core.evaluation.metrics import Table, scores
-from pasto_cli.core.recipe.load import RecipeError, load_recipe, load_stored_recipe
-from pasto_cli.core.recipe.upgrade import upgrade_recipe
 from pasto_cli.core.records.evaluation import dump, parse
 
 FORMAT1 = Path(__file__).parents[1] / "data" / "format1"
@@ -87,34 +85,3 @@ def same(found, expected):
 def test_a_finished_run_of_before_has_nothing_to_resume(pasto, old_run):
     said = pasto("train", "--resume", old_run)
     assert said.code == 1 and "is finished" in said.error
-
-
-def test_a_stored_recipe_loads_and_a_users_is_refused(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    text = (FORMAT1 / "recipe.yaml").read_text()
-    path.write_text(text.replace(f"{OLD}: 64", f"{OLD}: 7"))
-    assert load_stored_recipe(path).adapter.activation_pairs == 7
-    line = 1 + text.splitlines().index(f"  {OLD}: 64")
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path, [f"adapter.{OLD}=3"])
-    hint = f"adapter.{OLD}: unknown key; it is called '{NEW}' now"
-    assert caught.value.problems == [f"--set adapter.{OLD}=3: {hint}"]
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path)
-    assert caught.value.problems == [f"{path}:{line}: {hint}"]
-
-
-def test_only_what_was_renamed_is_upgraded(tmp_path):
-    today = {"name": "x", "adapter": {"rank": 3, NEW: 4}}
-    assert upgrade_recipe(today) == today
-    old = {"adapter": {"rank": 3, OLD: 4, "bound": "spectral"}}
-    assert list(upgrade_recipe(old)["adapter"]) == ["rank", NEW, "bound"]
-    assert OLD in old["adapter"]  # what was given is not changed
-    both = {"adapter": {OLD: 3, NEW: 4}}
-    assert upgrade_recipe(both) == both  # nothing wrote this: validation names the mistake
-    for odd in (None, [], {"adapter": None}, {"adapter": "x"}):
-        assert upgrade_recipe(odd) == odd
-    path = tmp_path / "recipe.yaml"
-    path.write_text((FORMAT1 / "recipe.yaml").read_text() + "nonsense: 1\n")
-    with pytest.raises(RecipeError, match="nonsense: unknown key"):
-        load_stored_recipe(path)
