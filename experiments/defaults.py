@@ -93,7 +93,9 @@ def measure_variant(
     from pasto_cli.workflows import dials, progress
 
     started = time.monotonic()
-    dial = dials.open_dial(str(root / trained["folder"]), progress.Silent(), verify=False)
+    dial = dials.open_dial(
+        str(root / trained["folder"]), progress.Silent(), dials.LoadOptions(verify=False)
+    )
     probe = disturbance.make_probe(dial.lm, bundled.lines("sentiment_prompts.txt")[:16])
     zero = disturbance.measure_disturbance(dial.lm, dial.steerer, probe, 0.0)
     own = {

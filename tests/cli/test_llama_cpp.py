@@ -10,7 +10,7 @@ import torch
 from pasto_cli.base import bundled
 from pasto_cli.core.models.gguf import file_in_package
 from pasto_cli.workflows import dials, progress
-from pasto_cli.workflows.export import export_dial
+from pasto_cli.workflows.export import export_dials
 from tests.support.terminal import ROOT, call_in
 
 pytestmark = [
@@ -59,8 +59,8 @@ def test_llama_cpp_says_the_same_token(tmp_path):
         tmp_path, "train", ROOT / "recipes" / "quickstart.yaml", *changes, own_cache=False
     ).code in (0, 1)
     dial = dials.open_dial(str(tmp_path / "runs" / "latest"), progress.Silent(), packing=False)
-    up, down = export_dial(
-        [dials.Part(dial, 1.0)], [1.0, -1.0], "gguf-lora", tmp_path, False, progress.Silent()
+    up, down = export_dials(
+        dials.DialSet([dial], [1.0], [1.0, -1.0]), "gguf-lora", tmp_path, progress.Silent()
     )
     file = tmp_path / "base.gguf"
     in_float32(file_in_package(dial.meta.base.spec.source.removeprefix("package:")), file)

@@ -154,6 +154,11 @@ MISTAKES = {
     "unknown key in --set": Mistake(
         ("recipe", "tiny.yaml", "--set", "adapter.rnk=3"), "did you mean 'rank'?", "--schema"
     ),
+    "a key that was renamed": Mistake(
+        ("train", "tiny.yaml", "--set", "adapter.calibration_pairs=3"),
+        "adapter.calibration_pairs: unknown key; it is called 'activation_pairs' now",
+        "--schema",
+    ),
     "value of the wrong kind": Mistake(
         ("train", "tiny.yaml", "--set", "training.epochs=many"),
         "--set training.epochs=many: training.epochs:",
@@ -410,7 +415,7 @@ MISTAKES = {
     # generate
     "an empty prompt": Mistake(("generate", ""), "the prompt is empty", "in quotes"),
     "empty standard input": Mistake(
-        ("generate", "--stdin"), "the prompt is empty", "one prompt a line", stdin="\n \n"
+        ("generate", "--stdin"), "the prompt is empty", "one prompt per line", stdin="\n \n"
     ),
     "no prompt": Mistake(("generate",), "give one prompt, or --stdin", "pasto generate --coeff -1"),
     "two kinds of prompt": Mistake(

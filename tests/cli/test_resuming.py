@@ -99,6 +99,17 @@ def test_ctrl_c_can_be_taken_back(pasto, interrupted, tmp_path):
     assert lines[0] == lines[1]
 
 
+def test_a_run_that_an_earlier_version_began_goes_on(pasto, interrupted):
+    """Its recipe.yaml has a key that is called otherwise now."""
+    path = interrupted / "recipe.yaml"
+    text = path.read_text()
+    assert "activation_pairs" in text
+    path.write_text(text.replace("activation_pairs", "calibration_pairs"))
+    said = pasto("train", "--resume", interrupted)
+    assert said.code in (0, 1) and "going on after step 3" in said.err
+    assert not (interrupted / "checkpoint").exists()
+
+
 def test_a_second_process_is_refused(pasto, interrupted):
     with checkpoint.held(interrupted):
         said = pasto("train", "--resume", interrupted)

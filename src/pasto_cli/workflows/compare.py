@@ -19,7 +19,7 @@ from pasto_cli.core.models.memory import enough_memory
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.evaluation import EvalRun
 from pasto_cli.core.steering.steerer import Scaled, Steerer
-from pasto_cli.workflows.dials import Opened, pairs_of
+from pasto_cli.workflows.dials import Dial, pairs_of
 from pasto_cli.workflows.evaluate import (
     LOW_MEMORY,
     Plan,
@@ -54,7 +54,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def compare(
-    dial: Opened, names: Sequence[str], plan: Plan, equal_kl: bool, watch: Watcher
+    dial: Dial, names: Sequence[str], plan: Plan, equal_kl: bool, watch: Watcher
 ) -> list[Method]:
     """The dial and its baselines on one benchmark; each result is kept beside the run.
 
@@ -116,7 +116,7 @@ def _difference(run: EvalRun, adapter: EvalRun, seed: int) -> dict[str, float | 
     return slope_difference(one, other, seed)._asdict()
 
 
-def _baselines(dial: Opened, names: Sequence[str]) -> dict[str, Steerer]:
+def _baselines(dial: Dial, names: Sequence[str]) -> dict[str, Steerer]:
     if not names:
         return {}
     recipe = Recipe.model_validate(dial.meta.recipe)
@@ -133,7 +133,7 @@ def _baselines(dial: Opened, names: Sequence[str]) -> dict[str, Steerer]:
 
 
 def _equal_sizes(
-    dial: Opened, name: str, steerer: Steerer, probe: NeutralProbe, watch: Watcher
+    dial: Dial, name: str, steerer: Steerer, probe: NeutralProbe, watch: Watcher
 ) -> tuple[float, float]:
     with watch.task(f"{name}: the coefficients that disturb by 1 nat"):
         up, down = (coefficient_at_budget(dial.lm, steerer, probe, sign) for sign in (1.0, -1.0))

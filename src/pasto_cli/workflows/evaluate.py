@@ -24,7 +24,7 @@ from pasto_cli.core.models.memory import enough_memory
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.evaluation import EvalRun, SentimentRun, dump, key
 from pasto_cli.core.steering.steerer import Steerer
-from pasto_cli.workflows.dials import Opened
+from pasto_cli.workflows.dials import Dial
 from pasto_cli.workflows.progress import Watcher
 
 PROBE_PROMPTS = 24
@@ -44,7 +44,7 @@ class Plan(NamedTuple):
 
 
 def plan_evaluation(
-    dial: Opened, benchmark: str | None, data: str | None, limit: int | None, value: str | None
+    dial: Dial, benchmark: str | None, data: str | None, limit: int | None, value: str | None
 ) -> Plan:
     """The items, the value and the provenance of an evaluation; what is not given comes from the
     dial's recipe."""
@@ -57,7 +57,7 @@ def plan_evaluation(
     return Plan(part, value, _provenance(dial) | {"bootstrap_seed": spec.seed, "limit": limit})
 
 
-def _provenance(dial: Opened) -> dict[str, Any]:
+def _provenance(dial: Dial) -> dict[str, Any]:
     return {
         "adapter": str(dial.folder),
         "pairs_sha256": dial.meta.pairs_sha256,
@@ -71,7 +71,7 @@ def _provenance(dial: Opened) -> dict[str, Any]:
 
 
 def evaluate_dial(
-    dial: Opened,
+    dial: Dial,
     watch: Watcher,
     plan: Plan,
     coefficients: Sequence[float] | None,
@@ -108,13 +108,13 @@ def evaluate_dial(
     return run, keep_evaluation(dial, run)
 
 
-def neutral_probe(dial: Opened) -> NeutralProbe:
+def neutral_probe(dial: Dial) -> NeutralProbe:
     """Held-out neutral prompts with the base's own answers."""
     return make_probe(dial.lm, bundled.lines("sentiment_prompts.txt")[:PROBE_PROMPTS])
 
 
 def disturbances(
-    dial: Opened, steerer: Steerer, probe: NeutralProbe, coefficients: Sequence[float], seed: int
+    dial: Dial, steerer: Steerer, probe: NeutralProbe, coefficients: Sequence[float], seed: int
 ) -> dict[str, Any]:
     """Coefficient -> KL to the base and NLL of the neutral prompts, with intervals."""
     zero = measure_disturbance(dial.lm, steerer, probe, 0.0)
@@ -126,7 +126,7 @@ def disturbances(
     return found
 
 
-def keep_evaluation(dial: Opened, run: EvalRun, method: str = "") -> Path | None:
+def keep_evaluation(dial: Dial, run: EvalRun, method: str = "") -> Path | None:
     """Write an evaluation beside the run that it belongs to; None where there is no run folder."""
     suffix = ("" if run.label_sign == "own" else "-original-sign") + (
         f"-{method}" if method else ""
@@ -134,7 +134,7 @@ def keep_evaluation(dial: Opened, run: EvalRun, method: str = "") -> Path | None
     return _keep(dial, f"{run.benchmark}{suffix}.json", dump(run))
 
 
-def _keep(dial: Opened, name: str, text: str) -> Path | None:
+def _keep(dial: Dial, name: str, text: str) -> Path | None:
     run = runs.run_of(dial.folder)
     if distributed.rank() > 0 or run is None:
         return None
@@ -146,7 +146,7 @@ def _keep(dial: Opened, name: str, text: str) -> Path | None:
 
 
 def evaluate_sentiment(
-    dial: Opened, watch: Watcher, coefficients: Sequence[float] | None, limit: int | None
+    dial: Dial, watch: Watcher, coefficients: Sequence[float] | None, limit: int | None
 ) -> tuple[SentimentRun, Path | None]:
     """Greedy answers to neutral open prompts at each coefficient, scored by sentiment.
 

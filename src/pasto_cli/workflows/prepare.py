@@ -50,7 +50,12 @@ def tokenise_recipe(pair_set: PairSet, recipe: Recipe, lm: LoadedModel, watch: W
         PastoError: If a part of the split is too small to be of use.
     """
     spec = recipe.training
-    split = split_pairs(pair_set.pairs, spec.validation, spec.certificate, spec.seed)
+    split = split_pairs(
+        pair_set.pairs,
+        validation=spec.validation,
+        certificate=spec.certificate,
+        seed=spec.seed,
+    )
     parts = [tokenise_pairs(part, lm.chat) for part in split]
     dropped: Counter[str] = sum((reasons for _, reasons in parts), Counter())
     for why, count in dropped.items():

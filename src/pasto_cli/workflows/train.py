@@ -25,7 +25,7 @@ from pasto_cli.core.models.devices import training_precision
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.memory import enough_memory
 from pasto_cli.core.pairs.pairs import PairSet, make_pairs, read_pairs, write_pairs
-from pasto_cli.core.recipe.load import dump_recipe, load_recipe
+from pasto_cli.core.recipe.load import dump_recipe, load_stored_recipe
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.adapter import FORMAT_VERSION, BaseInfo, Certificate, Meta
 from pasto_cli.core.records.training import TrainingRecord, TrainResult
@@ -106,7 +106,7 @@ def resume_run(run: Path, watch: Watcher) -> Trained:
             f"{run}: no run here (recipe.yaml is missing)",
             "Give the folder of a run, such as runs/TIME-NAME.",
         )
-    recipe = load_recipe(run / "recipe.yaml", [])
+    recipe = load_stored_recipe(run / "recipe.yaml")
     _refuse_finished(run)
     return _train(recipe, read_pairs(run / "pairs.jsonl"), run, watch)
 

@@ -1,12 +1,13 @@
 """pasto.json: what an adapter is, where it came from and what it was shown to do. Records only, no
 torch."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.recipe.schema import ModelSpec
+from pasto_cli.core.recipe.upgrade import upgrade_recipe
 from pasto_cli.core.records.evaluation import Number
 from pasto_cli.core.records.training import ImportRecord, TrainingRecord
 
@@ -109,7 +110,7 @@ class Meta(BaseModel):
     """Degrees, as the recipe says."""
     largest_angle: float
     """True largest rotation angle at coefficient 1, degrees."""
-    recipe: dict[str, Any]
+    recipe: Annotated[dict[str, Any], BeforeValidator(upgrade_recipe)]
     tensors_sha256: str | None = None
     """Of adapter.safetensors; written by `save`."""
     pairs_sha256: str
