@@ -697,7 +697,7 @@ def test_ctrl_c_while_saving_leaves_the_old_adapter_or_the_new_one(pasto, projec
 
     def rename(self, target):
         result = real(self, target)
-        if str(target).endswith("-old"):
+        if str(target).endswith(".old"):
             raise KeyboardInterrupt
         return result
 

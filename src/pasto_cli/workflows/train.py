@@ -112,7 +112,7 @@ def resume_run(run: Path, watch: Watcher) -> Trained:
 
 
 def _refuse_finished(run: Path) -> None:
-    if (run / "adapter" / store.META).exists() and not checkpoint.begun(run):
+    if runs.holds_adapter(run / "adapter") and not checkpoint.begun(run):
         runs.mark_latest(run)  # it may have been killed just before that
         raise PastoError(
             f"{run} is finished: there is nothing to resume", f"Measure it: pasto eval {run}"
