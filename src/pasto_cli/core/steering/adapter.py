@@ -230,8 +230,7 @@ class Adapter(nn.Module):
 
     @contextmanager
     def at(self, model: nn.Module, coefficients: Coefficients) -> Iterator[None]:
-        """Steer a model inside this context; outside it is the untouched base, also after an
-        exception.
+        """Steer a model inside this context; outside, also after an exception, it is the base.
 
         M(a) is computed once, on entry. Gradients reach Theta and delta where the caller has them
         enabled.
