@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.hub_ids import looks_like_path
 from pasto_cli.core.models.chat import Chat, NoChat
 from pasto_cli.core.models.devices import pick_device, pick_dtype
 from pasto_cli.core.models.gguf import dequantised, file_in_package
@@ -99,7 +100,7 @@ def _resolve_source(spec: ModelSpec, notify: Notify) -> tuple[str, str | None]:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return str(folder), None
-    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+    if looks_like_path(source):  # never looked up on the network
         raise PastoError(
             f"{source}: no such folder",
             "Give a folder with config.json, a GGUF file or a Hub id (org/name).",
