@@ -27,6 +27,7 @@ from pasto_cli.cli import (
     pull,
     push,
     recipe,
+    recipes,
     report,
     train,
     verify,
@@ -54,6 +55,7 @@ app.command("verify")(verify.verify)
 app.command("pull")(pull.pull)
 app.command("push")(push.push)
 app.command("recipe")(recipe.recipe)
+app.add_typer(recipes.app, name="recipes")
 
 
 def _show_version(wanted: bool) -> None:
