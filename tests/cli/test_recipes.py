@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 
 import pasto_cli
-from integration import conftest
 from pasto_cli.base import bundled
 from pasto_cli.core.recipe.load import load_recipe
 
 ROOT = Path(__file__).parents[2]
-pasto = conftest.pasto
 RECIPES = sorted(
     path.relative_to(ROOT / "recipes").with_suffix("").as_posix()
     for path in (ROOT / "recipes").rglob("*.yaml")
