@@ -298,9 +298,7 @@ MISTAKES = {
         "Check the connection",
     ),
     # adapters
-    "no run yet": Mistake(
-        ("eval",), "no finished run in runs/", "pasto train recipes/quickstart.yaml", no_runs
-    ),
+    "no run yet": Mistake(("eval",), "no finished run in runs/", "pasto train quickstart", no_runs),
     "no run yet, to generate": Mistake(GENERATE, "no finished run in runs/", "--adapter", no_runs),
     "no run yet, to push": Mistake(
         ("push", "me/dial", "--dry-run"), "no finished run in runs/", "--adapter", no_runs
@@ -792,13 +790,20 @@ FLAGS = {
     "pull": "repo --force --json --out --revision",
     "push": "repo --adapter/-a --dry-run --json --private",
     "recipe": "file --schema --set",
+    "recipes ls": "--json",
+    "recipes show": "name",
+    "recipes cp": "name --force --out",
 }
 
 
 def test_flags_are_frozen():
     """A flag that changes or goes breaks people's scripts: change this snapshot knowingly."""
-    found = {}
+    commands = {}
     for name, command in typer.main.get_command(app).commands.items():
+        below = getattr(command, "commands", None)
+        commands |= {f"{name} {verb}": c for verb, c in below.items()} if below else {name: command}
+    found = {}
+    for name, command in commands.items():
         arguments = [
             p.name for p in command.params if p.param_type_name == "argument"
         ]  # their order matters

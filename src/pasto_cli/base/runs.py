@@ -78,7 +78,7 @@ def latest_run(root: Path = RUNS) -> Path:
     if not latest.is_dir():
         raise PastoError(
             f"no finished run in {root}/",
-            "Train one (pasto train recipes/quickstart.yaml), or give --adapter.",
+            "Train one (pasto train quickstart), or give --adapter.",
         )
     return latest.resolve()
 

@@ -9,11 +9,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.version import __version__
 from pasto_cli.cli import (
     benchmarks,
     calibrate,
@@ -26,6 +27,7 @@ from pasto_cli.cli import (
     pull,
     push,
     recipe,
+    recipes,
     report,
     train,
     verify,
@@ -53,6 +55,23 @@ app.command("verify")(verify.verify)
 app.command("pull")(pull.pull)
 app.command("push")(push.push)
 app.command("recipe")(recipe.recipe)
+app.add_typer(recipes.app, name="recipes")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pasto {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _pasto(
+    version: Annotated[  # noqa: ARG001 (its callback does the work)
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Options of `pasto` itself."""
 
 
 @contextmanager

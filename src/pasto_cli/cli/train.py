@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[Path | None, typer.Argument(help="YAML recipe.", show_default=False)] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(
+            help="YAML recipe, or the name of one that ships with pasto.", show_default=False
+        ),
+    ] = None,
     set_: options.Set = None,
     seeds: Annotated[
         int,
@@ -39,11 +44,11 @@ def train(
     with the same adapter, on a CPU bit for bit.
 
     Examples:
-      pasto train recipes/quickstart.yaml
+      pasto train quickstart
 
-      pasto train recipes/quickstart.yaml --set training.epochs=1 --set model.quantization=4bit
+      pasto train recipe.yaml --set training.epochs=1 --set model.quantization=4bit
 
-      pasto train recipes/quickstart.yaml --seeds 3
+      pasto train recipe.yaml --seeds 3
 
       pasto train --resume runs/20261122-101500-quickstart
     """

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import read_limited
 from pasto_cli.base.safe_yaml import PlainLoader
@@ -40,7 +41,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and validate a recipe.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of a recipe that ships with pasto; a file of that name wins.
         overrides: `key.key=value` each; the value is read as YAML.
 
     Returns:
@@ -52,15 +53,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        text = read_limited(path, LARGEST)
+        text = _read_text(path)
     except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1)
-        hint = (
-            f"Did you mean {path.parent / near[0]}?"
-            if near
-            else "Recipes that ship with pasto are in recipes/."
-        )
-        raise PastoError(f"{path}: no such recipe", hint) from None
+        raise PastoError(f"{path}: no such recipe", _nearest(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise PastoError(
             f"{path}: cannot be read as a recipe ({error})", "Give a UTF-8 YAML file."
@@ -86,6 +81,24 @@ def load_stored_recipe(path: Path) -> Recipe:
         ) from None
     written, problems = _read_yaml(text, path)
     return _validate(written._replace(data=upgrade_recipe(written.data)), problems)
+
+
+def _read_text(path: Path) -> str:
+    if not path.is_file() and path.as_posix() in bundled.recipes():
+        return bundled.recipe_text(path.as_posix())
+    return read_limited(path, LARGEST)
+
+
+def _nearest(path: Path) -> str:
+    """What the user may have meant by a recipe that is not there."""
+    beside = [file.name for file in path.parent.glob("*.y*ml")]
+    if near := difflib.get_close_matches(path.name, beside, 1):
+        return f"Did you mean {path.parent / near[0]}?"
+    # A checkout has them as files: recipes/quickstart.yaml is quickstart.
+    name = path.as_posix().removeprefix("recipes/").removesuffix(".yaml")
+    if near := difflib.get_close_matches(name, bundled.recipes(), 1):
+        return f"Did you mean {near[0]}, which ships with pasto? All of them: pasto recipes ls"
+    return "Recipes that ship with pasto: pasto recipes ls"
 
 
 def dump_recipe(recipe: Recipe) -> str:
