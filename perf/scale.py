@@ -130,8 +130,8 @@ def operations(point: dict[str, int], nodes: int, first: int, widths: int) -> fl
         first: First adapted layer.
         widths: Widths in and out of the adapted matrices, summed.
     """
-    # A multiplication and an addition are two operations. Attention has q and o [WIDTH, WIDTH], k and
-    # v [WIDTH / 2, WIDTH]; the gated MLP has three matrices [HIDDEN, WIDTH].
+    # A multiplication and an addition are two operations. Attention has q and o [WIDTH, WIDTH], k
+    # and v [WIDTH / 2, WIDTH]; the gated MLP has three matrices [HIDDEN, WIDTH].
     layer = 2 * (2 * WIDTH * WIDTH * 1.5 + 3 * WIDTH * HIDDEN)
     # Each product forwards, and once more backwards above the first adapted layer; two
     # coefficients.
