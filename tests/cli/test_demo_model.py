@@ -15,7 +15,7 @@ from pasto_cli.core.models.tokentree import pack
 from pasto_cli.core.pairs.pairs import read_pairs
 from pasto_cli.workflows import dials, progress, train
 from pasto_cli.workflows.export import export_dials
-from perf.bench import process_growth
+from perf.processes import process_growth
 from tests.support.terminal import ROOT, Said, call_in, strict, threads
 
 pytestmark = [

@@ -562,27 +562,22 @@ def test_a_full_disk_costs_no_earlier_run(pasto, project, monkeypatch):
 
 
 def test_a_missed_certificate_is_an_exit_code_but_keeps_the_adapter(pasto, project):
-    # With so little training the dial does nothing measurable: lr is next to nothing, and so is the
-    # start.
+    # A dial of 1e-30 adds nothing to any float32 number: it is exactly the base.
     nothing = (
-        "training.lr=1e-9",
-        "adapter.init_theta_std=1e-9",
+        "training.lr=1e-30",
+        "adapter.init_theta_std=1e-30",
         "adapter.init_delta_mean=0",
-        "adapter.init_delta_std=1e-9",
+        "adapter.init_delta_std=1e-30",
     )
     said = pasto(*TRAIN, *(x for s in (*nothing, "training.epochs=1") for x in ("--set", s)))
-    assert (
-        said.code == 1
-        and said.error.startswith("error: the certificate failed:")
-        and "training.epochs" in said.next_step
-    )
+    assert said.code == 1 and said.error.startswith("error: the certificate failed:")
+    assert "training.epochs" in said.next_step
     assert "Certificate FAILED" in said.out
     run = (project.root / "runs" / "latest").resolve()
-    assert (
-        run != project.run
-        and json.loads((run / "adapter" / "pasto.json").read_text())["certificate"]["passed"]
-        is False
-    )
+    assert run != project.run
+    found = json.loads((run / "adapter" / "pasto.json").read_text())["certificate"]
+    assert found["passed"] is False
+    assert [found["strength"][end]["value"] for end in ("-1", "1")] == [0, 0]
     said = pasto("push", "me/dial", "--dry-run")
     assert said.code == 0 and "no passed certificate" in said.err and "FAILED" in said.out
 
