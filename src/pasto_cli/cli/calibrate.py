@@ -47,7 +47,7 @@ def calibrate(
         reached = found.reached[key]  # type: ignore[index]
         console.print(
             f"strength {percent}: coefficient {found.coefficients[key]:+.3g}, "  # type: ignore[index]
-            f"KL p95 {format_estimate(reached.model_dump(), signed=False)} nats (n = {reached.n} "
+            f"KL p95 {format_estimate(reached, signed=False)} nats (n = {reached.n} "
             f"prompts)",
             highlight=False,
             markup=False,

@@ -159,12 +159,20 @@ def evaluate(
             _refuse(set_options, "the recipe's benchmark, sentiment", *not_with_sentiment)
             found.append(evaluate.evaluate_sentiment(dial, screen, coefficients, limit))
             continue
-        plan = evaluate.plan_evaluation(dial, benchmark, data, limit, value)
+        plan = evaluate.plan_evaluation(
+            dial,
+            benchmark=benchmark,
+            data=data,
+            limit=limit,
+            value=value,
+            coefficients=coefficients,
+            label_sign=label_sign,  # type: ignore[arg-type]
+        )
         if comparison:
             tables.show_comparison(compare.compare(dial, names, plan, equal_kl, screen), json)
             return
-        found.append(evaluate.evaluate_dial(dial, screen, plan, coefficients, label_sign))  # type: ignore[arg-type]
-    tables.show_runs(found, json)
+        found.append(evaluate.evaluate_dial(dial, plan, screen))
+    tables.show_runs(found, evaluate.across_runs(found), json)
 
 
 def _refuse(given: dict[str, bool], where: str, *not_with: str) -> None:
@@ -186,8 +194,8 @@ def _oracles(name: str, data: str | None, value: str, label_sign: str, json: boo
             "--oracles answer yes/no questions; sentiment has none", "Name another benchmark."
         )
     with Screen().task(f"simulated steerers on {name}"):
-        found = evaluate.oracles(name, data, value, label_sign)
-    tables.show_oracles(*found, value, label_sign, json)
+        found = evaluate.oracles(name, data, value, label_sign)  # type: ignore[arg-type]
+    tables.show_oracles(*found, value, label_sign, json)  # type: ignore[arg-type]
 
 
 def _parse(text: str | None) -> list[float] | None:

@@ -11,7 +11,7 @@ from pasto_cli.core.evaluation.disturbance import (
     summary,
 )
 from pasto_cli.core.models.memory import enough_memory
-from pasto_cli.core.records.adapter import Calibration, Interval
+from pasto_cli.core.records.adapter import Calibration
 from pasto_cli.workflows.dials import open_dial, recipe_of
 from pasto_cli.workflows.evaluate import LOW_MEMORY, neutral_probe
 from pasto_cli.workflows.progress import Watcher
@@ -69,11 +69,9 @@ def calibrate(
                         f"by {budget:g} nats",
                         "Lower --kl.",
                     )
-                found = summary(measure(dial.lm, dial.steerer, probe, sign * size), zero, seed)[
-                    "kl_p95"
-                ]
+                found = summary(measure(dial.lm, dial.steerer, probe, sign * size), zero, seed)
             coefficients[key] = sign * size
-            reached[key] = Interval(**{k: found[k] for k in ("value", "low", "high", "n")})
+            reached[key] = found.kl_p95
     calibration = Calibration(
         kl_p95=budget,
         coefficients=coefficients,

@@ -1,7 +1,6 @@
 """`pasto import`: an adapter of the published AntiPaSTO code as a run of ours; `pasto verify`: is
 an adapter whole?"""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -117,6 +116,6 @@ def import_adapter(
     run = runs.new_run(name, root)
     with runs.removed_unless(run, (run / "adapter").exists):
         write_text(run / "recipe.yaml", dump_recipe(recipe))
-        store.save(run / "adapter", adapter, meta, card(json.loads(meta.model_dump_json()), []))
+        store.save(run / "adapter", adapter, meta, card(meta, []))
     runs.mark_latest(run)
     return run

@@ -128,7 +128,7 @@ def _train(recipe: Recipe, pair_set: PairSet, folder: Path, watch: Watcher) -> T
 
         def save(facts: dict[str, Any], certificate: Certificate | None) -> None:
             meta = describe(facts, certificate)
-            store.save(folder / "adapter", adapter, meta, card(meta.model_dump(mode="json"), []))
+            store.save(folder / "adapter", adapter, meta, card(meta, []))
 
         result = _optimise(lm, adapter, objective, tokens, recipe, folder, watch, before, save)
         if result.interrupted:

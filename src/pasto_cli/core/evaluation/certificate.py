@@ -21,7 +21,7 @@ from pasto_cli.core.models.forward import run
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.memory import Pieces
 from pasto_cli.core.models.tokentree import cut, pack
-from pasto_cli.core.records.adapter import Certificate, Interval
+from pasto_cli.core.records.adapter import Certificate
 from pasto_cli.core.steering.steerer import Steerer
 
 MIN_SPAN = 1e-3
@@ -166,9 +166,7 @@ def certify(likeness: Likeness, num_prompts: int, seed: int = 0) -> Certificate:
     }
     return Certificate(
         passed=not reasons,
-        strength={
-            c: Interval(value=e.value, low=e.low, high=e.high, n=e.n) for c, e in strengths.items()
-        },
+        strength=strengths,
         persona_prompts=stand,
         span_nats=span,
         num_suffixes=len(set(likeness.clusters)),

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pasto_cli.base.statistics import Floats, cluster_bootstrap
+from pasto_cli.base.statistics import Estimate, Floats, cluster_bootstrap
 from pasto_cli.core.models.forward import run
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.tokentree import cut, pack
+from pasto_cli.core.records.scores import Disturbance
 from pasto_cli.core.steering.generation import decoding
 from pasto_cli.core.steering.steerer import Steerer, lead
 
@@ -172,7 +173,7 @@ def measure(
     return Reading(kl, nll)
 
 
-def summary(reading: Reading, zero: Reading, seed: int = 0) -> dict[str, Any]:
+def summary(reading: Reading, zero: Reading, seed: int = 0) -> Disturbance:
     """Figures of a reading with 95 % intervals, prompts resampled whole.
 
     Args:
@@ -180,25 +181,21 @@ def summary(reading: Reading, zero: Reading, seed: int = 0) -> dict[str, Any]:
         zero: At coefficient 0, for the shift of the NLL.
         seed: Of the bootstrap.
 
-    Returns:
-        `kl_p95`, `kl_mean`, `nll`, `nll_shift`: estimates as mappings, nats.
     """
     names = [str(i) for i in range(len(reading.kl))]
 
-    def estimate(statistic: Callable[[np.ndarray], float]) -> dict[str, Any]:
-        return cluster_bootstrap(statistic, names, seed)._asdict()
+    def estimate(statistic: Callable[[np.ndarray], float]) -> Estimate:
+        return cluster_bootstrap(statistic, names, seed)
 
     def joined(arrays: list[Floats], index: np.ndarray) -> Floats:
         return np.concatenate([arrays[i] for i in index])
 
-    return {
-        "kl_p95": estimate(lambda i: float(np.quantile(joined(reading.kl, i), PERCENTILE))),
-        "kl_mean": estimate(lambda i: float(joined(reading.kl, i).mean())),
-        "nll": estimate(lambda i: float(joined(reading.nll, i).mean())),
-        "nll_shift": estimate(
-            lambda i: float((joined(reading.nll, i) - joined(zero.nll, i)).mean())
-        ),
-    }
+    return Disturbance(
+        kl_p95=estimate(lambda i: float(np.quantile(joined(reading.kl, i), PERCENTILE))),
+        kl_mean=estimate(lambda i: float(joined(reading.kl, i).mean())),
+        nll=estimate(lambda i: float(joined(reading.nll, i).mean())),
+        nll_shift=estimate(lambda i: float((joined(reading.nll, i) - joined(zero.nll, i)).mean())),
+    )
 
 
 def coefficient_at_budget(
