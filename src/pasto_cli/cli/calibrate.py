@@ -48,7 +48,6 @@ def calibrate(
         reached = found.reached[key]
         print_line(
             f"strength {percent}: coefficient {found.coefficients[key]:+.3g}, "
-            f"KL p95 {format_estimate(reached.model_dump(), signed=False)} nats "
-            f"(n = {reached.n} prompts)"
+            f"KL p95 {format_estimate(reached, signed=False)} nats (n = {reached.n} prompts)"
         )
     print_line(f"stored in {folder}/pasto.json")

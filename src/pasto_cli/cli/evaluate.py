@@ -158,13 +158,21 @@ def evaluate(
             _refuse(set_options, f"the recipe's benchmark, {SENTIMENT}", NOT_WITH_SENTIMENT)
             found.append(workflow.evaluate_sentiment(dial, screen, coefficients, limit))
             continue
-        plan = workflow.plan_evaluation(dial, benchmark, data, limit, value)
+        sign: Literal["own", "original"] = "own" if label_sign == "own" else "original"
+        plan = workflow.plan_evaluation(
+            dial,
+            benchmark=benchmark,
+            data=data,
+            limit=limit,
+            value=value,
+            coefficients=coefficients,
+            label_sign=sign,
+        )
         if comparison:
             tables.show_comparison(compare.compare(dial, names, plan, equal_kl, screen), json)
             return
-        sign: Literal["own", "original"] = "own" if label_sign == "own" else "original"
-        found.append(workflow.evaluate_dial(dial, screen, plan, coefficients, sign))
-    tables.show_runs(found, json)
+        found.append(workflow.evaluate_dial(dial, plan, screen))
+    tables.show_runs(found, workflow.across_runs(found), json)
 
 
 def _refuse(given: Mapping[str, bool], where: str, not_with: Sequence[str]) -> None:
@@ -186,8 +194,9 @@ def _oracles(name: str, data: str | None, value: str, label_sign: str, json: boo
             "--oracles answer yes/no questions; sentiment has none", "Name another benchmark."
         )
     with Screen().task(f"simulated steerers on {name}"):
-        found = workflow.oracles(name, data, value, label_sign)
-    tables.show_oracles(*found, value, label_sign, json)
+        sign: Literal["own", "original"] = "own" if label_sign == "own" else "original"
+        found = workflow.oracles(name, data, value, sign)
+    tables.show_oracles(*found, value, sign, json)
 
 
 def _parse(text: str | None) -> list[float] | None:

@@ -43,7 +43,7 @@ def interference(
         kinds = ("alone", "others", "together")
         print_json(
             [
-                row._asdict() | {kind: getattr(row, kind)._asdict() for kind in kinds}
+                row._asdict() | {kind: getattr(row, kind).model_dump() for kind in kinds}
                 for row in found
             ]
         )
@@ -55,6 +55,6 @@ def interference(
     for column in ("dial", "coefficient", "alone", "the others alone", "together", "n"):
         table.add_column(column, justify="left" if column == "dial" else "right", overflow="fold")
     for row in found:
-        each = [format_estimate(e._asdict()) for e in (row.alone, row.others, row.together)]
+        each = [format_estimate(e) for e in (row.alone, row.others, row.together)]
         table.add_row(row.name, f"{row.coefficient:+g}", *each, str(row.alone.n))
     out.print(table)

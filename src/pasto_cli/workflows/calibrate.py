@@ -11,7 +11,7 @@ from pasto_cli.core.evaluation.disturbance import (
     summarise_disturbance,
 )
 from pasto_cli.core.models.memory import enough_memory
-from pasto_cli.core.records.adapter import Calibration, Interval
+from pasto_cli.core.records.adapter import Calibration
 from pasto_cli.workflows.dials import AS_TRAINED, Dial, LoadOptions, open_dial
 from pasto_cli.workflows.evaluate import LOW_MEMORY, neutral_probe
 from pasto_cli.workflows.progress import Watcher
@@ -68,9 +68,8 @@ def _find(dial: Dial, budget: float, watch: Watcher) -> Calibration:
                         "Lower --kl.",
                     )
                 reading = measure_disturbance(dial.lm, dial.steerer, probe, sign * size)
-            found = summarise_disturbance(reading, zero, seed).kl_p95
             coefficients[key] = sign * size
-            reached[key] = Interval(value=found.value, low=found.low, high=found.high, n=found.n)
+            reached[key] = summarise_disturbance(reading, zero, seed).kl_p95
     return Calibration(
         kl_p95=budget,
         coefficients=coefficients,

@@ -1,6 +1,5 @@
 """`pasto import`: an adapter of the published AntiPaSTO code as a run of ours."""
 
-import json
 import math
 from pathlib import Path
 
@@ -59,7 +58,7 @@ def import_adapter(
     run = runs.new_run(recipe.name, root)
     with runs.removed_unless(run, (run / "adapter").exists):
         write_text(run / "recipe.yaml", dump_recipe(recipe))
-        store.save(run / "adapter", adapter, meta, card(json.loads(meta.model_dump_json()), []))
+        store.save(run / "adapter", adapter, meta, card(meta, []))
     runs.mark_latest(run)
     return run
 

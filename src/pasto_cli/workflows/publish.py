@@ -58,7 +58,7 @@ def push_adapter(
         raise PastoError(f"{name} is on the Hub already", "Give a local run or adapter folder.")
     meta = store.read_meta(folder)
     recipe_of(meta, folder)
-    text = card(meta.model_dump(mode="json"), _own_evaluations(folder)).replace("THIS", repo)
+    text = card(meta, _own_evaluations(folder)).replace("THIS", repo)
     source = meta.base.spec.source
     if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
         watch.warn(
@@ -121,7 +121,7 @@ def pull_adapter(
 
 def rewrite_card(folder: Path, meta: Meta) -> None:
     """Store changed facts with an adapter, and its card made from them."""
-    store.replace_meta(folder, meta, card(meta.model_dump(mode="json"), _own_evaluations(folder)))
+    store.replace_meta(folder, meta, card(meta, _own_evaluations(folder)))
 
 
 def evaluations_of(run: Path) -> list[EvalRun]:
@@ -136,4 +136,4 @@ def evaluations_of(run: Path) -> list[EvalRun]:
 def _own_evaluations(folder: Path) -> list[EvalRun]:
     """What a card shows: a comparison has a table of its own."""
     found = evaluations_of(folder.parent) if folder.name == "adapter" else []
-    return [run for run in found if "method" not in run.provenance]
+    return [run for run in found if run.method is None]

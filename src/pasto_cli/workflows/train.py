@@ -224,7 +224,7 @@ class _Run:
     def save(self, training: TrainingRecord, certificate: Certificate | None = None) -> None:
         """Replace the run's adapter/ by the adapter as it is now."""
         meta = self._describe(training, certificate)
-        text = card(meta.model_dump(mode="json"), [])
+        text = card(meta, [])
         store.save(self.folder / "adapter", self.adapter, meta, text)
 
     def certify(self, watch: Watcher) -> Certificate:
@@ -232,7 +232,7 @@ class _Run:
         spec, tokens = self.recipe.training, self.tokens
         label = "certificate: strength on held-out openings"
         with watch.task(label, len(tokens.certificate)) as advance:
-            likeness = measure_persona_llr(
+            llr = measure_persona_llr(
                 self.lm,
                 AdapterSteerer(self.adapter, self.lm),
                 tokens.certificate,
@@ -240,7 +240,7 @@ class _Run:
                 spec.node_budget,
                 advance,
             )
-        return certify(likeness, tokens.num_prompts, spec.seed)
+        return certify(llr, tokens.num_prompts, spec.seed)
 
     def _describe(self, training: TrainingRecord, certificate: Certificate | None) -> Meta:
         """What pasto.json says of the adapter as it is now."""

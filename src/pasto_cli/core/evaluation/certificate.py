@@ -31,7 +31,7 @@ from pasto_cli.core.models.chat import TokenPair
 from pasto_cli.core.models.forward import RowStates, hidden_states
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.tokentree import cut
-from pasto_cli.core.records.adapter import Certificate, Interval
+from pasto_cli.core.records.adapter import Certificate
 from pasto_cli.core.steering.steerer import Steerer
 
 MIN_SPAN = 1e-3
@@ -172,9 +172,7 @@ def certify(llr: HeldOutPersonaLLR, num_prompts: int, seed: int = 0) -> Certific
     half = max(llr.span / 2, 1e-12)
     return Certificate(
         passed=not reasons,
-        strength={
-            c: Interval(value=e.value, low=e.low, high=e.high, n=e.n) for c, e in strengths.items()
-        },
+        strength=strengths,
         # The persona prompts need not be symmetric about the neutral one.
         persona_prompts={
             "chosen": float((llr.chosen - llr.neutral).mean()) / half,

@@ -22,6 +22,7 @@ from torch import Tensor
 from pasto_cli.base.statistics import Estimate, Floats, cluster_bootstrap
 from pasto_cli.core.models.forward import hidden_states
 from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.records.scores import Disturbance
 from pasto_cli.core.steering.generation import decoding
 from pasto_cli.core.steering.steerer import Steerer
 
@@ -58,19 +59,6 @@ class DisturbanceReading(NamedTuple):
     def kl_p95(self) -> float:
         """95th percentile over all answer tokens."""
         return float(np.quantile(np.concatenate(self.kl), PERCENTILE))
-
-
-class Disturbance(NamedTuple):
-    """A reading in four numbers with 95 % intervals."""
-
-    kl_p95: Estimate
-    """95th percentile of KL(p_0 || p_a) over answer tokens, nats."""
-    kl_mean: Estimate
-    """Its mean, nats."""
-    nll: Estimate
-    """Mean of -log p_a over the prompts' own tokens, nats per token."""
-    nll_shift: Estimate
-    """That minus the same at coefficient 0, nats per token."""
 
 
 @torch.no_grad()
