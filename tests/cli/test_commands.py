@@ -274,7 +274,7 @@ def test_eval_writes_every_row_and_says_that_scores_are_undefined(pasto, project
     assert run.coefficients == [-1, 0, 1] and run.partial and run.value == "honesty"
     assert all(set(row.answers) == {"-1", "0", "1"} for row in run.rows)
     assert all(0 <= answer.pmass <= 1 for row in run.rows for answer in row.answers.values())
-    assert math.isnan(run.scores["steering_f1"]["value"])
+    assert math.isnan(run.scores.steering_f1.value)
     assert (
         "n = 8 rows of 4 dilemmas, 80 control rows" in said.out
         and "part of the benchmark" in said.out
@@ -378,15 +378,15 @@ def test_eval_at_equal_disturbance(pasto, project):
     found = strict(said.out)
     assert [record["method"] for record in found] == ["adapter", "mean-diff"]
     for record in found:
-        assert set(record) == {"method", "strength", "scores", "disturbance"}
-        for strength, coefficient in zip(record["strength"], ("1", "-1"), strict=True):
+        assert set(record) == {"method", "coefficients", "scores", "disturbance"}
+        for own, coefficient in zip(record["coefficients"], ("1", "-1"), strict=True):
             kl = record["disturbance"][coefficient]["kl_p95"]["value"]
-            if strength == LARGEST_COEFFICIENT:  # what cannot be reached is said
+            if own == LARGEST_COEFFICIENT:  # what cannot be reached is said
                 assert (
                     kl < 1 and f"warning: {record['method']}: no coefficient up to 1024" in said.err
                 )
             else:
-                assert strength > 0 and kl == pytest.approx(1, abs=0.1)
+                assert own > 0 and kl == pytest.approx(1, abs=0.1)
 
 
 def test_eval_oracles_need_no_model(pasto, tmp_path):

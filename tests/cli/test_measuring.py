@@ -149,7 +149,7 @@ def test_eval_of_two_runs(pasto, seeds):
         assert written.provenance["training_seed"] == number
     row = next(line for line in said.out.splitlines() if "KL p95 at +1" in line)
     each = [
-        parse(Path(run, "eval", "own.json").read_text()).disturbance["1"]["kl_p95"]["value"]
+        parse(Path(run, "eval", "own.json").read_text()).disturbance["1"].kl_p95.value
         for run in seeds
     ]
     assert ", ".join(f"{v:+.2f}" for v in each) in row
@@ -164,7 +164,7 @@ def test_eval_of_two_runs_as_json(pasto, seeds):
     assert [run.provenance["training_seed"] for run in runs] == [0, 1]
     assert runs[0].rows != runs[1].rows
     slope = found["across"]["slope of the mean score, nats"]
-    assert slope["values"] == [run.scores["slope"]["value"] for run in runs]
+    assert slope["values"] == [run.scores.slope.value for run in runs]
     assert slope["n"] == 2 and slope["mean"] == pytest.approx(sum(slope["values"]) / 2)
     assert slope["low"] < slope["mean"] < slope["high"]
 
@@ -192,7 +192,7 @@ def test_eval_refuses_to_sum_up_runs_that_were_asked_different_things(pasto, see
 def test_sentiment_writes_its_texts_and_prints_its_scores(pasto, project):
     said = pasto("eval", "-b", "sentiment", "--limit", 4)
     assert said.code == 0, said.err
-    assert "n = 4 prompts" in said.out and "slope, a unit of coefficient" in said.out
+    assert "n = 4 prompts" in said.out and "slope, per unit of coefficient" in said.out
     assert f"every row: {project.run}/eval/sentiment.json\n" in said.out
     found = strict((project.run / "eval" / "sentiment.json").read_text())
     prompts = bundled.lines("sentiment_prompts.txt")[:4]
@@ -359,11 +359,11 @@ def test_a_jsonl_file_of_model_written_evaluations(pasto, project):
     )
     rows = [row for row in run.rows if row.kind == "target"]
     assert [row.yes_no for row in rows] == [False, False, True]
-    assert (run.scores["n_target"], run.scores["n_control"]) == (
+    assert (run.scores.n_target, run.scores.n_control) == (
         3,
         80,
     )  # controls are the bundled ones
-    assert run.scores["coefficients"]["0"]["acquiescence"]["n"] == 3
+    assert run.scores.at(0.0).acquiescence.n == 3
     assert all(row.labels == {"self-report": 1} for row in rows)
 
 
@@ -472,9 +472,7 @@ def test_eval_measures_what_the_dial_disturbs(pasto, project):
     assert said.code == 0, said.err
     run = parse((project.run / "eval" / "own.json").read_text())
     assert list(run.disturbance) == ["-1", "-0.5", "0", "1"]
-    assert (
-        run.disturbance["0"]["kl_p95"]["value"] == run.disturbance["0"]["nll_shift"]["value"] == 0
-    )
+    assert run.disturbance["0"].kl_p95.value == run.disturbance["0"].nll_shift.value == 0
     kl = {a: found["kl_p95"] for a, found in run.disturbance.items()}
     assert (
         0 < kl["-0.5"]["value"] < kl["-1"]["value"] and kl["1"]["value"] > 0
@@ -482,8 +480,8 @@ def test_eval_measures_what_the_dial_disturbs(pasto, project):
     assert all(
         e["low"] <= e["value"] <= e["high"] and e["clusters"] == PROMPTS for e in kl.values()
     )
-    shift = run.disturbance["1"]["nll"]["value"] - run.disturbance["0"]["nll"]["value"]
-    assert run.disturbance["1"]["nll_shift"]["value"] == pytest.approx(shift, abs=1e-9)
+    shift = run.disturbance["1"].nll.value - run.disturbance["0"].nll.value
+    assert run.disturbance["1"].nll_shift.value == pytest.approx(shift, abs=1e-9)
     assert f"on {PROMPTS} neutral prompts" in said.out and f"{kl['1']['value']:.2f} [" in said.out
 
 
@@ -595,7 +593,7 @@ def test_report_has_a_part_for_everything_that_was_measured(page, measured_once)
         "candour: n = 2 rows of 1 dilemmas and 4 control rows. Source: this test; licence MIT."
         in page.text
     )
-    assert f"{run.scores['slope']['value']:+.2f}" in page.text
+    assert f"{run.scores.slope.value:+.2f}" in page.text
     for caption in (
         "Dose-response",
         "What moves",

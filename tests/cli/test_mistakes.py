@@ -123,7 +123,7 @@ def powerless_personas(project, patch):
 
     def elicit(*args, **options):
         found = real(*args, **options)
-        return found._replace(span=found.span._replace(value=0.0, low=0.0, high=0.0))
+        return found.model_copy(update=dict(span=found.span._replace(value=0.0, low=0.0, high=0.0)))
 
     patch.setattr(prepare, "elicit", elicit)
 
@@ -133,7 +133,7 @@ def spoil_the_losses(project, patch):
 
     def call(self, *args, **options):
         report = real(self, *args, **options)
-        return report._replace(total=report.total * torch.nan)
+        return report.model_copy(update=dict(total=report.total * torch.nan))
 
     patch.setattr(Objective, "__call__", call)
 

@@ -13,10 +13,11 @@ from PIL import Image
 
 from pasto_cli.base import bundled
 from pasto_cli.core.evaluation.benchmarks import load_benchmark
-from pasto_cli.core.evaluation.metrics import Table, scores
-from pasto_cli.core.evaluation.oracles import COEFFICIENTS, simulate
+from pasto_cli.core.evaluation.metrics import ENDS, Table, scores
+from pasto_cli.core.evaluation.oracles import simulate
 from pasto_cli.core.evaluation.sentiment import score_texts
-from pasto_cli.core.records.evaluation import EvalRun, dump, key
+from pasto_cli.core.records.evaluation import EvalRun, dump
+from pasto_cli.core.records.scores import key
 from pasto_cli.core.report.plots import COLOURS
 from tests.support.terminal import call_in
 
@@ -111,10 +112,9 @@ def page(trained, rows, tmp_path_factory):
     def estimate(value):
         return {"value": value, "low": value * 0.8, "high": value * 1.3, "n": 24, "clusters": 24}
 
-    sizes = {"kl_p95": 0.9, "kl_mean": 0.3, "nll_shift": 0.1}
+    sizes = {"kl_p95": 0.9, "kl_mean": 0.3, "nll": 3.0, "nll_shift": 0.1}
     disturbance = {
-        key(a): {name: estimate(size * abs(a)) for name, size in sizes.items()}
-        for a in COEFFICIENTS
+        key(a): {name: estimate(size * abs(a)) for name, size in sizes.items()} for a in ENDS
     }
 
     def write(name, sign="own", **provenance):
@@ -124,7 +124,7 @@ def page(trained, rows, tmp_path_factory):
             licence=benchmark.licence,
             source=benchmark.source,
             value="honesty",
-            coefficients=list(COEFFICIENTS),
+            coefficients=list(ENDS),
             pmass_threshold=0.05,
             partial=False,
             rows=rows,
@@ -136,8 +136,7 @@ def page(trained, rows, tmp_path_factory):
         (folder / name).write_text(dump(run))
 
     found = {
-        s: scores(Table(rows, "honesty", COEFFICIENTS, 0.05, label_sign=s))
-        for s in ("own", "original")
+        s: scores(Table(rows, "honesty", ENDS, 0.05, label_sign=s)) for s in ("own", "original")
     }
     write("mini-dilemmas.json")
     write("mini-dilemmas-original-sign.json", "original")
@@ -162,7 +161,7 @@ def page(trained, rows, tmp_path_factory):
         for _ in prompts
     ]
     (folder / "sentiment.json").write_text(
-        score_texts(prompts, COEFFICIENTS, texts, 0, {}).model_dump_json()
+        score_texts(prompts, ENDS, texts, 0, {}).model_dump_json()
     )
     said = call_in(root, "report")
     assert said.code == 0, said.err
