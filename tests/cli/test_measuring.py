@@ -192,7 +192,7 @@ def test_eval_refuses_to_sum_up_runs_that_were_asked_different_things(pasto, see
 def test_sentiment_writes_its_texts_and_prints_its_scores(pasto, project):
     said = pasto("eval", "-b", "sentiment", "--limit", 4)
     assert said.code == 0, said.err
-    assert "n = 4 prompts" in said.out and "slope, per unit of coefficient" in said.out
+    assert "n = 4 prompts" in said.out and "slope per unit of coefficient" in said.out
     assert f"every row: {project.run}/eval/sentiment.json\n" in said.out
     found = strict((project.run / "eval" / "sentiment.json").read_text())
     prompts = bundled.lines("sentiment_prompts.txt")[:4]
@@ -473,16 +473,12 @@ def test_eval_measures_what_the_dial_disturbs(pasto, project):
     run = parse((project.run / "eval" / "own.json").read_text())
     assert list(run.disturbance) == ["-1", "-0.5", "0", "1"]
     assert run.disturbance["0"].kl_p95.value == run.disturbance["0"].nll_shift.value == 0
-    kl = {a: found["kl_p95"] for a, found in run.disturbance.items()}
-    assert (
-        0 < kl["-0.5"]["value"] < kl["-1"]["value"] and kl["1"]["value"] > 0
-    )  # half the way disturbs less
-    assert all(
-        e["low"] <= e["value"] <= e["high"] and e["clusters"] == PROMPTS for e in kl.values()
-    )
+    kl = {a: found.kl_p95 for a, found in run.disturbance.items()}
+    assert 0 < kl["-0.5"].value < kl["-1"].value and kl["1"].value > 0  # half the way disturbs less
+    assert all(e.low <= e.value <= e.high and e.clusters == PROMPTS for e in kl.values())
     shift = run.disturbance["1"].nll.value - run.disturbance["0"].nll.value
     assert run.disturbance["1"].nll_shift.value == pytest.approx(shift, abs=1e-9)
-    assert f"on {PROMPTS} neutral prompts" in said.out and f"{kl['1']['value']:.2f} [" in said.out
+    assert f"on {PROMPTS} neutral prompts" in said.out and f"{kl['1'].value:.2f} [" in said.out
 
 
 def test_eval_twice_gives_the_same_rows_and_scores(pasto, project):
