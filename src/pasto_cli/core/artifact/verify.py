@@ -55,7 +55,7 @@ def reference_logits(
     )
 
 
-def _check_shapes(
+def check_shapes(
     lm: LoadedModel, path: str, u: Any, s: Any, v: Any, theta: Any, delta: Any
 ) -> None:
     try:
@@ -111,7 +111,7 @@ def same_bytes(lm: LoadedModel, base: BaseInfo) -> bool:
     )
 
 
-def _verify_base(lm: LoadedModel, adapter: Adapter, base: BaseInfo) -> None:
+def verify_base(lm: LoadedModel, adapter: Adapter, base: BaseInfo) -> None:
     for path, rotation in adapter.items():
         module = lm.model.get_submodule(path)
         fits = _same_storage(lm, base) and fingerprint(module) == base.fingerprints[path]
@@ -142,7 +142,7 @@ def require_fit(lm: LoadedModel, adapter: Adapter, source: str) -> None:
         PastoError: If a module is missing, has other dimensions, or another weight.
     """
     for path, r in adapter.items():
-        _check_shapes(lm, path, r.u, r.s, r.v, r.theta, r.delta)
+        check_shapes(lm, path, r.u, r.s, r.v, r.theta, r.delta)
         if not _diagonal(lm.model.get_submodule(path), r):
             raise PastoError(
                 f"wrong base: {path} of {source} is not the weight that the adapter was made for",

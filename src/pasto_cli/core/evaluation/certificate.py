@@ -9,8 +9,8 @@ steerer in prompt-equivalents, where 1 is as far as the persona prompt itself go
 
     s(a) = (mean T(a) - mean T(0)) / ((mean T_cho - mean T_rej) / 2)
 
-A dial is certified if s(+1) > 0 > s(-1) with 95 % intervals that exclude 0 by `MIN_STRENGTH`. Benchmark data is never
-used: a dial must not be chosen by what it is later measured with.
+A dial is certified if s(+1) > 0 > s(-1) with 95 % intervals that exclude 0 by `MIN_STRENGTH`.
+Benchmark data is never used: a dial must not be chosen by what it is later measured with.
 
 The published method (AntiPaSTO, arXiv 2601.07473) shapes differences between persona prompts only;
 what a prompt without a persona does is pasto's own question, and T is its answer.
