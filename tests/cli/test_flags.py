@@ -42,18 +42,19 @@ def test_mistakes_in_a_recipe_are_found_without_torch(tmp_path):
 
 
 FLAGS = {
-    "make-pairs": "positive negative --column --count --dataset --force --json --model --out --personas --recipe --seed --set "
-    "--suffixes --templates",
+    "make-pairs": "positive negative --column --count --dataset --force --json --model --out "
+    "--personas --recipe --seed --set --suffixes --templates",
     "train": "recipe --json --out --resume --seeds --set",
-    "eval": "adapters --baseline --benchmark/-b --coeffs --data --device --equal-kl --json --label-sign --limit --no-verify "
-    "--oracles --quantization --value",
+    "eval": "adapters --baseline --benchmark/-b --coeffs --data --device --equal-kl --json "
+    "--label-sign --limit --no-verify --oracles --quantization --value",
     "report": "run --json --out --samples",
     "benchmarks": "--data --json",
     "calibrate": "adapter --device --json --kl --no-verify --quantization",
     "interference": "adapters --device --json --no-verify --quantization",
-    "export": "--adapter/-a --coeff/-c --device --force --format --json --no-verify --out --quantization --strength",
-    "generate": "prompt --adapter/-a --coeff/-c --device --json --max-new-tokens --no-verify --quantization --seed --stdin "
-    "--strength --temperature",
+    "export": "--adapter/-a --coeff/-c --device --force --format --json --no-verify --out "
+    "--quantization --strength",
+    "generate": "prompt --adapter/-a --coeff/-c --device --json --max-new-tokens --no-verify "
+    "--quantization --seed --stdin --strength --temperature",
     "import": "source --base --device --json --out --quantization --words",
     "verify": "adapter --device --json --quantization",
     "pull": "repo --force --json --out --revision",

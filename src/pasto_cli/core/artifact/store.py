@@ -1,9 +1,11 @@
-"""The adapter on disk: safetensors and JSON, written atomically, loaded strictly, checked against
-its base.
+"""The adapter on disk: written as a whole, loaded strictly, checked against its base.
 
-adapter.safetensors     <module path>.{u,s,v,theta,delta}
-pasto.json              where it came from, what it was shown to do, fingerprints of the base, reference logits
+adapter.safetensors     <module path>.{u,s,v,theta,delta}, float32
+pasto.json              `Meta`: where it came from, what it was shown to do, fingerprints of the
+                        base, reference logits, SHA-256 of the tensors
 README.md               the card
+
+Safetensors and JSON only: loading a stranger's adapter runs no code of theirs.
 """
 
 import hashlib
