@@ -175,7 +175,7 @@ MISTAKES = {
     "no pairs file": Mistake(
         ("train", "tiny.yaml", "--set", "pairs={file: gone.jsonl}"),
         "gone.jsonl: cannot be read as pairs",
-        "one entry a line",
+        "one entry per line",
     ),
     "a bad line in a pairs file": Mistake(
         ("train", "tiny.yaml", "--set", "pairs={file: p.jsonl}"),
@@ -226,7 +226,7 @@ MISTAKES = {
     "an empty openings file": Mistake(
         ("make-pairs", "kind", "cruel", "--suffixes", "s.txt"),
         "s.txt: holds no suffixes",
-        "one entry a line",
+        "one entry per line",
         write("s.txt", "\n"),
     ),
     "pairs into a folder that is not there": Mistake(

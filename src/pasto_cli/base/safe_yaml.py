@@ -2,7 +2,7 @@
 any memory holds.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from yaml.composer import ComposerError
@@ -25,7 +25,7 @@ class PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Compose as always, and count."""
-        event: Any = self.peek_event()  # pyright: ignore[reportUnknownMemberType]
+        event: Any = cast(Any, self).peek_event()
         if isinstance(event, yaml.AliasEvent):
             known = self.sizes.get(id(self.anchors.get(event.anchor)))
             if event.anchor in self.anchors and known is None:

@@ -24,7 +24,7 @@ class Pushed(NamedTuple):
     files: dict[str, int]
     """Name -> bytes."""
     address: str | None
-    """Of the commit; None for a dry run."""
+    """Address of the commit; None for a dry run."""
 
 
 class Pulled(NamedTuple):

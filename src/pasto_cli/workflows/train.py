@@ -170,7 +170,7 @@ class _Run:
     tokens: Tokens
     folder: Path
     base: BaseInfo
-    """Of pasto.json; made once, since it holds hashes of weights that do not change."""
+    """The base in pasto.json; made once: it holds hashes of weights that do not change."""
 
     def optimise(self, resume_from: checkpoint.Snapshot | None, watch: Watcher) -> TrainResult:
         """The training itself; its history, checkpoints and best adapter so far are on disk."""

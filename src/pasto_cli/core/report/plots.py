@@ -81,8 +81,8 @@ def _svg(figure: Figure, label: str) -> str:
 
 def _style() -> AbstractContextManager[None]:
     """The report's style inside a context, whatever the caller's own is."""
-    context: Any = matplotlib.rc_context
-    return context(STYLE)
+    untyped: Any = matplotlib
+    return untyped.rc_context(STYLE)
 
 
 def _axes(height: float, width: float = WIDTH) -> tuple[Figure, Any]:
