@@ -1,6 +1,7 @@
 """What is measured in a process of its own: commands, a first token, peaks and growth of memory."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -97,5 +98,9 @@ def peak(recipe: Path, changes: Sequence[str], shape: str | None, what: str) -> 
 def process_growth(folder: Path, quantization: str) -> dict[str, float]:
     """MiB that `perf.growth` measures in a fresh process."""
     code = [sys.executable, "-m", "perf.growth", str(folder), quantization]
-    done = subprocess.run(code, capture_output=True, text=True, cwd=ROOT, check=True)
+    # Each thread keeps buffers of its own, which come and go: with one there are none to count.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        code, capture_output=True, text=True, cwd=ROOT, check=True, env=environment
+    )
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -168,28 +168,52 @@ def test_an_adapter_adds_little_to_what_a_model_holds(plain, packed_4bit):
             assert 0.5 * adapter / 2**20 < found["another"] <= 0.08 * found["base"]
 
 
-@pytest.mark.parametrize("which", ["float32", "4-bit"])
+def logits_of(dial, ids, coefficients=(1.0, -1.0)):
+    """Coefficient -> logits of a prompt."""
+    found = {}
+    for a in coefficients:
+        with torch.no_grad(), dial.steerer.at(a):
+            found[a] = dial.lm.model(input_ids=ids).logits
+    return found
+
+
+def in_double(run):
+    """A dial on its base in float64, dequantised where it is packed: what rounding is told from."""
+    dial = dials.open_dial(str(run), progress.Silent(), packing=False)
+    if getattr(dial.lm.model, "hf_quantizer", None) is not None:
+        dial.lm.model.dequantize()
+    dial.lm.model.double()
+    return dial
+
+
+@pytest.mark.parametrize("which", ["float64", "float32", "4-bit"])
 def test_stock_peft_serves_the_exports(plain, packed_4bit, tmp_path, which):
-    """Both ends of the dial under their names in one PeftModel, on the demo model itself."""
+    """Both ends of the dial under their names in one PeftModel, on the demo model itself.
+
+    In float64 nothing but the export's own float32 is left; in the others an export is as near to
+    the float64 figures as the dial itself is, whatever the processor rounds like."""
     import peft
 
-    lifecycle = plain if which == "float32" else packed_4bit
-    dial = dials.open_dial(
-        str(lifecycle.run), progress.Silent(), packing=False
-    )  # peft changes the model it wraps
+    run = packed_4bit.run if which == "4-bit" else plain.run
+    reference = in_double(run)
+    ids = torch.tensor([reference.lm.chat.prompt(PROMPT)])
+    exact, base = logits_of(reference, ids), logits_of(reference, ids, [0.0])[0.0]
+    # peft changes the model that it wraps: it gets one of its own.
+    dial = (
+        in_double(run)
+        if which == "float64"
+        else dials.open_dial(str(run), progress.Silent(), packing=False)
+    )
+    own = logits_of(dial, ids)
     made = export_dials(
         dials.DialSet([dial], [1.0], [1.0, -1.0]), "lora", tmp_path, progress.Silent()
     )
-    ids = torch.tensor([dial.lm.chat.prompt(PROMPT)])
-    with torch.no_grad():
-        expected = {}
-        for a in (1.0, -1.0):
-            with dial.steerer.at(a):
-                expected[a] = dial.lm.model(input_ids=ids).logits
-        base = dial.lm.model(input_ids=ids).logits
-        model = peft.PeftModel.from_pretrained(dial.lm.model, made[0].path, adapter_name="up")
-        model.load_adapter(made[1].path, adapter_name="down")
-        for name, a in (("up", 1.0), ("down", -1.0), ("up", 1.0)):
-            model.set_adapter(name)
-            torch.testing.assert_close(model(input_ids=ids).logits, expected[a], rtol=0, atol=1e-4)
-            assert (expected[a] - base).abs().max() > 1e-3
+    model = peft.PeftModel.from_pretrained(dial.lm.model, made[0].path, adapter_name="up")
+    model.load_adapter(made[1].path, adapter_name="down")
+    for name, a in (("up", 1.0), ("down", -1.0), ("up", 1.0)):
+        model.set_adapter(name)
+        with torch.no_grad():
+            served = model(input_ids=ids).logits
+        error, rounding = ((x - exact[a]).abs().max().item() for x in (served, own[a]))
+        assert error < (1e-4 if which == "float64" else 2 * rounding), (name, error, rounding)
+        assert (exact[a] - base).abs().max() > 1e-3
