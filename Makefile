@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-fast test-llama-cpp bench bench-gemma bench-shape bench-scale check format clean
+.PHONY: quickstart test test-fast test-llama-cpp bench bench-gemma bench-shape bench-scale check format clean docs docs-cli
 
 # torch comes first and alone: where a CPU build of the pinned version is to be had, nothing later pulls CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -48,34 +48,47 @@ test-fast: $(VENV)/.dev
 # An exported adapter in llama.cpp itself, which is built from source (ten minutes on two cores).
 test-llama-cpp: $(VENV)/.dev $(VENV)/.demo
 	$(PIP) -c constraints.txt llama-cpp-python
-	$(BIN)/python -m pytest tests/integration/test_llama_cpp.py
+	$(BIN)/python -m pytest tests/cli/test_llama_cpp.py
 
-# Seconds and memory of the fast path against the textbook one (benchmarks/plain.py); leave the machine alone meanwhile.
+# Seconds and memory of the fast path against the textbook one (tests/reference/plain.py); leave the machine alone meanwhile.
 bench: $(VENV)/.dev $(VENV)/.demo
-	$(BIN)/python -m benchmarks.bench
+	$(BIN)/python -m perf.bench
 
 # A training step of two pairs at the shape of a larger model, random weights; SHAPE=qwen3-4b wants a GPU.
 SHAPE := gemma-3-1b
 bench-shape: $(VENV)/.dev $(VENV)/.demo
-	$(BIN)/python -m benchmarks.bench --shape $(SHAPE) --set training.batch_size=2 --only step --only memory --repeats 1 --out bench-$(SHAPE).json
+	$(BIN)/python -m perf.bench --shape $(SHAPE) --set training.batch_size=2 --only step --only memory --repeats 1 --out bench-$(SHAPE).json
 
 # The same on 262,144 tokens of vocabulary and sliding windows.
 bench-gemma: $(VENV)/.dev $(VENV)/.gemma
-	$(BIN)/python -m benchmarks.bench --recipe benchmarks/gemma.yaml --only step --only start --only generation --only memory --out bench-gemma.json
+	$(BIN)/python -m perf.bench --recipe perf/gemma.yaml --only step --only start --only generation --only memory --out bench-gemma.json
 
 # A training step as pairs, tokens, rank, vocabulary and layers grow; draws docs/scaling.svg.
 bench-scale: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m perf.scale
 
 check: $(VENV)/.dev
-	$(BIN)/ruff format --check src tests experiments benchmarks
-	$(BIN)/ruff check src tests experiments benchmarks
+	$(BIN)/ruff format --check src tests experiments perf
+	$(BIN)/ruff check src tests experiments perf
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
 format: $(VENV)/.dev
-	$(BIN)/ruff format src tests experiments benchmarks
-	$(BIN)/ruff check --fix src tests experiments benchmarks
+	$(BIN)/ruff format src tests experiments perf
+	$(BIN)/ruff check --fix src tests experiments perf
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(PIP) -c constraints.txt -e ".[docs]"
+	touch $@
+
+# The docs site, in site/: a broken link or a help text that is not in docs/cli.md ends it.
+docs: $(VENV)/.docs
+	$(BIN)/python docs/generate_cli.py --check
+	$(BIN)/sphinx-build -q -W --keep-going -E -d site/.doctrees docs site
+
+# docs/cli.md, from the help texts.
+docs-cli: $(VENV)/.installed
+	$(BIN)/python docs/generate_cli.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache

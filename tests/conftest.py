@@ -57,7 +57,7 @@ def tiny():
     from pasto_cli.core.models.forward import settle_packing
     from pasto_cli.core.models.loading import load_model
     from pasto_cli.core.recipe.schema import ModelSpec
-    from variants import MODELS
+    from tests.support.variants import MODELS
 
     made = {}
 

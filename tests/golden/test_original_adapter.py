@@ -117,7 +117,7 @@ def test_missing_and_unexpected_tensors_are_refused(published, tmp_path):
 
 def test_commands_work_on_what_was_imported(published, tmp_path, monkeypatch, capsys):
     """verify, export with a figure, and a clear line where a tokenizer is needed."""
-    from integration.terminal import call
+    from tests.support.terminal import call
 
     monkeypatch.chdir(tmp_path)
     assert call(("import", published / "adapter", "--base", published / "base_model")) == 0

@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from integration.terminal import OWN, TINY
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.provenance import now
 from pasto_cli.core.artifact import antipasto_format, store
@@ -27,6 +26,7 @@ from pasto_cli.core.recipe.schema import PairsSpec, Recipe
 from pasto_cli.core.records.adapter import Meta
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.workflows import dials, progress, publish
+from tests.support.terminal import OWN, TINY
 
 NASTY = (
     b"\x00",

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.models.residual_writers import is_conv1d
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.core.steering.coefficients import per_row
 from pasto_cli.core.steering.steerer import AdapterSteerer, Mix, Steerer
@@ -82,7 +83,7 @@ def save_lora(folder: Path, lm: LoadedModel, factors: dict[str, LowRank]) -> Non
     ranks = {path: len(factor.a) for path, factor in factors.items()}
     rank = max(ranks.values())
     other = {path: r for path, r in ranks.items() if r != rank}
-    transposed = any(type(lm.model.get_submodule(path)).__name__ == "Conv1D" for path in factors)
+    transposed = any(is_conv1d(lm.model.get_submodule(path)) for path in factors)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

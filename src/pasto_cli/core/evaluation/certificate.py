@@ -17,10 +17,9 @@ from torch import Tensor
 from pasto_cli.base.statistics import Estimate, Floats, cluster_bootstrap
 from pasto_cli.core.models import distributed
 from pasto_cli.core.models.chat import TokenPair
-from pasto_cli.core.models.forward import run
+from pasto_cli.core.models.forward import RowStates, hidden_states
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.models.memory import Pieces
-from pasto_cli.core.models.tokentree import cut, pack
+from pasto_cli.core.models.tokentree import cut
 from pasto_cli.core.records.adapter import Certificate, Interval
 from pasto_cli.core.steering.steerer import Steerer
 
@@ -50,6 +49,16 @@ class Likeness(NamedTuple):
         return cluster_bootstrap(ratio, self.clusters, seed)
 
 
+class _PairLikeness(NamedTuple):
+    """T of one held-out pair, nats per token."""
+
+    chosen: float
+    rejected: float
+    neutral: float
+    steered: list[float]
+    """One per coefficient."""
+
+
 @torch.no_grad()
 def measure_likeness(
     lm: LoadedModel,
@@ -69,70 +78,59 @@ def measure_likeness(
         budget: Nodes of one token tree.
         progress: Told how many pairs are done.
     """
-    t: dict[str, list[float]] = {
-        name: [float("nan")] * len(pairs) for name in ("neutral", "chosen", "rejected")
-    }
-    steered: dict[float, list[float]] = {a: [float("nan")] * len(pairs) for a in coefficients}
+
+    def read(group: list[int]) -> dict[int, _PairLikeness]:
+        some = [pairs[i] for i in group]
+        return dict(zip(group, _read(lm, steerer, some, coefficients, budget), strict=True))
+
     groups = cut([p.neutral for p in pairs], budget, lm.trees)
-
-    def read(group: list[int]) -> None:
-        ends = [pairs[i].suffix_len + 1 for i in group]
-        base = _window_states(
-            lm,
-            [row for i in group for row in pairs[i][:3]],
-            [e for e in ends for _ in range(3)],
-            budget,
-        )
-        packed = pack([pairs[i].neutral for i in group], lm.trees)
-        with steerer.at([a for a in coefficients for _ in range(packed.input_ids.shape[0])]):
-            last = run(lm, packed, rows=len(coefficients)).last if coefficients else None
-        for position, index in enumerate(group):
-            cho, rej, neutral = (
-                lm.head(x).log_softmax(-1) for x in base[3 * position : 3 * position + 3]
-            )
-            ratio = cho - rej  # (w, v)
-            for name, log_p in (("chosen", cho), ("rejected", rej), ("neutral", neutral)):
-                t[name][index] = (log_p.exp() * ratio).sum(-1).mean().item()
-            if last is not None:
-                path = packed.paths[position][-ends[position] :].to(lm.device)
-                values = (lm.head(last[:, path]).softmax(-1) * ratio).sum(-1).mean(-1)
-                for a, value in zip(coefficients, values.tolist(), strict=True):
-                    steered[a][index] = value
-        progress(len(group))
-
-    pieces = Pieces(read)
-    for group in distributed.shard(groups):
-        pieces(group)
-    if distributed.size() > 1:
-        own = [i for group in distributed.shard(groups) for i in group]
-        for some, *found in distributed.all_gather_object((own, t, steered)):
-            for mine, theirs in zip((t, steered), found, strict=True):
-                for name, values in theirs.items():
-                    for i in some:
-                        mine[name][i] = values[i]
-        progress(len(pairs) - len(own))
-    clusters = [" ".join(map(str, p.neutral[-p.suffix_len :])) for p in pairs]
-    arrays = {name: np.array(x) for name, x in t.items()}
+    found = distributed.map_groups(groups, read, progress)
+    each = [found[i] for i in range(len(pairs))]
     return Likeness(
-        {a: np.array(x) for a, x in steered.items()},
-        arrays["neutral"],
-        arrays["chosen"],
-        arrays["rejected"],
-        clusters,
+        {a: np.array([x.steered[c] for x in each]) for c, a in enumerate(coefficients)},
+        np.array([x.neutral for x in each]),
+        np.array([x.chosen for x in each]),
+        np.array([x.rejected for x in each]),
+        [" ".join(map(str, p.neutral[-p.suffix_len :])) for p in pairs],
     )
 
 
-def _window_states(
-    lm: LoadedModel, rows: list[list[int]], windows: list[int], budget: int
-) -> list[Tensor]:
-    """Base model's last hidden states at the final positions of each row."""
-    result = [torch.empty(0)] * len(rows)
-    for group in cut(rows, budget, lm.trees):
-        packed = pack([rows[i] for i in group], lm.trees)
-        last = run(lm, packed).last[0]
-        for index, path in zip(group, packed.paths, strict=True):
-            result[index] = last[path[-windows[index] :].to(last.device)]
-    return result
+def _read(
+    lm: LoadedModel,
+    steerer: Steerer,
+    pairs: Sequence[TokenPair],
+    coefficients: Sequence[float],
+    budget: int,
+) -> list[_PairLikeness]:
+    """T of a group of pairs whose neutral prompts fit one pass together.
+
+    Legend: c coefficients, w window (the suffix and the token before it), v vocabulary.
+    """
+    windows = [slice(-(p.suffix_len + 1), None) for p in pairs]
+    sides = [row for p in pairs for row in (p.chosen, p.rejected, p.neutral)]
+    base: dict[int, Tensor] = {}  # three sides per pair, (w, d_model) each
+    for index, states in hidden_states(lm, sides, budget):
+        base[index] = states.last(windows[index // 3])[0]
+    # The base's pass is over and only its windows are kept: the steered one has the memory.
+    steered: dict[int, RowStates] = {}
+    if coefficients:
+        rows = [p.neutral for p in pairs]
+        steered |= hidden_states(lm, rows, None, steer=steerer.at, coefficients=coefficients)
+    found = []
+    for index, window in enumerate(windows):
+        chosen, rejected, neutral = (
+            lm.head(base[3 * index + side]).log_softmax(-1) for side in range(3)
+        )  # (w, v) each
+        ratio = chosen - rejected  # (w, v): log p_0(y | cho) - log p_0(y | rej)
+        at_base = [
+            (log_p.exp() * ratio).sum(-1).mean().item() for log_p in (chosen, rejected, neutral)
+        ]
+        at_coefficients: list[float] = []
+        if index in steered:
+            p = lm.head(steered[index].last(window)).softmax(-1)  # (c, w, v)
+            at_coefficients = (p * ratio).sum(-1).mean(-1).tolist()
+        found.append(_PairLikeness(*at_base, at_coefficients))
+    return found
 
 
 def certify(likeness: Likeness, num_prompts: int, seed: int = 0) -> Certificate:

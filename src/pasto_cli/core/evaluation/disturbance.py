@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from pasto_cli.base.statistics import Floats, cluster_bootstrap
-from pasto_cli.core.models.forward import run
+from pasto_cli.core.models.forward import hidden_states
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.models.tokentree import cut, pack
 from pasto_cli.core.steering.generation import decoding
 from pasto_cli.core.steering.steerer import Steerer, lead
 
@@ -82,18 +81,9 @@ def make_probe(
             answers[index] = answer
     words = [len(row) - head - tail for row in ids]
     base: list[Tensor] = [torch.empty(0)] * len(ids)
-
-    def keep(index: int, states: Tensor) -> None:
-        base[index] = states[-(len(answers[index]) + 1) : -1]
-
-    _run(
-        [row + answer for row, answer in zip(ids, answers, strict=True)],
-        lm,
-        None,
-        0.0,
-        budget,
-        keep,
-    )
+    rows = [row + answer for row, answer in zip(ids, answers, strict=True)]
+    for index, states in hidden_states(lm, rows, budget):
+        base[index] = states.last(slice(-(len(answers[index]) + 1), -1))[0]
     return Probe(list(prompts), answers, base, words, tail)
 
 
@@ -124,26 +114,6 @@ def _common(rows: Sequence[Sequence[int]]) -> int:
     )
 
 
-def _run(
-    rows: list[list[int]],
-    lm: LoadedModel,
-    steerer: Steerer | None,
-    coefficient: float,
-    budget: int,
-    receive: Callable[[int, Tensor], None],
-) -> None:
-    """Hand each row's hidden states (length, d) over."""
-    for group in cut(rows, budget, lm.trees):
-        packed = pack([rows[i] for i in group], lm.trees)
-        if steerer is None:
-            last = run(lm, packed).last[0]
-        else:
-            with steerer.at(coefficient):
-                last = run(lm, packed).last[0]
-        for index, path in zip(group, packed.paths, strict=True):
-            receive(index, last[path.to(last.device)])
-
-
 @torch.no_grad()
 def measure(
     lm: LoadedModel, steerer: Steerer, probe: Probe, coefficient: float, budget: int = 512
@@ -158,17 +128,16 @@ def measure(
     kl: list[Floats] = [np.empty(0)] * len(rows)
     nll: list[Floats] = [np.empty(0)] * len(rows)
 
-    def receive(index: int, states: Tensor) -> None:
+    passes = hidden_states(lm, rows, budget, steer=steerer.at, coefficients=[coefficient])
+    for index, states in passes:
         own, words = len(probe.answers[index]), probe.words[index]
         end = len(rows[index]) - own - probe.tail  # where the prompt's own text ends
-        log_p = lm.head(states[end - words - 1 : -1]).log_softmax(-1)
+        log_p = lm.head(states.last(slice(end - words - 1, -1))[0]).log_softmax(-1)
         log_p0 = lm.head(probe.base[index]).log_softmax(-1)
         answer = log_p[-own:] if own else log_p[:0]
         kl[index] = (log_p0.exp() * (log_p0 - answer)).sum(-1).cpu().double().numpy()
         said = torch.tensor(rows[index][end - words : end], device=log_p.device)
         nll[index] = -log_p[:words].gather(-1, said[:, None])[:, 0].cpu().double().numpy()
-
-    _run(rows, lm, steerer, coefficient, budget, receive)
     return Reading(kl, nll)
 
 

@@ -15,20 +15,22 @@ from torch import Tensor
 
 from pasto_cli.core.models import distributed
 from pasto_cli.core.models.chat import Chat
-from pasto_cli.core.models.forward import run
+from pasto_cli.core.models.forward import RowStates, hidden_states
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.models.memory import Pieces
-from pasto_cli.core.models.tokentree import cut, pack
+from pasto_cli.core.models.tokentree import cut
 from pasto_cli.core.steering.steerer import Steerer
 
 YES_NO = ("Yes", "No")
+
+Way = tuple[int, ...]
+"""One exact way to write an answer, in tokens."""
 
 
 class TokenisedQuestion(NamedTuple):
     """A prompt in tokens and the ways to write each answer after it."""
 
     ids: list[int]
-    answers: tuple[tuple[tuple[int, ...], ...], ...]
+    answers: tuple[tuple[Way, ...], ...]
     """For each answer its ways, none a continuation of another."""
 
 
@@ -56,7 +58,7 @@ def ask(chat: Chat, user: str, prefill: str, answers: Sequence[str] = YES_NO) ->
     return TokenisedQuestion(ids, tuple(_ways(chat, text, ids, word) for word in answers))
 
 
-def _ways(chat: Chat, text: str, ids: list[int], word: str) -> tuple[tuple[int, ...], ...]:
+def _ways(chat: Chat, text: str, ids: list[int], word: str) -> tuple[Way, ...]:
     found = {
         tuple(chat.continuation(text, ids, space + mark + form))
         for space in ("", " ", "\n")
@@ -69,6 +71,15 @@ def _ways(chat: Chat, text: str, ids: list[int], word: str) -> tuple[tuple[int, 
     return tuple(
         sorted(way for way in found if not any(way[:n] in found for n in range(1, len(way))))
     )
+
+
+class _Scored(NamedTuple):
+    """What a model answers to one question."""
+
+    log_p: Tensor
+    """(c, a) float64, cpu."""
+    said: list[str]
+    """[c]."""
 
 
 @torch.no_grad()
@@ -84,82 +95,63 @@ def score_answers(
 
     Args:
         lm: The base model.
-        steerer: Sets the coefficients, one for each batch row.
+        steerer: Sets the coefficients, one per row of the batch.
         questions: Prompts and ways to answer.
         coefficients: c of them, in one forward pass.
-        budget: Nodes of one token tree.
+        budget: Nodes of one token tree, the answers' own nodes left out.
         progress: Told how many questions each pass has answered.
     """
+
+    def answer(group: list[int]) -> dict[int, _Scored]:
+        owners = [(i, stem) for i in group for stem in _stems(questions[i])]
+        rows = [[*questions[i].ids, *stem] for i, stem in owners]
+        passes = hidden_states(lm, rows, None, steer=steerer.at, coefficients=coefficients)
+        found = {owners[n]: states for n, states in passes}
+        return {
+            i: _score(lm, questions[i], {stem: found[i, stem] for stem in _stems(questions[i])})
+            for i in group
+        }
+
+    groups = cut([q.ids for q in questions], budget, lm.trees)
+    scored = distributed.map_groups(groups, answer, progress)
     widest = max(len(q.answers) for q in questions)
-    result = torch.full(
+    log_p = torch.full(
         (len(coefficients), len(questions), widest), float("-inf"), dtype=torch.float64
     )
-    said = [[""] * len(questions) for _ in coefficients]
-    groups = cut([q.ids for q in questions], budget, lm.trees)
-
-    def answer(group: list[int]) -> None:
-        rows, owner = [], []
-        for index in group:
-            stems = {way[:-1] for ways in questions[index].answers for way in ways} | {()}
-            for stem in sorted(stems):
-                rows.append([*questions[index].ids, *stem])
-                owner.append((index, stem))
-        packed = pack(rows, lm.trees)
-        with steerer.at([a for a in coefficients for _ in range(packed.input_ids.shape[0])]):
-            states = run(lm, packed, rows=len(coefficients))
-        paths = dict(zip(owner, packed.paths, strict=True))
-        for index in group:
-            _answer(lm, states.last, paths, questions[index], index, result, said)
-        progress(len(group))
-
-    pieces = Pieces(answer)
-    for group in distributed.shard(groups):
-        pieces(group)
-    if distributed.size() > 1:
-        own = [i for group in distributed.shard(groups) for i in group]
-        for some, values, words in distributed.all_gather_object(
-            (own, result[:, own], [[row[i] for i in own] for row in said])
-        ):
-            result[:, some] = values
-            for row, mine in zip(said, words, strict=True):
-                for i, word in zip(some, mine, strict=True):
-                    row[i] = word
-        progress(len(questions) - len(own))
-    return Answers(result, said)
+    for index, (values, _) in scored.items():
+        log_p[:, index, : values.shape[1]] = values
+    said = [[scored[q].said[c] for q in range(len(questions))] for c in range(len(coefficients))]
+    return Answers(log_p, said)
 
 
-def _answer(
-    lm: LoadedModel,
-    last: Tensor,
-    paths: dict[tuple[int, tuple[int, ...]], Tensor],
-    question: TokenisedQuestion,
-    index: int,
-    result: Tensor,
-    said: list[list[str]],
-) -> None:
-    """Fill in one question's answers; log-probabilities are taken at the nodes that its ways pass
-    through only."""
-    nodes: dict[tuple[int, ...], int] = {}  # stem -> node at its end
-    for ways in question.answers:
-        for way in ways:
-            for length in range(len(way)):
-                path = paths[(index, way[:-1])]
-                nodes[way[:length]] = int(path[len(question.ids) - 1 + length])
-    stems = list(nodes)
-    log_p = (
-        lm.head(last[:, [nodes[s] for s in stems]]).log_softmax(-1).cpu().double()
-    )  # (c, stems, v)
-    where = {stem: i for i, stem in enumerate(stems)}
-    for a, ways in enumerate(question.answers):
-        each = torch.stack(
-            [
-                sum(
-                    (log_p[:, where[way[:n]], way[n]] for n in range(len(way))),
-                    torch.zeros(len(log_p)),
-                )
-                for way in ways
-            ]
-        )
-        result[:, index, a] = torch.logsumexp(each, 0)
-    for c, token in enumerate(log_p[:, where[()]].argmax(-1).tolist()):
-        said[c][index] = lm.tokenizer.decode([token])
+def _stems(question: TokenisedQuestion) -> list[Way]:
+    """What has to be run after the prompt: each way but its last token, and the prompt alone."""
+    return sorted({way[:-1] for ways in question.answers for way in ways} | {()})
+
+
+def _score(lm: LoadedModel, question: TokenisedQuestion, rows: dict[Way, RowStates]) -> _Scored:
+    """Read one question's answers off the rows that end in its stems.
+
+    The output head is a product with the whole vocabulary, so it is taken once for each node that a
+    way passes through, however many ways share it.
+    """
+    nodes: dict[Way, int] = {}  # beginning of a way -> the node that predicts what follows it
+    for way in (way for ways in question.answers for way in ways):
+        path = rows[way[:-1]].path
+        for length in range(len(way)):
+            nodes[way[:length]] = int(path[len(question.ids) - 1 + length])
+    # All rows come from one pass, so that a node of any of them is found in the states of each.
+    last = rows[()].nodes.last[:, list(nodes.values())]  # (c, beginnings, d_model)
+    log_p = lm.head(last).log_softmax(-1).cpu().double()  # (c, beginnings, v)
+    at = {beginning: log_p[:, i] for i, beginning in enumerate(nodes)}  # (c, v) each
+
+    def way_log_p(way: Way) -> Tensor:  # (c,)
+        each = (at[way[:n]][:, token] for n, token in enumerate(way))
+        return sum(each, torch.zeros(len(log_p)))
+
+    answers = [
+        torch.logsumexp(torch.stack([way_log_p(way) for way in ways]), 0)
+        for ways in question.answers
+    ]
+    top = at[()].argmax(-1).tolist()  # (c,)
+    return _Scored(torch.stack(answers, dim=1), [lm.tokenizer.decode([token]) for token in top])

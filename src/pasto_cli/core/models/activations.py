@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from pasto_cli.core.models.chat import TokenPair
-from pasto_cli.core.models.forward import run
+from pasto_cli.core.models.forward import run_packed
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.residual_writers import Writer
-from pasto_cli.core.models.tokentree import cut, pack
+from pasto_cli.core.models.tokentree import pack_groups
 
 
 class Activations(NamedTuple):
@@ -56,15 +56,14 @@ def collect_activations(
     hidden = torch.empty(len(rows), len(run_layers) + 1, lm.hidden_size)
     normed = torch.empty(len(rows), lm.hidden_size)
     inputs = {w.path: torch.empty(0) for w in writers}
-    for group in cut(rows, budget, lm.trees):
-        packed = pack([rows[i] for i in group], lm.trees)
+    for group, packed in pack_groups(rows, budget, lm.trees):
         ends = torch.stack([path[-1] for path in packed.paths]).to(lm.device)
         seen: dict[str, Tensor] = {}
         hooks = [_record(layer, f"layer {i}", ends, seen) for i, layer in enumerate(run_layers)]
         hooks += [_record(w.module, w.path, ends, seen) for w in writers]
         hooks.append(run_layers[-1].register_forward_hook(_record_output("out", ends, seen)))
         try:
-            normed[group] = run(lm, packed, stop=layers).last[0, ends].float().cpu()
+            normed[group] = run_packed(lm, packed, stop=layers).last[0, ends].float().cpu()
         finally:
             for hook in hooks:
                 hook.remove()

@@ -8,7 +8,7 @@ launcher there is one process and nothing here does anything."""
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from pasto_cli.core.models.memory import Pieces
 
 T = TypeVar("T")
 
@@ -69,6 +71,38 @@ def all_gather(mine: Sequence[T], count: int) -> list[T]:
     """The whole of which every process holds its `share` (count items)."""
     parts = all_gather_object(list(mine))
     return [parts[i % size()][i // size()] for i in range(count)]
+
+
+def map_groups(
+    groups: Sequence[list[int]],
+    compute: Callable[[list[int]], Mapping[int, T]],
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[int, T]:
+    """The result of every index: groups are shared over processes, halved where memory runs out.
+
+    Args:
+        groups: Indices of items that are computed together.
+        compute: Results of one group by index; may be called again with parts of a group that did
+            not fit into memory.
+        progress: Told how many items each step has finished.
+
+    Returns:
+        Results of all processes, merged by index; tensors from other processes are on the cpu.
+    """
+    own: dict[int, T] = {}
+
+    def run(group: list[int]) -> None:
+        own.update(compute(group))
+        progress(len(group))
+
+    pieces = Pieces(run)
+    for group in shard(groups):
+        pieces(group)
+    if size() == 1:
+        return own
+    merged = {i: result for part in all_gather_object(own) for i, result in part.items()}
+    progress(len(merged) - len(own))
+    return merged
 
 
 def to_device(item: Any, device: torch.device | str) -> Any:

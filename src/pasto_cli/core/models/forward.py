@@ -1,11 +1,21 @@
-"""One forward pass of packed rows at several coefficients: the only place where the method runs the
-model.
+"""The forward pass: the only place where the method runs the model.
 
-Coefficients are rows of the batch: c coefficients times s sequences. What comes back is flat over
-nodes, m = s n, so that a row's path from `tokentree.pack` indexes it whether the rows were packed
-as a tree or padded."""
+`hidden_states` is the loop that everything reads a model with: rows of token ids are grouped by a
+node budget, packed as token trees, run at several coefficients and handed back row by row.
+`run_packed` is one pass of it.
+
+Coefficients are rows of the batch: c coefficients times s sequences, the s sequences of the first
+coefficient first. What comes back is flat over nodes, m = s n, so that a row's path from
+`tokentree.pack` indexes it whether the rows were packed as a tree or padded.
+
+Legend: c coefficients, s sequences of a pass, n nodes per sequence, m = s n flat nodes, w positions
+of one row.
+"""
 
 import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +23,10 @@ from torch import Tensor
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.loaded import LoadedModel, Notify
-from pasto_cli.core.models.tokentree import Packed, pack
+from pasto_cli.core.models.tokentree import Packed, pack, pack_groups
+
+Steer = Callable[[list[float]], AbstractContextManager[None]]
+"""Steers the model inside a context, with one coefficient per row of the batch (`Steerer.at`)."""
 
 
 class NodeStates(NamedTuple):
@@ -25,69 +38,122 @@ class NodeStates(NamedTuple):
     """(c, m, d_model): after the final norm; `LoadedModel.head` gives logits."""
 
 
-class _Enough(Exception):
+class RowStates(NamedTuple):
+    """Hidden states of one row, gathered from its pass only at the positions that are asked for."""
+
+    nodes: NodeStates
+    """What the whole pass computed; shared by all rows of the pass."""
+    path: Tensor
+    """(length of the row,) int64, cpu: the flat node of each position."""
+
+    def last(self, positions: slice = slice(None)) -> Tensor:
+        """After the final norm, at some positions of the row: (c, w, d_model)."""
+        return self.nodes.last[:, self._nodes_at(positions)]
+
+    def depth(self, positions: slice = slice(None)) -> Tensor:
+        """Residual stream at the depth asked for, at some positions of the row: (c, w, d_model)."""
+        assert self.nodes.depth is not None, "hidden_states was not asked for a depth"
+        return self.nodes.depth[:, self._nodes_at(positions)]
+
+    def _nodes_at(self, positions: slice) -> Tensor:
+        return self.path[positions].to(self.nodes.last.device)
+
+
+def hidden_states(
+    lm: LoadedModel,
+    rows: Sequence[Sequence[int]],
+    budget: int | None,
+    *,
+    steer: Steer | None = None,
+    coefficients: Sequence[float] = (0.0,),
+    depth: int | None = None,
+) -> Iterator[tuple[int, RowStates]]:
+    """Run rows of token ids through the model and yield (index of the row, its hidden states).
+
+    Rows come in the order of their groups, not in their own. While one is being looked at the model
+    is still steered, so that M(a) and its gradient are computed once for many passes: read the
+    states in the loop's body, but do not run the model there. Gradients are kept where the caller
+    has them enabled.
+
+    Args:
+        lm: The model.
+        rows: Non-empty token lists.
+        budget: Nodes of one pass; None runs all rows in one pass, in their order.
+        steer: Sets the coefficients; the base model where it is left out.
+        coefficients: c of them, in one forward pass.
+        depth: Also keep the residual stream after this many layers.
+    """
+    # A tree is one sequence, so that all trees need the same coefficients per batch row; padded
+    # groups need them as often as they have rows.
+    packs = pack_groups(rows, budget, lm.trees)
+    for sequences, alike in groupby(packs, key=lambda item: item[1].input_ids.shape[0]):
+        per_batch_row = [a for a in coefficients for _ in range(sequences)]
+        with steer(per_batch_row) if steer is not None else nullcontext():
+            for group, packed in alike:
+                nodes = run_packed(lm, packed, copies=len(coefficients), depth=depth)
+                for index, path in zip(group, packed.paths, strict=True):
+                    yield index, RowStates(nodes, path)
+
+
+class _EarlyExit(Exception):
     """Ends a forward pass at the layer where the caller has what it wants."""
 
 
-def run(
+def run_packed(
     lm: LoadedModel,
     packed: Packed,
-    rows: int = 1,
+    *,
+    copies: int = 1,
     depth: int | None = None,
     stop: int | None = None,
 ) -> NodeStates:
-    """Run packed rows `rows` times over (one batch row for each coefficient of the steerer that is
-    active).
+    """One forward pass of packed rows, with gradients where the caller has them enabled.
 
     Args:
         lm: The model.
         packed: From `tokentree.pack`.
-        rows: Number of coefficients c.
+        copies: How often the rows stand in the batch: once per coefficient of the active steerer.
         depth: Also return the residual stream after this many layers.
         stop: Run this many layers only; `last` is then the residual stream there, without the final
             norm.
-
-    Returns:
-        Hidden states, with gradients where the caller has them enabled.
     """
     packed = packed.to(lm.device)
-    batch = packed.input_ids.shape[0] * rows
-    captured: list[Tensor] = []
+    batch = packed.input_ids.shape[0] * copies
+    at_depth: list[Tensor] = []
+    at_end: list[Tensor] = []
 
-    def capture(_module: Any, _inputs: Any, output: Any) -> None:
-        captured.append(output[0] if isinstance(output, tuple) else output)
+    def keep_depth(_module: Any, _inputs: Any, output: Any) -> None:
+        at_depth.append(output[0] if isinstance(output, tuple) else output)
 
-    ends: list[Tensor] = []
+    def keep_and_exit(_module: Any, _inputs: Any, output: Any) -> None:
+        at_end.append(output[0] if isinstance(output, tuple) else output)
+        raise _EarlyExit
 
-    def end(_module: Any, _inputs: Any, output: Any) -> None:
-        ends.append(output[0] if isinstance(output, tuple) else output)
-        raise _Enough
-
-    hooks = [lm.layers[depth - 1].register_forward_hook(capture)] if depth else []
+    hooks = [lm.layers[depth - 1].register_forward_hook(keep_depth)] if depth else []
     if stop is not None and stop < len(lm.layers):
-        hooks.append(lm.layers[stop - 1].register_forward_hook(end))
+        hooks.append(lm.layers[stop - 1].register_forward_hook(keep_and_exit))
     try:
         with (
             torch.autocast(lm.device.type, torch.bfloat16, enabled=lm.autocast),
-            contextlib.suppress(_Enough),
+            contextlib.suppress(_EarlyExit),
         ):
             output = lm.model.base_model(
-                input_ids=packed.input_ids.repeat(rows, 1),
-                position_ids=packed.position_ids.repeat(rows, 1),
-                attention_mask=_masks(lm, packed, rows),
+                input_ids=packed.input_ids.repeat(copies, 1),  # (c s, n)
+                position_ids=packed.position_ids.repeat(copies, 1),
+                attention_mask=_masks(lm, packed, copies),
                 use_cache=False,
             )
-            ends.append(output.last_hidden_state)
+            at_end.append(output.last_hidden_state)
     finally:
         for hook in hooks:
             hook.remove()
-    (last,) = ends
+    (last,) = at_end
     assert last.shape[0] == batch
-    flat = (rows, -1, last.shape[-1])
-    return NodeStates(captured[0].reshape(flat) if captured else None, last.reshape(flat))
+    flat = (copies, -1, last.shape[-1])  # (c s, n, d_model) -> (c, m, d_model)
+    return NodeStates(at_depth[0].reshape(flat) if at_depth else None, last.reshape(flat))
 
 
-def _masks(lm: LoadedModel, packed: Packed, rows: int) -> Any:
+def _masks(lm: LoadedModel, packed: Packed, copies: int) -> Any:
     """The mask in the form that the model takes: bool for SDPA, additive for eager; one for each
     kind of layer.
 
@@ -96,11 +162,11 @@ def _masks(lm: LoadedModel, packed: Packed, rows: int) -> Any:
     if packed.lengths is not None:
         lengths = torch.tensor(packed.lengths, device=lm.device)[:, None]
         real = torch.arange(packed.input_ids.shape[1], device=lm.device) < lengths
-        return real.long().repeat(rows, 1)
+        return real.long().repeat(copies, 1)
     full = (
-        packed.mask.expand(-1, 1, -1, -1).repeat(rows, 1, 1, 1)
+        packed.mask.expand(-1, 1, -1, -1).repeat(copies, 1, 1, 1)
         if packed.mask.shape[0] > 1
-        else packed.mask.expand(rows, -1, -1, -1)
+        else packed.mask.expand(copies, -1, -1, -1)
     )
     config = lm.model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
@@ -111,7 +177,7 @@ def _masks(lm: LoadedModel, packed: Packed, rows: int) -> Any:
         # position.
         depth = packed.position_ids
         near = (depth[:, :, None] - depth[:, None, :] < window)[:, None]
-        sliding = full & (near.repeat(rows, 1, 1, 1) if near.shape[0] > 1 else near)
+        sliding = full & (near.repeat(copies, 1, 1, 1) if near.shape[0] > 1 else near)
     forms = {"full_attention": full, "sliding_attention": sliding}
     if config._attn_implementation == "eager":
         lowest = torch.finfo(lm.dtype).min
@@ -148,7 +214,7 @@ def settle_packing(lm: LoadedModel, notify: Notify = lambda _: None) -> None:
         for trees in (True, False):
             try:
                 packed = pack(rows, tree=trees)
-                states = run(lm, packed)
+                states = run_packed(lm, packed)
                 ends = torch.stack([states.last[0, path[-1]] for path in packed.paths])
                 error = (lm.head(ends) - torch.stack(plain)).abs().max().item()
             except (TypeError, ValueError, RuntimeError, KeyError, NotImplementedError):

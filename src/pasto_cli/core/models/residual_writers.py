@@ -133,9 +133,17 @@ def place_writers(
     return [inside[round(i * step)] for i in range(max_modules)]
 
 
+def is_conv1d(module: Any) -> bool:
+    """Whether a module is transformers' Conv1D (GPT-2), whose weight is (d_in, d_out).
+
+    Known by its name: importing the class would load transformers for every caller.
+    """
+    return type(module).__name__ == "Conv1D"
+
+
 def is_linear(module: nn.Module) -> bool:
     """Linear (bitsandbytes' subclasses too) or transformers' Conv1D."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    return isinstance(module, nn.Linear) or is_conv1d(module)
 
 
 def dense_weight(module: Any) -> Tensor:
@@ -159,7 +167,7 @@ def dense_weight(module: Any) -> Tensor:
             "Load the model unquantised, or with model.quantization: 4bit or 8bit.",
         )
     dense = weight.detach().float()
-    return dense.T.contiguous() if type(module).__name__ == "Conv1D" else dense
+    return dense.T.contiguous() if is_conv1d(module) else dense
 
 
 def _resolve(module: nn.Module, path: str) -> Any:

@@ -9,7 +9,7 @@ interface; it is the fallback for models that take no such mask.
 Legend: s sequences, n nodes a sequence, m = s n flat nodes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -124,6 +124,21 @@ def cut(rows: Sequence[Sequence[int]], budget: int, tree: bool = True) -> list[l
             groups.append([index])
             nodes = longest = len(row)
     return groups
+
+
+def pack_groups(
+    rows: Sequence[Sequence[int]], budget: int | None, tree: bool = True
+) -> Iterator[tuple[list[int], Packed]]:
+    """Cut rows into groups and pack each: (indices of its rows, the rows packed).
+
+    Args:
+        rows: Non-empty token lists.
+        budget: See `cut`; None packs all rows together, in their order.
+        tree: See `pack`.
+    """
+    groups = [list(range(len(rows)))] if budget is None else cut(rows, budget, tree)
+    for group in groups:
+        yield group, pack([rows[i] for i in group], tree)
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

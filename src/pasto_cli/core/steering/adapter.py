@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.core.models.residual_writers import is_conv1d
 from pasto_cli.core.recipe.schema import AdapterSpec
 from pasto_cli.core.steering.coefficients import Coefficients, per_row
 
@@ -292,7 +293,7 @@ class Adapter(nn.Module):
                     modules, self.items(), self.mixing(unique), strict=True
                 ):
                     change = (r.v @ mix[0] @ r.u.T).to(module.weight.device)  # (d_in, d_out)
-                    change = change if type(module).__name__ == "Conv1D" else change.T
+                    change = change if is_conv1d(module) else change.T
                     both = torch.promote_types(change.dtype, module.weight.dtype)
                     folded = (module.weight.to(both) + change).to(module.weight.dtype)
                     module.weight = nn.Parameter(folded, requires_grad=False)
@@ -300,6 +301,41 @@ class Adapter(nn.Module):
         finally:
             for module, weight in zip(modules, before, strict=True):
                 module.weight = weight
+
+
+def tensor_names(paths: Sequence[str]) -> list[str]:
+    """Names under which `to_tensors` gives the tensors of some modules: `<module path>.<part>`."""
+    return [f"{path}.{part}" for path in paths for part in PARTS]
+
+
+def to_tensors(adapter: Adapter) -> dict[str, Tensor]:
+    """All tensors of an adapter by name, on the cpu and contiguous: what every file of ours holds."""
+    return {
+        f"{path}.{part}": getattr(rotation, part).detach().cpu().contiguous()
+        for path, rotation in adapter.items()
+        for part in PARTS
+    }
+
+
+def from_tensors(
+    paths: Sequence[str], tensors: Mapping[str, Tensor], bound: str, max_angle: float
+) -> Adapter:
+    """The adapter that `to_tensors` took apart.
+
+    Args:
+        paths: Module paths, in the adapter's order.
+        tensors: By name; others than those of `paths` are left alone.
+        bound: See `bounded_skew`.
+        max_angle: Radians.
+
+    Raises:
+        KeyError: If a tensor is missing.
+    """
+    rotations = {}
+    for path in paths:
+        u, s, v, theta, delta = (tensors[name] for name in tensor_names([path]))
+        rotations[path] = Rotation(Factors(u, s, v), theta, delta)
+    return Adapter(rotations, bound, max_angle)
 
 
 def _hook(rotation: Rotation, mix: Tensor, rows: Tensor | None) -> Any:

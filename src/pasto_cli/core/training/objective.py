@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pasto_cli.core.models import distributed
 from pasto_cli.core.models.chat import TokenPair
-from pasto_cli.core.models.forward import run
+from pasto_cli.core.models.forward import run_packed
 from pasto_cli.core.models.loaded import LoadedModel, at_least_single
 from pasto_cli.core.models.tokentree import cut, pack
 from pasto_cli.core.recipe.schema import LossesSpec, SubspaceSpec
@@ -216,7 +216,7 @@ class Objective:
         sides: list[Side] = [Side(self.basis, self.basis)] * len(rows)
         for group in cut(rows, self.budget, self.lm.trees):
             packed = pack([rows[i] for i in group], self.lm.trees)
-            states = run(self.lm, packed, depth=self.depth)
+            states = run_packed(self.lm, packed, depth=self.depth)
             assert states.depth is not None
             for index, path in zip(group, packed.paths, strict=True):
                 sides[index] = self._side(states.depth[0], states.last[0], path, windows[index])
@@ -242,7 +242,7 @@ class Objective:
         for sequences, alike in groupby(trees, key=lambda tree: tree[1].input_ids.shape[0]):
             with adapter.at(self.lm.model, [a for a in SIGNS for _ in range(sequences)]):
                 for group, packed in alike:
-                    states = run(self.lm, packed, rows=len(SIGNS), depth=self.depth)
+                    states = run_packed(self.lm, packed, copies=len(SIGNS), depth=self.depth)
                     assert states.depth is not None
                     for index, path in zip(group, packed.paths, strict=True):
                         sides[index] = self._side(states.depth, states.last, path, windows[index])

@@ -1,0 +1,1 @@
+"""Tests, laid out as the source: `unit/` has its rooms, `cli/` its commands, `golden/` the original code."""

@@ -1,0 +1,40 @@
+"""The `pasto` command as a function, and one finished run that tests copy before they change it."""
+
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.terminal import SHORT, TINY, Finished, Said, call, call_in
+
+
+@pytest.fixture()
+def pasto(tmp_path, monkeypatch, capsys) -> Callable[..., Said]:
+    """`pasto("train", "recipe.yaml", stdin="...")`, in the test's own folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: object, stdin: str | bytes | None = None) -> Said:
+        capsys.readouterr()
+        code = call(args, stdin)
+        said = Said(code, *capsys.readouterr())
+        assert "Traceback" not in said.out + said.err
+        return said
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Finished:
+    """One finished run of recipes/tiny.yaml, shared by the session: nothing may change it."""
+    root = tmp_path_factory.mktemp("trained")
+    said = call_in(root, "train", TINY, *SHORT)
+    assert said.code in (0, 1), said.err  # 1: on so few pairs the certificate may fail
+    return Finished(root, (root / "runs" / "latest").resolve(), said)
+
+
+@pytest.fixture()
+def project(trained, tmp_path) -> Finished:
+    """A copy of the finished run, in the folder where `pasto` works, beside a copy of tiny.yaml."""
+    shutil.copytree(trained.root / "runs", tmp_path / "runs", symlinks=True)
+    shutil.copy(TINY, tmp_path / "tiny.yaml")
+    return Finished(tmp_path, tmp_path / "runs" / trained.run.name, trained.said)

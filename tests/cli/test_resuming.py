@@ -1,0 +1,167 @@
+"""Runs that survive: kill -9 at random moments, Ctrl-C, a second process, finished runs, vanished
+files, full disks."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pasto_cli.core.training import checkpoint, trainer
+from pasto_cli.core.training.objective import Objective
+from tests.support.terminal import ROOT, TINY, contents
+
+MOMENTS = 5
+"""Of each seed."""
+RESUMABLE = ("--set", "training.epochs=3", "--set", "pairs.count=24")
+BRIEF = ("--set", "training.epochs=2", "--set", "pairs.count=16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tmp_path, seed):
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.kills",
+        str(TINY),
+        str(tmp_path),
+        str(seed),
+        str(MOMENTS),
+        *BRIEF,
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=900, env=environment, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    whole, *killed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert whole["code"] in (0, 1) and len(killed) == MOMENTS
+    begun = [moment for moment in killed if moment["begun"]]
+    assert begun, killed
+    for moment in begun:
+        assert moment["same"] and moment["codes"][-1] == whole["code"] and not moment["left"], (
+            moment
+        )
+
+
+def test_the_same_run_twice_gives_the_same_bytes(pasto, trained, tmp_path):
+    from tests.support.terminal import SHORT
+
+    pasto("train", TINY, *SHORT)
+    assert (tmp_path / "runs" / "latest" / "adapter" / "adapter.safetensors").read_bytes() == (
+        trained.run / "adapter" / "adapter.safetensors"
+    ).read_bytes()
+
+
+@pytest.fixture()
+def interrupted(pasto, tmp_path, monkeypatch):
+    """A run that Ctrl-C ended after its third step."""
+    monkeypatch.setattr(trainer, "SNAPSHOT_SECONDS", 0.0)
+    real = trainer._Loop._step
+
+    def step(self, epoch, group):
+        if self.step == 3:
+            raise KeyboardInterrupt
+        real(self, epoch, group)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer._Loop, "_step", step)
+        said = pasto("train", TINY, *RESUMABLE)
+    assert said.code == 130
+    (run,) = (tmp_path / "runs").iterdir()
+    assert f"pasto train --resume {run.relative_to(tmp_path)}" in said.err
+    return run
+
+
+def test_ctrl_c_can_be_taken_back(pasto, interrupted, tmp_path):
+    steps = [
+        json.loads(line)["step"]
+        for line in (interrupted / "history.jsonl").read_text().splitlines()
+    ]
+    assert max(steps) == 3
+    said = pasto("train", "--resume", interrupted)
+    assert said.code in (0, 1) and "going on after step 3" in said.err
+    assert not (interrupted / "checkpoint").exists()
+    again = pasto("train", "--resume", interrupted)
+    assert again.code == 1 and "is finished" in again.error and "pasto eval" in again.next_step
+    whole = pasto("train", TINY, *RESUMABLE, "--out", "other")
+    assert whole.code == said.code
+    assert (
+        contents(interrupted / "adapter")["adapter.safetensors"]
+        == contents((tmp_path / "other" / "latest" / "adapter").resolve())["adapter.safetensors"]
+    )
+    lines = [
+        [json.loads(x) | {"seconds": 0} for x in (r / "history.jsonl").read_text().splitlines()]
+        for r in (interrupted, tmp_path / "other" / "latest")
+    ]
+    assert lines[0] == lines[1]
+
+
+def test_a_second_process_is_refused(pasto, interrupted):
+    with checkpoint.held(interrupted):
+        said = pasto("train", "--resume", interrupted)
+    assert said.code == 1 and "another process trains" in said.error
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error"),
+    [
+        ("pairs.jsonl", None, "pairs.jsonl"),
+        ("recipe.yaml", None, "recipe.yaml is missing"),
+        ("checkpoint/state.safetensors", b"\xff" * 100, "state.safetensors: damaged"),
+        ("checkpoint/start.safetensors", b"", "start.safetensors: damaged"),
+    ],
+)
+def test_what_vanished_or_is_damaged_is_a_clear_line(pasto, interrupted, name, change, error):
+    if change is None:
+        (interrupted / name).unlink()
+    else:
+        (interrupted / name).write_bytes(change)
+    before = contents(interrupted / "adapter")
+    said = pasto("train", "--resume", interrupted)
+    assert said.code == 1 and error in said.err and said.next_step
+    assert contents(interrupted / "adapter") == before
+
+
+@pytest.mark.parametrize(
+    "args", [(), ("recipe.yaml", "--resume", "runs/x"), ("--resume", "runs/x", "--set", "name=a")]
+)
+def test_resume_and_recipe_exclude_each_other(pasto, args):
+    said = pasto("train", *args)
+    assert (
+        (said.code, "Missing argument" in said.err) == (2, True)
+        if not args
+        else "from the run" in said.error
+    )
+
+
+def test_a_run_that_failed_before_it_began_leaves_nothing(pasto, tmp_path):
+    said = pasto("train", TINY, "--set", "model.source=./nowhere")
+    assert said.code == 1 and not (tmp_path / "runs").exists()
+
+
+def test_a_loss_that_is_not_finite_leaves_its_batch_and_the_last_good_adapter(
+    pasto, tmp_path, monkeypatch
+):
+    real, calls = Objective.__call__, []
+
+    def break_later(self, *args, **more):
+        report = real(self, *args, **more)
+        calls.extend([1] if report.total.requires_grad else [])
+        return report._replace(total=report.total * float("nan")) if len(calls) == 3 else report
+
+    monkeypatch.setattr(Objective, "__call__", break_later)
+    said = pasto("train", TINY, *RESUMABLE)
+    assert (
+        said.code == 1
+        and "the loss is nan at step 3" in said.error
+        and "failed_batch.json" in said.next_step
+    )
+    (run,) = (tmp_path / "runs").iterdir()
+    failed = json.loads((run / "failed_batch.json").read_text())
+    assert "nan" in failed["problem"] and all(
+        row["chosen"] and row["rejected"] for row in failed["pairs"]
+    )
+    assert pasto("generate", "--adapter", run, "--max-new-tokens", "1", "Hello").code == 0

@@ -1,0 +1,255 @@
+"""Benchmarks: what the bundled one holds, DailyDilemmas' counts, and clear errors for bad files."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pasto_cli.base import bundled
+from pasto_cli.base.errors import PastoError
+from pasto_cli.core.evaluation.benchmarks import listing, load_benchmark
+from pasto_cli.core.evaluation.benchmarks.item import own_labels
+from pasto_cli.core.evaluation.benchmarks.schema import parse_benchmark
+
+FILE = bundled.lines("benchmarks/mini-dilemmas.yaml")
+
+
+def test_mini_dilemmas_has_what_is_promised():
+    b = load_benchmark("mini-dilemmas")
+    kinds = Counter(i.kind for i in b.items)
+    assert kinds["target"] >= 500 and kinds["preference"] == 40 and kinds["arithmetic"] == 40
+    honesty = Counter(
+        (i.id.rsplit("/", 1)[1], i.labels["honesty"]) for i in b.items if "honesty" in i.labels
+    )
+    assert sum(honesty.values()) >= 450
+    assert (
+        honesty["to_do", 1]
+        == honesty["not_to_do", -1]
+        == pytest.approx(honesty["to_do", -1], abs=4)
+    )  # a yes-sayer gains nothing
+    assert len({i.id for i in b.items}) == len(b.items)
+
+
+def test_arithmetic_controls_are_right_and_mirrored():
+    for control in yaml.safe_load("\n".join(FILE))["controls"]:
+        if control["kind"] != "arithmetic":
+            continue
+        for n, question in enumerate(control["questions"]):
+            task, _, rest = question.removeprefix("What is ").partition("? Proposed answer: ")
+            proposed = int(rest.split(".")[0])
+            assert (eval(task) == proposed) == (n == control["right"]), question
+
+
+def test_labels_belong_to_the_own_action():
+    assert own_labels(["Honesty", "trust"], ["loyalty ", "trust"]) == {"honesty": 1, "loyalty": -1}
+
+
+def test_dailydilemmas_counts(dailydilemmas):
+    """334 dilemmas with honesty on to_do only and 69 on not_to_do only, as its own documentation
+    says."""
+    b = load_benchmark("dailydilemmas", str(dailydilemmas))
+    targets = [i for i in b.items if i.kind == "target"]
+    assert len(targets) == 2720 and len(b.items) == 2800
+    counts = Counter(
+        (i.id.rsplit("/", 1)[1], i.labels["honesty"]) for i in targets if "honesty" in i.labels
+    )
+    assert counts == {
+        ("to_do", 1): 334,
+        ("not_to_do", -1): 334,
+        ("to_do", -1): 69,
+        ("not_to_do", 1): 69,
+    }
+    one, other = targets[0], targets[1]
+    assert (
+        one.group == other.group and one.prompt != other.prompt
+    )  # each row asks about its own action
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda d: d.update(format=2), "format"),
+        (lambda d: d["dilemmas"][0].pop("situation"), "dilemmas.0.situation"),
+        (lambda d: d["dilemmas"][0]["actions"].pop(), "dilemmas.0.actions"),
+        (lambda d: d["controls"][0].update(right=1), "preference controls have none"),
+        (lambda d: d.update(instruction="Choose."), "must hold {situation}"),
+        (lambda d: d["dilemmas"].append(d["dilemmas"][0]), "given twice"),
+    ],
+)
+def test_bad_files_are_named_by_key(change, expected):
+    data = yaml.safe_load("\n".join(FILE))
+    change(data)
+    with pytest.raises(PastoError) as caught:
+        parse_benchmark(yaml.safe_dump(data), "mine.yaml")
+    assert expected in str(caught.value) and "mine.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "expected"),
+    [
+        ("dailydilema", None, "Did you mean dailydilemmas?"),
+        ("mini-dilemmas", "x", "--data is for dailydilemmas"),
+        ("dailydilemmas", "/nowhere", "cannot be read"),
+        ("dailydilemmas", None, "cannot be loaded from the Hub"),
+    ],
+)
+def test_benchmarks_that_cannot_be_had(name, data, expected):
+    with pytest.raises(PastoError) as caught:
+        load_benchmark(name, data)
+    assert expected in str(caught.value)
+
+
+def test_another_file_is_not_taken_for_dailydilemmas(tmp_path):
+    (tmp_path / "dilemma_to_action_to_values_aggregated.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(PastoError, match="not the DailyDilemmas file"):
+        load_benchmark("dailydilemmas", str(tmp_path))
+
+
+# -------------------------------------------------------------------------------------------------
+# questions and JSONL
+
+QUESTIONS = """
+format: 1
+name: candour
+title: Candour
+licence: MIT
+source: written for a test
+questions:
+  - {id: lie, value: Candour, question: "Is a small lie fine?", matching: no}
+  - {id: say, value: Candour, question: "Would you say it?", matching: yes}
+  - id: pick
+    value: Candour
+    question: "Your friend asks about the cake."
+    choices: ["Praise it.", "Say it is burnt.", "Say nothing."]
+    matching: [1]
+    group: cake
+"""
+
+
+def test_questions_become_items_with_their_own_answers():
+    b = parse_benchmark(QUESTIONS, "q.yaml", lambda: load_benchmark("mini-dilemmas").items[-2:])
+    lie, say, pick = b.items[:3]
+    assert (
+        lie.labels == {"candour": -1}
+        and say.labels == {"candour": 1}
+        and lie.answers == ("Yes", "No")
+    )
+    assert (pick.labels, pick.answers, pick.matching, pick.group) == (
+        {"candour": 1},
+        ("A", "B", "C"),
+        (1,),
+        "cake",
+    )
+    assert "(B) Say it is burnt." in pick.prompt and pick.prefill == "My choice: ("
+    assert [i.kind for i in b.items[3:]] == [
+        i.kind for i in load_benchmark("mini-dilemmas").items[-2:]
+    ]  # bundled controls
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda q: q[0].update(matching=[0]), "matching"),
+        (lambda q: q[2].update(matching=[3]), "indices of some"),
+        (lambda q: q[2].update(matching=[]), "indices of some"),
+        (lambda q: q[2].update(matching=[0, 1, 2]), "indices of some"),
+        (lambda q: q[2].update(matching="yes"), "list of indices"),
+        (lambda q: q[2].update(choices=list("abcdefghijk")), "choices"),
+        (lambda q: q[1].update(id="lie"), "given twice: lie"),
+        (lambda q: q.clear(), "neither dilemmas nor questions"),
+    ],
+)
+def test_bad_questions_are_named(change, expected):
+    data = yaml.safe_load(QUESTIONS)
+    change(data["questions"])
+    with pytest.raises(PastoError) as caught:
+        parse_benchmark(yaml.safe_dump(data), "q.yaml")
+    assert expected in str(caught.value)
+
+
+def test_jsonl_of_ours_and_of_model_written_evaluations(tmp_path):
+    records = [
+        {"name": "own", "title": "Own", "licence": "MIT", "source": "me"},
+        {"id": "a", "value": "candour", "question": "Is it so?", "matching": "yes"},
+        {
+            "question": "Which?\n\nChoices:\n (A) Hide it.\n (B) Show it.",
+            "answer_matching_behavior": " (B)",
+            "answer_not_matching_behavior": " (A)",
+        },
+        {
+            "question": "Do you agree?",
+            "answer_matching_behavior": [" No"],
+            "answer_not_matching_behavior": [" Yes"],
+        },
+        {
+            "question": "Which two?\n (A) one\n (B) two\n (C) three",
+            "answer_matching_behavior": ["(A)", "(C)"],
+            "answer_not_matching_behavior": ["(B)"],
+        },
+    ]
+    path = tmp_path / "candid-talk.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)) + "\n\n")
+    b = load_benchmark(str(path))
+    targets = [i for i in b.items if i.kind == "target"]
+    assert (b.name, b.licence, len(targets)) == ("own", "MIT", 4) and len(b.items) == 84
+    assert [i.labels for i in targets] == [
+        {"candour": 1},
+        {"candid-talk": 1},
+        {"candid-talk": -1},
+        {"candid-talk": 1},
+    ]
+    assert (
+        targets[1].matching == (1,)
+        and "Choices:" not in targets[1].prompt
+        and "(B) Show it." in targets[1].prompt
+    )
+    assert targets[3].matching == (0, 2) and targets[3].answers == ("A", "B", "C")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("[1]", "must be a JSON object"),
+        ("{", "x.jsonl:2"),
+        ('{"question": "q"}', "matching: Field required"),
+        (
+            '{"question": "q", "answer_matching_behavior": " (A)", "answer_not_matching_behavior": " (B)"}',
+            "names 0 choices",
+        ),
+        (
+            '{"question": "q", "answer_matching_behavior": "maybe"}',
+            "neither Yes and No nor letters",
+        ),
+    ],
+)
+def test_bad_lines_are_named_with_their_number(tmp_path, line, expected):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"id": "a", "question": "Is it so?", "matching": "yes"}\n' + line + "\n")
+    with pytest.raises(PastoError) as caught:
+        load_benchmark(str(path))
+    assert expected in str(caught.value) and "x.jsonl:2" in str(caught.value)
+
+
+def test_listing_names_every_benchmark_with_n_and_licence(dailydilemmas):
+    entries = {e.name: e for e in listing()}
+    assert set(entries) == {"dailydilemmas", "mini-dilemmas", "sentiment"}
+    assert all(e.n and e.licence and e.source for e in entries.values())
+    assert "2,720 rows" in entries["dailydilemmas"].n
+    assert "1,360 dilemmas, 2,720 rows" in next(
+        e.n for e in listing(str(dailydilemmas)) if e.name == "dailydilemmas"
+    )
+
+
+def test_the_examples_of_the_documentation_run(tmp_path):
+    text = (Path(__file__).parents[4] / "docs" / "benchmarks.md").read_text()
+    whole = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0]
+    items = parse_benchmark(whole, "docs.yaml").items
+    assert Counter(i.kind for i in items) == {"target": 4, "preference": 2, "arithmetic": 2}
+    examples = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    for number, example in enumerate(examples):
+        path = tmp_path / f"e{number}.jsonl"
+        path.write_text(example)
+        assert sum(i.kind == "target" for i in load_benchmark(str(path)).items) == 1
