@@ -2,8 +2,8 @@
 
 Facts, arithmetic, code, formats, translations, trivia: what has the same right answer whoever
 speaks. Training holds the steered model to the base's own answers on some of them; the others are
-held out, and the certificate says how far the dial moves those. No anchor may come from a benchmark,
-or the benchmark's controls would be trained on.
+held out, and the certificate says how far the dial moves those. No anchor may come from a
+benchmark, or its controls would be trained on.
 """
 
 import hashlib
