@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-fast test-llama-cpp bench bench-gemma bench-shape bench-scale check format clean docs docs-cli
+.PHONY: quickstart test test-fast test-llama-cpp bench bench-gemma bench-shape bench-scale check format docs docs-cli lock check-lock hooks build clean
 
 # torch comes first and alone: where a CPU build of the pinned version is to be had, nothing later pulls CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -67,7 +67,7 @@ bench-gemma: $(VENV)/.dev $(VENV)/.gemma
 bench-scale: $(VENV)/.dev
 	$(BIN)/python -m perf.scale
 
-check: $(VENV)/.dev
+check: $(VENV)/.dev check-lock
 	$(BIN)/ruff format --check src tests experiments perf
 	$(BIN)/ruff check src tests experiments perf
 	$(BIN)/lint-imports
@@ -89,6 +89,30 @@ docs: $(VENV)/.docs
 # docs/cli.md, from the help texts.
 docs-cli: $(VENV)/.installed
 	$(BIN)/python docs/generate_cli.py
+
+# Every version in use: uv.lock has them with hashes, constraints.txt is the same for pip. Run it
+# after a change of the dependencies in pyproject.toml; for a newer version of one package:
+# make lock UPGRADE="--upgrade-package NAME". The index is named, so that no mirror gets into the file.
+UPGRADE :=
+INDEX := --default-index https://pypi.org/simple
+EXPORT := $(BIN)/uv export --quiet --frozen --all-extras --all-groups --no-emit-project --no-hashes \
+	--no-annotate --no-header
+lock: $(VENV)/.dev
+	$(BIN)/uv lock $(INDEX) $(UPGRADE)
+	$(EXPORT) --output-file constraints.txt > /dev/null
+
+# Needs no network where nothing changed.
+check-lock: $(VENV)/.dev
+	$(BIN)/uv lock --check --quiet $(INDEX) || { echo "uv.lock is not of pyproject.toml: make lock"; exit 1; }
+	$(EXPORT) | diff constraints.txt - || { echo "constraints.txt is not of uv.lock: make lock"; exit 1; }
+
+# From then on `git commit` runs what `make check` runs.
+hooks: $(VENV)/.dev
+	$(BIN)/pre-commit install
+
+# The wheel and the source archive, in dist/.
+build: $(VENV)/.dev
+	$(BIN)/python -m build
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache

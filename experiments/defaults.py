@@ -93,11 +93,20 @@ def measure_variant(
     from pasto_cli.workflows import dials, progress
 
     started = time.monotonic()
-    dial = dials.open_dial(str(root / trained["folder"]), progress.Silent(), verify=False)
+    dial = dials.open_dial(
+        str(root / trained["folder"]), progress.Silent(), dials.LoadOptions(verify=False)
+    )
     probe = disturbance.make_probe(dial.lm, bundled.lines("sentiment_prompts.txt")[:16])
-    zero = disturbance.measure(dial.lm, dial.steerer, probe, 0.0)
+    zero = disturbance.measure_disturbance(dial.lm, dial.steerer, probe, 0.0)
     own = {
-        f"{a:+g}": disturbance.summary(disturbance.measure(dial.lm, dial.steerer, probe, a), zero)
+        f"{a:+g}": {
+            name: figure._asdict()
+            for name, figure in disturbance.summarise_disturbance(
+                disturbance.measure_disturbance(dial.lm, dial.steerer, probe, a), zero
+            )
+            ._asdict()
+            .items()
+        }
         for a in (1.0, -1.0)
     }
     result = trained | {"disturbance": own}

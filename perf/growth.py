@@ -3,7 +3,8 @@
     python -m perf.growth ADAPTER_FOLDER [none|4bit|8bit]
 
 The first dial also brings in pages of libraries that no process had touched before; what a dial
-itself holds is the growth by a second one beside the first. Prints JSON, MiB."""
+itself holds is the growth by a second one beside the first. Prints JSON, MiB.
+"""
 
 import argparse
 import gc
@@ -32,11 +33,11 @@ def growth(lm: LoadedModel, folder: Path) -> dict[str, float]:
     ids = torch.tensor([lm.chat.prompt("Tell me about a lake.")], device=lm.device)
     for _ in range(3):
         lm.model(input_ids=ids)
-    seen, dials = [resident()], []
+    seen, held = [resident()], []
     for _ in range(2):
-        dials.append(store.load_adapter(folder, meta, lm, verify=False))
+        held.append(store.load_adapter(folder, meta, lm, verify=False))
         for coefficient in (1.0, -1.0):
-            with dials[-1].at(lm.model, coefficient):
+            with held[-1].at(lm.model, coefficient):
                 lm.model(input_ids=ids)
         seen.append(resident())
     return {

@@ -1,11 +1,11 @@
-"""What a training step costs as things grow: pairs, nodes, rank, vocabulary, layers, against the
-arithmetic that it needs.
+"""What a training step costs as things grow, against the arithmetic that it needs.
 
     python -m perf.scale [--out docs/scaling.svg] [--json scaling.json]
 
-Random Llama models; one thing varies at a time, the rest stays at the middle of its row. The floor
-is the number of floating-point operations of the matrix products, divided by the speed of one large
-product on the same machine."""
+Random Llama models; pairs, nodes, rank, vocabulary and layers vary one at a time, the rest stays at
+the middle of its row. The floor is the number of floating-point operations of the matrix products,
+divided by the speed of one large product on the same machine.
+"""
 
 import argparse
 import json
@@ -41,8 +41,8 @@ POINTS = {
     "layers": (6, 12, 18, 24),
 }
 LABELS = {
-    "pairs": "pairs a step",
-    "length": "tokens of a prompt",
+    "pairs": "pairs per step",
+    "length": "tokens per prompt",
     "rank": "rank",
     "vocabulary": "vocabulary",
     "layers": "layers",
@@ -77,40 +77,41 @@ def pairs_of(count: int, length: int) -> list[TokenPair]:
     return found
 
 
-def measure(point: dict[str, int], repeats: int) -> tuple[int, float, float]:
-    """(nodes, median seconds, operations) of a step."""
+def random_llama(layers: int, vocabulary: int) -> LoadedModel:
+    """A Llama of a size with random weights and the byte tokenizer."""
     config = LlamaConfig(
         hidden_size=WIDTH,
         intermediate_size=HIDDEN,
-        num_hidden_layers=point["layers"],
+        num_hidden_layers=layers,
         num_attention_heads=8,
         num_key_value_heads=4,
-        vocab_size=point["vocabulary"],
+        vocab_size=vocabulary,
         tie_word_embeddings=True,
     )
     torch.manual_seed(0)
-    model: Any = (
-        AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-        .eval()
-        .requires_grad_(False)
-    )
-    tokenizer = byte_tokenizer()
-    lm = LoadedModel(
-        model,
-        tokenizer,
-        Chat(tokenizer),
-        ModelSpec(source="random"),
-        None,
-        decoder_layers(model)[1],
-    )
-    writers = place_writers(find_writers(model), point["layers"], 0.1, 0.5, 64)
+    model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    model = model.eval().requires_grad_(False)
+    tokenizer, spec = byte_tokenizer(), ModelSpec(source="random")
+    layout = decoder_layers(model)[1]
+    return LoadedModel(model, tokenizer, Chat(tokenizer), spec, None, layout)
+
+
+def measure(point: dict[str, int], repeats: int) -> tuple[int, float, float]:
+    """(nodes, median seconds, operations) of a step."""
+    lm = random_llama(point["layers"], point["vocabulary"])
+    writers = place_writers(find_writers(lm.model), point["layers"], 0.1, 0.5, 64)
     kept = {
         w.path: select_directions(decompose(dense_weight(w.module)), torch.arange(point["rank"]))
         for w in writers
     }
     adapter = Adapter.create(kept, AdapterSpec(rank=point["rank"]), 0)
     objective = Objective(
-        lm, random_basis(WIDTH, 4, 0).columns, LossesSpec(), SubspaceSpec(), BUDGET, 512
+        lm,
+        random_basis(WIDTH, 4, 0).columns,
+        LossesSpec(),
+        SubspaceSpec(),
+        budget=BUDGET,
+        cache_mb=512,
     )
     batch = pairs_of(point["pairs"], point["length"])
     objective.remember(batch)
@@ -120,27 +121,36 @@ def measure(point: dict[str, int], repeats: int) -> tuple[int, float, float]:
         objective(adapter, batch).total.backward()
         times.append(time.perf_counter() - started)
     nodes = pack([row for p in batch for row in p[:3]]).num_nodes
+    widths = sum(f.u.shape[0] + f.v.shape[0] for f in kept.values())
+    # The first step also warms up.
+    return nodes, statistics.median(times[1:]), operations(point, nodes, writers[0].layer, widths)
+
+
+def operations(point: dict[str, int], nodes: int, first: int, widths: int) -> float:
+    """Floating-point operations of the matrix products of one step.
+
+    Args:
+        point: Sizes of the model and of the step.
+        nodes: Distinct tokens of the step.
+        first: First adapted layer.
+        widths: Widths in and out of the adapted matrices, summed.
+    """
+    # A multiplication and an addition are two operations. Attention has q and o [WIDTH, WIDTH], k
+    # and v [WIDTH / 2, WIDTH]; the gated MLP has three matrices [HIDDEN, WIDTH].
+    layer = 2 * (2 * WIDTH * WIDTH * 1.5 + 3 * WIDTH * HIDDEN)
     # Each product forwards, and once more backwards above the first adapted layer; two
     # coefficients.
-    layer = 2 * (2 * WIDTH * WIDTH * 1.5 + 3 * WIDTH * HIDDEN)
-    above = point["layers"] - writers[0].layer
+    above = point["layers"] - first
     layers = 2 * nodes * layer * (point["layers"] + above)
-    low_rank = (
-        2
-        * nodes
-        * 2
-        * 2
-        * sum(point["rank"] * (f.u.shape[0] + f.v.shape[0]) for f in kept.values())
-    )
+    low_rank = 2 * nodes * 2 * 2 * point["rank"] * widths
+    # training/readout.py: three sides at 0, +1, -1; ten rows of gradients.
     rows = point["pairs"] * (SUFFIX + 1)
-    head = (
-        2 * rows * WIDTH * point["vocabulary"] * (9 + 10)
-    )  # readout.py: three sides at 0, +1, -1; ten rows of gradients
-    return nodes, statistics.median(times[1:]), layers + low_rank + head
+    head = 2 * rows * WIDTH * point["vocabulary"] * (9 + 10)
+    return layers + low_rank + head
 
 
 def speed() -> float:
-    """Operations a second of one large float32 product."""
+    """Operations per second of one large float32 product."""
     a, b = torch.randn(1024, 2048), torch.randn(2048, 2048)
     times = []
     for _ in range(7):
@@ -156,24 +166,14 @@ def plot(found: dict[str, list[Point]], rate: float, path: Path) -> None:
 
     figure = Figure(figsize=(11, 2.6), layout="constrained")
     for axes, (name, points) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
-        axes.plot(
-            [p.x for p in points],
-            [p.seconds for p in points],
-            "o-",
-            color="black",
-            label="measured",
-        )
-        axes.plot(
-            [p.x for p in points],
-            [p.operations / rate for p in points],
-            "s--",
-            color="0.5",
-            label="floor",
-        )
+        x = [p.x for p in points]
+        axes.plot(x, [p.seconds for p in points], "o-", color="black", label="measured")
+        floor = [p.operations / rate for p in points]
+        axes.plot(x, floor, "s--", color="0.5", label="floor")
         axes.set_xlabel(LABELS[name])
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
-    figure.axes[0].set_ylabel("seconds a step")
+    figure.axes[0].set_ylabel("seconds per step")
     figure.axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Date": None})
 
@@ -188,9 +188,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("scaling.json"))
     given = parser.parse_args()
     rate = speed()
-    print(
-        f"one large float32 product: {rate / 1e9:.0f} GFLOP/s on {torch.get_num_threads()} threads"
-    )
+    threads = torch.get_num_threads()
+    print(f"one large float32 product: {rate / 1e9:.0f} GFLOP/s on {threads} threads")
     found: dict[str, list[Point]] = {}
     for name, values in POINTS.items():
         for x in values:
@@ -202,14 +201,8 @@ def main() -> None:
                 f"{point.seconds * rate / point.operations:.2f} times the floor",
                 flush=True,
             )
-    given.json.write_text(
-        json.dumps(
-            {
-                "gflops": rate / 1e9,
-                "points": {k: [p._asdict() for p in v] for k, v in found.items()},
-            }
-        )
-    )
+    points = {name: [p._asdict() for p in row] for name, row in found.items()}
+    given.json.write_text(json.dumps({"gflops": rate / 1e9, "points": points}))
     plot(found, rate, given.out)
 
 

@@ -1,5 +1,4 @@
-"""Models of real shapes with random weights, for the time and memory of models that cannot be had
-here.
+"""Models of real shapes with random weights, for time and memory without their weights.
 
 Configurations as published with google/gemma-3-1b-it and Qwen/Qwen3-4B (their config.json).
 """

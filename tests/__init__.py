@@ -1,1 +1,5 @@
-"""Tests, laid out as the source: `unit/` has its rooms, `cli/` its commands, `golden/` the original code."""
+"""Tests, laid out as the source: `unit/` has the package's rooms and `cli/` its commands.
+
+`golden/` holds the outputs of the original code against ours, `reference/` the method written the
+textbook way, `support/` what several tests share.
+"""

@@ -6,41 +6,38 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # as the command line does: waiting threads must not spin
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
-ROOT = Path(__file__).parent.parent
+# As the command line does: waiting threads must not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--golden", default=str(ROOT.parent / "shared" / "golden"), help="folder of golden numbers"
-    )
+    golden, dilemmas = os.environ.get("PASTO_GOLDEN"), os.environ.get("PASTO_DAILYDILEMMAS")
+    parser.addoption("--golden", default=golden, help="folder of golden numbers")
+    parser.addoption("--dailydilemmas", default=dilemmas, help="folder of the real benchmark")
+
+
+def given_folder(request, option: str, what: str) -> Path:
+    """The folder that an option names. Without it a test is skipped; CI must have it."""
+    given = request.config.getoption(option)
+    if given and Path(given).is_dir():
+        return Path(given).resolve()
+    where = f"{given} is no folder" if given else f"give {option} DIR"
+    if given or os.environ.get("CI"):
+        pytest.fail(f"{what}: {where}")
+    pytest.skip(f"{what}: {where}")
 
 
 @pytest.fixture(scope="session")
 def golden(request) -> Path:
-    """Folder with the original code's inputs and outputs; CI must have it, a user's clone may
-    not."""
-    folder = Path(request.config.getoption("--golden"))
-    if not (folder / "tensors.safetensors").exists():
-        if os.environ.get("CI"):
-            pytest.fail(f"golden numbers are missing: {folder}")
-        pytest.skip(f"no golden numbers at {folder} (give --golden DIR)")
-    return folder
+    """Folder with the original code's inputs and outputs."""
+    return given_folder(request, "--golden", "golden numbers")
 
 
 @pytest.fixture(scope="session")
-def dailydilemmas() -> Path:
-    """The real benchmark, where it lies beside the project."""
-    folder = ROOT.parent / "shared" / "data" / "dailydilemmas"
-    if not folder.exists():
-        if os.environ.get("CI"):
-            pytest.fail(f"the benchmark is missing: {folder}")
-        pytest.skip(f"no benchmark at {folder}")
-    return folder
+def dailydilemmas(request) -> Path:
+    """Folder of the real benchmark."""
+    return given_folder(request, "--dailydilemmas", "DailyDilemmas")
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +49,7 @@ def _own_cache(tmp_path_factory, monkeypatch, request):
 
 @pytest.fixture(scope="session")
 def tiny():
-    """Factory of tiny random models, one of each kind a session; they are never changed outside a
-    context."""
+    """Factory of tiny random models, one of each kind per session, changed only in a context."""
     from pasto_cli.core.models.forward import settle_packing
     from pasto_cli.core.models.loading import load_model
     from pasto_cli.core.recipe.schema import ModelSpec

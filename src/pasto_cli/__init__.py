@@ -6,12 +6,12 @@ command line starts without torch."""
 from typing import TYPE_CHECKING, Any
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.version import __version__
 
 if TYPE_CHECKING:
     from pasto_cli.api import Dial, load, steer
 
-__all__ = ["Dial", "PastoError", "load", "steer"]
-__version__ = "0.1.0"
+__all__ = ["Dial", "PastoError", "__version__", "load", "steer"]
 
 
 def __getattr__(name: str) -> Any:

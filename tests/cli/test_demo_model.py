@@ -14,8 +14,8 @@ from pasto_cli.core.models.forward import run_packed
 from pasto_cli.core.models.tokentree import pack
 from pasto_cli.core.pairs.pairs import read_pairs
 from pasto_cli.workflows import dials, progress, train
-from pasto_cli.workflows.export import export_dial
-from perf.bench import process_growth
+from pasto_cli.workflows.export import export_dials
+from perf.processes import process_growth
 from tests.support.terminal import ROOT, Said, call_in, strict, threads
 
 pytestmark = [
@@ -176,8 +176,8 @@ def test_stock_peft_serves_the_exports(plain, packed_4bit, tmp_path, which):
     dial = dials.open_dial(
         str(lifecycle.run), progress.Silent(), packing=False
     )  # peft changes the model it wraps
-    made = export_dial(
-        [dials.Part(dial, 1.0)], [1.0, -1.0], "lora", tmp_path, False, progress.Silent()
+    made = export_dials(
+        dials.DialSet([dial], [1.0], [1.0, -1.0]), "lora", tmp_path, progress.Silent()
     )
     ids = torch.tensor([dial.lm.chat.prompt(PROMPT)])
     with torch.no_grad():

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from pasto_cli.base import bundled
-from pasto_cli.core.models.gguf import _file_in_package
+from pasto_cli.core.models.gguf import file_in_package
 from pasto_cli.workflows import dials, progress
-from pasto_cli.workflows.export import export_dial
+from pasto_cli.workflows.export import export_dials
 from tests.support.terminal import ROOT, call_in
 
 pytestmark = [
@@ -59,11 +59,11 @@ def test_llama_cpp_says_the_same_token(tmp_path):
         tmp_path, "train", ROOT / "recipes" / "quickstart.yaml", *changes, own_cache=False
     ).code in (0, 1)
     dial = dials.open_dial(str(tmp_path / "runs" / "latest"), progress.Silent(), packing=False)
-    up, down = export_dial(
-        [dials.Part(dial, 1.0)], [1.0, -1.0], "gguf-lora", tmp_path, False, progress.Silent()
+    up, down = export_dials(
+        dials.DialSet([dial], [1.0], [1.0, -1.0]), "gguf-lora", tmp_path, progress.Silent()
     )
     file = tmp_path / "base.gguf"
-    in_float32(_file_in_package(dial.meta.base.spec.source.removeprefix("package:")), file)
+    in_float32(file_in_package(dial.meta.base.spec.source.removeprefix("package:")), file)
     prompts = [dial.lm.chat.prompt(text) for text in bundled.lines("sentiment_prompts.txt")[:20]]
     moved, worst = 0, 0.0
     for a, exported in ((1.0, up), (-1.0, down)):

@@ -8,8 +8,11 @@ import sys
 
 import pytest
 
+from pasto_cli.core.artifact import store
 from pasto_cli.core.training import checkpoint, trainer
 from pasto_cli.core.training.objective import Objective
+from pasto_cli.workflows import dials, progress
+from tests.support.killing import killed_between_renames
 from tests.support.terminal import ROOT, TINY, contents
 
 MOMENTS = 5
@@ -99,6 +102,17 @@ def test_ctrl_c_can_be_taken_back(pasto, interrupted, tmp_path):
     assert lines[0] == lines[1]
 
 
+def test_a_run_that_an_earlier_version_began_goes_on(pasto, interrupted):
+    """Its recipe.yaml has a key that is called otherwise now."""
+    path = interrupted / "recipe.yaml"
+    text = path.read_text()
+    assert "activation_pairs" in text
+    path.write_text(text.replace("activation_pairs", "calibration_pairs"))
+    said = pasto("train", "--resume", interrupted)
+    assert said.code in (0, 1) and "going on after step 3" in said.err
+    assert not (interrupted / "checkpoint").exists()
+
+
 def test_a_second_process_is_refused(pasto, interrupted):
     with checkpoint.held(interrupted):
         said = pasto("train", "--resume", interrupted)
@@ -165,3 +179,40 @@ def test_a_loss_that_is_not_finite_leaves_its_batch_and_the_last_good_adapter(
         row["chosen"] and row["rejected"] for row in failed["pairs"]
     )
     assert pasto("generate", "--adapter", run, "--max-new-tokens", "1", "Hello").code == 0
+
+
+def save_again(run):
+    dial = dials.open_dial(str(run), progress.Silent(), packing=False)
+    return lambda: store.save(run / "adapter", dial.adapter, dial.meta, "another card")
+
+
+@pytest.mark.parametrize("name", ["run", "run/adapter", None])
+def test_after_a_save_that_was_killed_the_old_adapter_is_found(pasto, project, name):
+    again, before = save_again(project.run), contents(project.run / "adapter")
+    killed_between_renames(again)
+    assert not (project.run / "adapter").exists()
+    said = pasto("verify", *([name.replace("run", str(project.run), 1)] if name else []))
+    assert said.code == 0, said.err
+    assert contents(project.run / "adapter") == before
+    again()
+    assert pasto("verify", project.run).code == 0
+    assert contents(project.run / "adapter")["README.md"] == b"another card"
+    assert not [path for path in project.run.rglob(".*")]
+
+
+def test_a_finished_run_whose_adapter_lies_aside_is_still_finished(pasto, project):
+    killed_between_renames(save_again(project.run))
+    said = pasto("train", "--resume", project.run)
+    assert said.code == 1 and "is finished" in said.error
+    assert (project.run / "adapter" / "pasto.json").is_file()
+
+
+def test_an_export_that_was_killed_keeps_the_old_one(pasto, project):
+    export = ("export", "--coeff", "1", "--format", "lora", "--out", "out")
+    assert pasto(*export).code == 0
+    before = contents(project.root / "out" / "lora+1")
+    killed_between_renames(lambda: pasto(*export, "--force"))
+    assert not (project.root / "out" / "lora+1").exists()
+    assert pasto(*export).code == 0
+    assert contents(project.root / "out" / "lora+1") == before
+    assert os.listdir(project.root / "out") == ["lora+1"]

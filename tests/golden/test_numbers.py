@@ -55,7 +55,9 @@ def test_projection(numbers, case):
         softness=p["focus_softness"],
         orth_weight=p["orth_weight"],
     )
-    result = projection_loss(d["ref"], d["pos"], d["neg"], t["basis"], spec)
+    result = projection_loss(
+        d_ref=d["ref"], d_pos=d["pos"], d_neg=d["neg"], basis=t["basis"], spec=spec
+    )
     torch.testing.assert_close(result.loss, t["expected_loss"], rtol=1e-4, atol=1e-4)
     assert result.cos_pos.mean().item() == pytest.approx(p["cos_pos_ref_mean"], abs=1e-4)
     assert result.cos_neg.mean().item() == pytest.approx(p["cos_neg_ref_mean"], abs=1e-4)
@@ -74,7 +76,12 @@ def test_coherence(numbers, case, aggregate):
         aggregate=aggregate,
     )
     log_p, log_p0 = t["steered_logits"].log_softmax(-1), t["ref_logits"].log_softmax(-1)
-    got = coherence_penalty(total_variation(log_p, log_p0), entropy(log_p0), t["mask"].bool(), spec)
+    got = coherence_penalty(
+        total_variation(log_p, log_p0),
+        base_entropy=entropy(log_p0),
+        mask=t["mask"].bool(),
+        spec=spec,
+    )
     torch.testing.assert_close(got, t[f"expected_{aggregate}"], rtol=1e-4, atol=1e-5)
 
 
@@ -84,8 +91,15 @@ def test_monotonicity(numbers, case):
     spec = MonotonicitySpec(
         weight=p["scale"], frac=p["threshold_frac"], floor=p["threshold_floor"], variant="batch"
     )
-    forward = monotonicity_loss(t["delta_neg"], t["delta_pos"], t["entropy"], spec).mean()
-    mirrored = monotonicity_loss(-t["delta_neg"], -t["delta_pos"], t["entropy"], spec).mean()
+    forward, mirrored = (
+        monotonicity_loss(
+            gap_pos=sign * t["delta_pos"],
+            gap_neg=sign * t["delta_neg"],
+            base_entropy=t["entropy"],
+            spec=spec,
+        ).mean()
+        for sign in (1, -1)
+    )
     torch.testing.assert_close(forward, t["expected_fwd"].squeeze(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(mirrored, t["expected_rev"].squeeze(), rtol=1e-4, atol=1e-4)
 

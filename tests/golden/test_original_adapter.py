@@ -24,7 +24,6 @@ def imported(published, tmp_path, source=None):
         str(source or published / "adapter"),
         str(published / "base_model"),
         ("honest", "dishonest"),
-        {},
         tmp_path / "runs",
         progress.Silent(),
     )
@@ -61,7 +60,6 @@ def test_another_base_is_refused(published, tmp_path):
             str(published / "adapter"),
             str(base),
             ("a", "b"),
-            {},
             tmp_path / "runs",
             progress.Silent(),
         )

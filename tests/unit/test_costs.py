@@ -60,7 +60,12 @@ def counting(monkeypatch):
 
 def an_objective(lm, budget=100_000):
     return Objective(
-        lm, random_basis(lm.hidden_size, 4, 0).columns, LossesSpec(), SubspaceSpec(), budget, 64
+        lm,
+        random_basis(lm.hidden_size, 4, 0).columns,
+        LossesSpec(),
+        SubspaceSpec(),
+        budget=budget,
+        cache_mb=64,
     )
 
 

@@ -24,6 +24,7 @@ from pasto_cli.core.pairs.pairs import make_pairs, read_pairs, write_pairs
 from pasto_cli.core.recipe.load import load_recipe
 from pasto_cli.core.recipe.schema import PairsSpec, Recipe
 from pasto_cli.core.records.adapter import Meta
+from pasto_cli.core.records.training import ImportRecord
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.workflows import dials, progress, publish
 from tests.support.terminal import OWN, TINY
@@ -230,7 +231,7 @@ def whole(tiny, tmp_path_factory):
         pairs_sha256="",
         num_pairs={},
         personas=["a", "b"],
-        training={"imported": "x"},
+        training=ImportRecord(imported="x"),
         certificate=None,
         reference=reference_logits(lm, adapter),
         versions={},
@@ -341,7 +342,7 @@ def test_shapes_that_no_file_could_hold_are_refused_at_once(whole, tmp_path):
 def test_ids_that_lead_out_of_a_folder_are_refused(repo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PastoError, match="not a repository id"):
-        publish.pull_adapter(repo, None, None, True, progress.Silent())
+        publish.pull_adapter(repo, None, None, progress.Silent(), force=True)
 
 
 def test_originals_with_numbers_of_another_kind_are_refused(tmp_path):
@@ -360,6 +361,6 @@ def test_pull_replaces_nothing_that_is_no_adapter(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "project").mkdir()
     with pytest.raises(PastoError, match="there already"):
-        publish.pull_adapter("alice/project", None, None, False, progress.Silent())
+        publish.pull_adapter("alice/project", None, None, progress.Silent(), force=False)
     with pytest.raises(PastoError, match="is no adapter: it is not replaced"):
-        publish.pull_adapter("alice/project", None, None, True, progress.Silent())
+        publish.pull_adapter("alice/project", None, None, progress.Silent(), force=True)

@@ -1,7 +1,13 @@
 """The one exception that a user is meant to see.
 
 `PastoError` says what is wrong and what to do next. `cli.app.main` prints it without a traceback
-and ends with exit code 1. Every other exception keeps its traceback: it is our bug."""
+and ends with exit code 1. Every other exception keeps its traceback: it is a bug of pasto.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # `pasto --help` imports this module and has no need of pydantic
+    from pydantic import ValidationError
 
 
 class PastoError(Exception):
@@ -19,3 +25,13 @@ class PastoError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+def first_problem(error: "ValidationError") -> str:
+    """The first complaint of pydantic as one line: `training.epochs: Input should be ...`."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    # Pydantic puts "Value error" before what a validator of ours says, which stands on its own.
+    message = first["msg"].removeprefix("Value error, ")
+    # A validator of a whole record complains about no key in particular.
+    return f"{where}: {message}" if where else message

@@ -1,13 +1,32 @@
-"""Writing files so that a full disk or a crash costs nothing that was there before."""
+"""Files and folders that are replaced whole or not at all, whatever happens in between.
 
+Something new is written beside its place and renamed to it when it is complete. Beside `X` stand,
+for the time of the writing only:
+
+.X-PID     the file that is being written (two processes that write one file do not meet)
+.X.part    the folder that is being written
+.X.old     the folder that was there before, between the two renames that replace it
+
+A file is replaced by one rename. A folder needs two, since a rename does not replace a folder that
+holds anything: X -> .X.old, then .X.part -> X. A writer that is killed between the two leaves only
+.X.old; the next writer, or the next reader that calls `recover`, puts it back.
+"""
+
+import contextlib
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pasto_cli.base.errors import PastoError
+
+LOOKS, PAUSE = 10, 0.02
+"""How often, and how many seconds apart, a reader looks for a folder that is being replaced."""
+SWAPS = 5
+"""How often a writer tries to replace a folder that readers put back meanwhile."""
 
 
 @contextmanager
@@ -15,12 +34,14 @@ def writing(path: Path) -> Iterator[None]:
     """Turn what can go wrong with a disk into a clear error.
 
     Raises:
-        PastoError: Instead of an OSError from the block.
+        PastoError: Instead of an OSError, or of what safetensors makes of one.
     """
+    from safetensors import SafetensorError
+
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise PastoError(
             f"cannot write {path}: {reason}", "Free some disk, or choose another place with --out."
         ) from None
@@ -31,12 +52,14 @@ def read_limited(path: Path, limit: int) -> str:
 
     Raises:
         OSError: If it cannot be read.
-        UnicodeDecodeError: If it is no UTF-8.
+        UnicodeDecodeError: If it is not UTF-8.
         PastoError: If it is larger.
     """
     with path.open("rb") as file:
-        about = os.fstat(file.fileno())
-        raw = file.read(min(about.st_size, limit) + 1 if stat.S_ISREG(about.st_mode) else limit + 1)
+        status = os.fstat(file.fileno())
+        # One byte more than is allowed tells a file that is too large. A pipe has no size.
+        size = min(status.st_size, limit) if stat.S_ISREG(status.st_mode) else limit
+        raw = file.read(size + 1)
     if len(raw) > limit:
         raise PastoError(f"{path}: larger than {limit // 2**20} MiB", "Is this the right file?")
     return raw.decode("utf-8").replace("\r\n", "\n")
@@ -48,51 +71,106 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         PastoError: If it cannot be written.
     """
+    replace_file(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+
+
+def replace_file(path: Path, write: Callable[[Path], object], sync: bool = False) -> None:
+    """Replace a file (or link) as a whole, or leave it as it was.
+
+    Args:
+        path: In a folder that exists.
+        write: Makes the file at the path that it is given.
+        sync: Wait until its bytes are on the disk, so that a power cut leaves the old or new file.
+
+    Raises:
+        PastoError: If it cannot be written.
+    """
     scratch = path.with_name(f".{path.name}-{os.getpid()}")
     with writing(path):
         try:
-            scratch.write_text(text, encoding="utf-8")
+            write(scratch)
+            if sync:
+                with scratch.open("rb+") as file:
+                    os.fsync(file.fileno())
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)
 
 
 def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a folder (or file) beside, then rename: what is at `path` is the old or the new one,
-    whole.
+    """Replace a folder (or file) as a whole, or leave it as it was, by one writer at a time.
+
+    A kill at any moment leaves the old or the new one; after one between the two renames, readers
+    find the old one by `recover`.
+
+    Args:
+        path: Its parents are made where they are missing.
+        write: Makes the folder or file at the path that it is given, where nothing is yet.
 
     Raises:
         PastoError: If it cannot be written.
     """
-    from safetensors import SafetensorError
-
-    scratch, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
+    part, old = path.parent / f".{path.name}.part", _old(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # What a kill left of the last time: between the two renames the old one is the only one.
-        if old.exists() and not path.exists():
-            old.rename(path)
+        _put_back(path)  # a kill between the two renames left the only copy there
         _remove(old)
-        _remove(scratch)
+        _remove(part)
         try:
-            write(scratch)
-            if path.exists():
-                path.rename(old)
-            scratch.rename(path)
-        except SafetensorError as error:
-            raise PastoError(
-                f"cannot write {path}: {error}",
-                "Free some disk, or choose another place with --out.",
-            ) from None
+            write(part)
+            _swap(part, path)
         finally:
-            if old.exists() and not path.exists():  # interrupted between the two renames
-                old.rename(path)
-            _remove(scratch)
+            _put_back(path)
+            _remove(part)
             _remove(old)
 
 
+def recover(path: Path) -> None:
+    """Put an old folder back that a killed writer left aside; to be called before reading `path`.
+
+    A writer that is alive is between its two renames for microseconds: it is given time to finish.
+    Where the folder cannot be put back (a read-only disk), `path` stays missing.
+    """
+    for _ in range(LOOKS):
+        if os.path.lexists(path) or not os.path.lexists(_old(path)):
+            return
+        time.sleep(PAUSE)
+    with contextlib.suppress(OSError):  # the writer finished, or another reader was first
+        _put_back(path)
+
+
+def _old(path: Path) -> Path:
+    return path.parent / f".{path.name}.old"
+
+
+def _put_back(path: Path) -> None:
+    if not os.path.lexists(path) and os.path.lexists(_old(path)):
+        _old(path).rename(path)  # refused by the system if a new folder appeared just now
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Let `new` stand at `path`, and what stood there at `.X.old`."""
+    if not (_is_folder(new) or _is_folder(path)):
+        new.replace(path)  # one rename, and no moment without a file
+        return
+    for left in reversed(range(SWAPS)):
+        if os.path.lexists(path):
+            path.rename(_old(path))
+        try:
+            new.rename(path)
+            return
+        except OSError:
+            # A reader that took this writer for dead put the old folder back: move it away again.
+            if not (left and os.path.lexists(path)):
+                raise
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
+    if _is_folder(path):
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

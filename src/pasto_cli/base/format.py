@@ -1,15 +1,26 @@
 """Numbers as text."""
 
-from collections.abc import Mapping
-from typing import Any
+import math
+
+from pasto_cli.base.statistics import Estimate
 
 
-def format_estimate(e: Mapping[str, Any], digits: int = 2, signed: bool = True) -> str:
+def format_estimate(estimate: Estimate, *, digits: int = 2, signed: bool = True) -> str:
     """`+0.31 [+0.12, +0.50]`, or `undefined` where there is no number."""
-    if e["value"] != e["value"] or e["value"] is None:
+    if math.isnan(estimate.value):
         return "undefined"
-    form = f"{{:{'+' if signed else ''}.{digits}f}}"
-    text = form.format(e["value"])
-    if e["low"] == e["low"]:
-        text += f" [{form.format(e['low'])}, {form.format(e['high'])}]"
+    form = f"{'+' if signed else ''}.{digits}f"
+    text = f"{estimate.value:{form}}"
+    if not math.isnan(estimate.low):
+        text += f" [{estimate.low:{form}}, {estimate.high:{form}}]"
     return text
+
+
+def format_share(share: float, *, digits: int = 1) -> str:
+    """`46.9%`, or `undefined`."""
+    return "undefined" if math.isnan(share) else f"{share:.{digits}%}"
+
+
+def format_coefficient(coefficient: float) -> str:
+    """`-0.5`, `0`, `+1`: the sign of a coefficient is half of what it says."""
+    return f"{coefficient:+g}" if coefficient else "0"

@@ -1,16 +1,22 @@
-"""Run folders: `runs/<time>-<name>/`, and `runs/latest`, the last finished one."""
+"""Run folders, and the adapter folder that a user's argument means.
+
+runs/TIME-NAME/     a run: recipe.yaml, pairs.jsonl, history.jsonl, checkpoint/, adapter/, eval/
+runs/latest         link to the last finished run (a text file with its name, where links do not exist)
+"""
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.files import writing
+from pasto_cli.base.files import recover, replace_file, write_text
+from pasto_cli.base.hub_ids import looks_like_path
 
 RUNS = Path("runs")
+ADAPTER_META = "pasto.json"
+"""The file that makes a folder an adapter's."""
 
 
 def new_run(name: str, root: Path = RUNS) -> Path:
@@ -36,8 +42,7 @@ def new_run(name: str, root: Path = RUNS) -> Path:
 
 @contextlib.contextmanager
 def removed_unless(folder: Path, worth: Callable[[], bool]) -> Iterator[None]:
-    """Take a run's folder away again where something fails before there is anything worth keeping
-    in it."""
+    """Delete a run's folder where something fails before it holds anything worth keeping."""
     try:
         yield
     except BaseException:
@@ -49,17 +54,16 @@ def removed_unless(folder: Path, worth: Callable[[], bool]) -> Iterator[None]:
 
 
 def mark_latest(folder: Path) -> None:
-    """Let `latest` beside a run point to it; a file system without links gets a text file with the
-    name."""
+    """Let `latest` beside a run point to it.
+
+    Raises:
+        PastoError: If it cannot be written.
+    """
     latest = folder.parent / "latest"
-    scratch = folder.parent / f".latest-{os.getpid()}"
     try:
-        scratch.symlink_to(folder.name)
-        os.replace(scratch, latest)
-    except OSError:
-        with writing(latest):
-            scratch.unlink(missing_ok=True)
-            latest.write_text(folder.name, encoding="utf-8")
+        replace_file(latest, lambda scratch: scratch.symlink_to(folder.name))
+    except PastoError:  # a file system without links
+        write_text(latest, folder.name)
 
 
 def latest_run(root: Path = RUNS) -> Path:
@@ -74,7 +78,7 @@ def latest_run(root: Path = RUNS) -> Path:
     if not latest.is_dir():
         raise PastoError(
             f"no finished run in {root}/",
-            "Train one (pasto train recipes/quickstart.yaml), or give --adapter.",
+            "Train one (pasto train quickstart), or give --adapter.",
         )
     return latest.resolve()
 
@@ -91,14 +95,9 @@ def adapter_folder(name: str | None, root: Path = RUNS) -> Path | None:
     """
     start = latest_run(root) if name is None else Path(name).expanduser()
     for candidate in (start / "adapter", start):
-        if (candidate / "pasto.json").exists():
+        if holds_adapter(candidate):
             return candidate
-    if (
-        name is not None
-        and name.count("/") == 1
-        and not name.startswith((".", "/", "~"))
-        and not start.exists()
-    ):
+    if name is not None and "/" in name and not looks_like_path(name) and not start.exists():
         return None
     raise PastoError(
         f"{start}: no adapter here",
@@ -106,10 +105,13 @@ def adapter_folder(name: str | None, root: Path = RUNS) -> Path | None:
     )
 
 
+def holds_adapter(folder: Path) -> bool:
+    """Whether a folder is an adapter's; one that a killed writer left aside is put back first."""
+    recover(folder)
+    return (folder / ADAPTER_META).exists()
+
+
 def run_of(adapter: Path) -> Path | None:
     """The run that an adapter folder belongs to, or None for one that was copied or downloaded."""
-    return (
-        adapter.parent
-        if adapter.name == "adapter" and (adapter.parent / "recipe.yaml").exists()
-        else None
-    )
+    run = adapter.parent
+    return run if adapter.name == "adapter" and (run / "recipe.yaml").exists() else None

@@ -1,28 +1,75 @@
-"""Intervals that respect the data: a seeded bootstrap over clusters (arXiv 2411.00640, section
-2.2). NumPy only."""
+"""Estimates with intervals that respect the data. NumPy, SciPy and pydantic only.
 
+    cluster_bootstrap   percentile interval of any statistic, whole clusters drawn with replacement
+                        (E. Miller, Adding Error Bars to Evals, arXiv 2411.00640, section 2.2)
+    spread              mean over training runs with Student's t interval
+
+Rows that share a dilemma or a prompt are not independent observations: an interval over rows would
+be too narrow, so clusters are drawn, never rows.
+"""
+
+import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+"""Row indices, with repetitions in a bootstrap draw."""
 DRAWS = 2000
 
 
-class Estimate(NamedTuple):
-    """A figure with its 95 % interval and the number of observations and clusters behind it."""
+def _nan_for_null(value: Any) -> Any:
+    return math.nan if value is None else value
 
-    value: float
-    low: float
-    high: float
+
+Number = Annotated[float, BeforeValidator(_nan_for_null)]
+"""A float; JSON has no NaN, so null stands for it."""
+
+
+class Estimate(BaseModel):
+    """A number with its 95 % interval and the observations behind it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: Number
+    low: Number
+    """Lower end of the interval; NaN where there is none."""
+    high: Number
     n: int
-    clusters: int
+    """Observations."""
+    clusters: int | None = None
+    """Clusters that were resampled together; None where they are not recorded."""
+
+    @classmethod
+    def point(cls, value: float, n: int = 0) -> "Estimate":
+        """A number without an interval."""
+        return cls(value=value, low=math.nan, high=math.nan, n=n)
+
+    def holds(self, x: float) -> bool:
+        """Whether the interval holds a number; False where there is no interval."""
+        return self.low <= x <= self.high
+
+    @model_serializer(mode="wrap")
+    def _without_unknown_clusters(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # pasto.json of format 1 records value, low, high and n only.
+        fields = handler(self)
+        if self.clusters is None:
+            del fields["clusters"]
+        return fields
 
 
 def cluster_bootstrap(
-    statistic: Callable[[NDArray[np.int64]], float],
+    statistic: Callable[[Indices], float],
     clusters: Sequence[str],
     seed: int = 0,
     draws: int = DRAWS,
@@ -33,65 +80,88 @@ def cluster_bootstrap(
     Args:
         statistic: From row indices (with repetitions) to a number; NaN where undefined.
         clusters: Cluster of each row: the rows of one dilemma stay together.
-        seed: Of the draws; equal seeds draw equal clusters, so differences between methods are
-            paired.
-        draws: Bootstrap draws.
-        level: Of the interval.
+        seed: Seed of the draws. Equal seeds draw equal clusters, so that differences between
+            methods are paired.
+        draws: Number of bootstrap draws.
+        level: Coverage of the interval.
 
     Returns:
         The statistic on the data; NaN limits where fewer than two clusters or no defined draw leave
         the interval undefined.
     """
-    names, member = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
-    order = np.argsort(member, kind="stable")
-    groups = (
-        np.split(order, np.cumsum(np.bincount(member, minlength=len(names)))[:-1])
-        if len(names)
-        else []
-    )
+    members = _rows_by_cluster(clusters)
     every = np.arange(len(clusters))
-    value = float(statistic(every)) if len(every) else float("nan")
-    if len(names) < 2:
-        return Estimate(value, float("nan"), float("nan"), len(every), len(names))
+    value = float(statistic(every)) if len(every) else math.nan
+    undefined = Estimate(
+        value=value, low=math.nan, high=math.nan, n=len(every), clusters=len(members)
+    )
+    if len(members) < 2:
+        return undefined
     rng = np.random.default_rng(seed)
     drawn = np.empty(draws)
     for i in range(draws):
-        picks = rng.integers(0, len(groups), len(groups))
-        drawn[i] = statistic(np.concatenate([groups[p] for p in picks]))
+        picks = rng.integers(0, len(members), len(members))
+        drawn[i] = statistic(np.concatenate([members[p] for p in picks]))
+    # A draw may leave a statistic undefined, such as a rate over rows that it happens to lack.
     drawn = drawn[np.isfinite(drawn)]
     if not len(drawn):
-        return Estimate(value, float("nan"), float("nan"), len(every), len(names))
+        return undefined
     tail = (1 - level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high), len(every), len(names))
+    return undefined.model_copy(update={"low": float(low), "high": float(high)})
 
 
-class Spread(NamedTuple):
-    """A figure over several training runs."""
+def _rows_by_cluster(clusters: Sequence[str]) -> list[Indices]:
+    """Row indices of each cluster, clusters in the order of their names."""
+    if not len(clusters):
+        return []
+    # As objects first: NumPy would cut strings to one fixed width.
+    texts = np.asarray(clusters, dtype=object).astype(str)
+    names, member = np.unique(texts, return_inverse=True)
+    order = np.argsort(member, kind="stable")
+    ends = np.cumsum(np.bincount(member, minlength=len(names)))
+    return np.split(order, ends[:-1])
 
-    mean: float
-    sd: float
+
+class Spread(BaseModel):
+    """A score over several training runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: Number
+    sd: Number
     """Standard deviation between runs (n - 1); NaN for one."""
-    low: float
+    low: Number
     """Lower end of Student's 95 % interval of the mean over runs; NaN for one."""
-    high: float
+    high: Number
     n: int
     agree: int
-    """Runs whose figure has the sign of the mean."""
-    values: list[float]
+    """Runs whose score has the sign of the mean."""
+    values: list[Number]
+
+    @property
+    def interval(self) -> Estimate:
+        """The mean over runs as an estimate."""
+        return Estimate(value=self.mean, low=self.low, high=self.high, n=self.n)
 
 
 def spread(values: Sequence[float]) -> Spread:
     """Mean, spread and interval over runs; the runs, not the rows, are the observations here."""
     x = np.asarray(values, dtype=float)
     mean = float(x.mean())
-    sd = low = high = float("nan")
+    sd = low = high = math.nan
     if len(x) > 1:
-        from scipy import stats
+        from scipy import stats  # slow to load, and not needed for one run
 
         sd = float(x.std(ddof=1))
         half = float(stats.t.ppf(0.975, len(x) - 1)) * sd / len(x) ** 0.5
         low, high = mean - half, mean + half
     return Spread(
-        mean, sd, low, high, len(x), int((np.sign(x) == np.sign(mean)).sum()), [float(v) for v in x]
+        mean=mean,
+        sd=sd,
+        low=low,
+        high=high,
+        n=len(x),
+        agree=int((np.sign(x) == np.sign(mean)).sum()),
+        values=[float(v) for v in x],
     )

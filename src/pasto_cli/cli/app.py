@@ -1,18 +1,20 @@
 """The command line: the table of contents, and the one place that turns errors into exit codes.
 
 Exit codes: 0 done; 1 a mistake or a state that the user can mend (one clear line and a next step);
-2 wrong usage; 130 interrupted. Nothing here imports torch: `pasto --help` is instant."""
+2 wrong usage; 130 interrupted. Nothing here imports torch: `pasto --help` is instant.
+"""
 
 import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.version import __version__
 from pasto_cli.cli import (
     benchmarks,
     calibrate,
@@ -25,6 +27,7 @@ from pasto_cli.cli import (
     pull,
     push,
     recipe,
+    recipes,
     report,
     train,
     verify,
@@ -52,17 +55,33 @@ app.command("verify")(verify.verify)
 app.command("pull")(pull.pull)
 app.command("push")(push.push)
 app.command("recipe")(recipe.recipe)
+app.add_typer(recipes.app, name="recipes")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pasto {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _pasto(
+    version: Annotated[  # noqa: ARG001 (its callback does the work)
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Options of `pasto` itself."""
 
 
 @contextmanager
 def _processes() -> Iterator[None]:
-    """Under a launcher (accelerate launch, torchrun): meet the other processes; only the first one
-    speaks."""
+    """Meet the other processes of accelerate launch or torchrun; only the first one speaks."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         if "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ:
-            from pasto_cli.cli import console
+            from pasto_cli.cli.console import Screen
 
-            console.Screen().warn(
+            Screen().warn(
                 "accelerate starts one process only on a CPU without MPI; "
                 "for several, write: torchrun --nproc-per-node 2 -m pasto_cli ..."
             )
@@ -83,23 +102,33 @@ def _processes() -> Iterator[None]:
         distributed.destroy()
 
 
-def main() -> None:
-    """Run a command; a `PastoError` becomes a line, a next step and exit code 1."""
+def _set_environment() -> None:
+    """Settings of libraries that read them when they are imported; the user's own come first."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads that spin while they wait make everything many times slower as soon as another program
     # uses the processor.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _show_own_warnings() -> None:
+    """Show a warning that memory ran short as other warnings of pasto; leave the rest to Python."""
     usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if category.__name__ != "ShortageWarning":
+        if category.__name__ != "ShortageWarning":  # by its name: the class needs torch
             return usual(message, category, *where, **more)
         from pasto_cli.cli.console import Screen
 
         return Screen().warn(str(message))
 
     warnings.showwarning = show
+
+
+def main() -> None:
+    """Run a command; a `PastoError` becomes a line, a next step and exit code 1."""
+    _set_environment()
+    _show_own_warnings()
     try:
         with _processes():
             app()

@@ -18,15 +18,16 @@ def benchmarks(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """List the benchmarks with n, licence and source. A .yaml or .jsonl file of your own runs by
-    its path.
+    """List the benchmarks with n, licence and source.
+
+    A .yaml or .jsonl file of your own runs by its path.
 
     Examples:
       pasto benchmarks
 
       pasto benchmarks --json
     """
-    from pasto_cli.cli.console import out, print_json
+    from pasto_cli.cli.console import out, print_json, print_line
     from pasto_cli.core.evaluation.benchmarks import listing
 
     found = listing(data)
@@ -35,15 +36,9 @@ def benchmarks(
         return
     for entry in found:
         out.print(entry.name, style="bold", highlight=False, markup=False)
-        for name, text in (
-            ("title", entry.title),
-            ("n", entry.n),
-            ("licence", entry.licence),
-            ("source", entry.source),
-        ):
-            out.print(f"  {name}: {text}", highlight=False, markup=False, soft_wrap=True)
-    out.print(
+        for key in ("title", "n", "licence", "source"):
+            print_line(f"  {key}: {getattr(entry, key)}")
+    print_line(
         "or a file: pasto eval --benchmark FILE.yaml (or .jsonl); the format is in "
-        "docs/benchmarks.md",
-        highlight=False,
+        "docs/benchmarks.md"
     )

@@ -1,6 +1,6 @@
 """`pasto calibrate`: how far the dial may be turned."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,8 +23,7 @@ def calibrate(
     no_verify: options.NoVerify = False,
     json: options.Json = False,
 ) -> None:
-    """Find the coefficient of each sign at which the base model is disturbed by a stated amount,
-    and store it.
+    """Find the coefficients at a KL budget, one of each sign, and store them with the adapter.
 
     After that, --strength -100..100 % of `generate` and `export` means a share of that coefficient;
     --coeff stays raw.
@@ -35,21 +34,20 @@ def calibrate(
       pasto calibrate runs/latest --kl 0.5
     """
     from pasto_cli.base.format import format_estimate
-    from pasto_cli.cli.console import Screen, print_json
-    from pasto_cli.cli.console import out as console
-    from pasto_cli.workflows import calibrate
+    from pasto_cli.cli.console import Screen, print_json, print_line
+    from pasto_cli.workflows import calibrate as workflow
 
-    folder, found = calibrate.calibrate(adapter, kl, quantization, device, not no_verify, Screen())
+    folder, found = workflow.calibrate(
+        adapter, kl, Screen(), options.load_options(quantization, device, no_verify)
+    )
     if json:
         print_json({"adapter": str(folder), **found.model_dump(mode="json")})
         return
-    for percent, key in (("+100 %", "1"), ("-100 %", "-1")):
-        reached = found.reached[key]  # type: ignore[index]
-        console.print(
-            f"strength {percent}: coefficient {found.coefficients[key]:+.3g}, "  # type: ignore[index]
-            f"KL p95 {format_estimate(reached.model_dump(), signed=False)} nats (n = {reached.n} "
-            f"prompts)",
-            highlight=False,
-            markup=False,
+    signs: tuple[tuple[str, Literal["1", "-1"]], ...] = (("+100 %", "1"), ("-100 %", "-1"))
+    for percent, key in signs:
+        reached = found.reached[key]
+        print_line(
+            f"strength {percent}: coefficient {found.coefficients[key]:+.3g}, "
+            f"KL p95 {format_estimate(reached, signed=False)} nats (n = {reached.n} prompts)"
         )
-    console.print(f"stored in {folder}/pasto.json", highlight=False, markup=False, soft_wrap=True)
+    print_line(f"stored in {folder}/pasto.json")

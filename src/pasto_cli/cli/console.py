@@ -1,5 +1,7 @@
-"""What a user sees: data on stdout, everything else on stderr; live progress on a terminal, plain
-lines elsewhere."""
+"""What a user sees: data on stdout, everything else on stderr.
+
+Progress is live on a terminal, and plain lines elsewhere.
+"""
 
 import json
 import sys
@@ -27,6 +29,7 @@ from pasto_cli.core.records.evaluation import without_nan
 if TYPE_CHECKING:
     from pasto_cli.core.records.training import Elicitation, Step
 
+# Elsewhere than on a terminal a width of our own: lines of a log do not depend on who started it.
 out = Console(emoji=False, width=None if sys.stdout.isatty() else 110)
 err = Console(stderr=True, emoji=False, width=None if sys.stderr.isatty() else 110)
 
@@ -41,6 +44,11 @@ def show_error(error: PastoError) -> None:
 def print_json(data: Any) -> None:
     """JSON on stdout; NaN and infinities become null."""
     sys.stdout.write(json.dumps(without_nan(data), indent=1, ensure_ascii=False) + "\n")
+
+
+def print_line(text: str) -> None:
+    """One line of data on stdout, word for word."""
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class Screen:
@@ -70,18 +78,15 @@ class Screen:
 
     def elicitation(self, found: "Elicitation") -> None:
         """How far the personas move the clean model."""
-        y = found.y
-        span = found.span
-        err.print(
-            f"personas move the base model by {span.value:.3f} [{span.low:.3f}, {span.high:.3f}] "
-            f"nats a token "
-            f"(n = {span.n} openings);\n  on {found.num_dilemmas} dilemmas y = "
-            f"{y['positive']:+.2f} / {y['neutral']:+.2f} / "
-            f"{y['negative']:+.2f} nats under the positive / no / negative persona, range "
-            f"{found.y_range:.2f}",
-            highlight=False,
-            markup=False,
+        span, y = found.span, found.y
+        moved = f"{span.value:.3f} [{span.low:.3f}, {span.high:.3f}] nats per token"
+        answers = " / ".join(f"{y[key]:+.2f}" for key in ("positive", "neutral", "negative"))
+        lines = (
+            f"personas move the base model by {moved} (n = {span.n} openings);\n"
+            f"  on {found.num_dilemmas} dilemmas y = {answers} nats under the positive / no / "
+            f"negative persona, range {found.y_range:.2f}"
         )
+        err.print(lines, highlight=False, markup=False)
 
     @contextmanager
     def training(self) -> Iterator[Callable[["Step"], None]]:
@@ -100,25 +105,28 @@ class Screen:
 
 
 def _parts(step: "Step") -> str:
+    """The terms of the loss."""
     return "  ".join(f"{name} {value:.2f}" for name, value in step.parts.items())
 
 
 def _strength(step: "Step") -> str:
+    """Strength at +1 and -1, prompt-equivalents; nothing without a neutral branch."""
     d = step.diagnostics
     if "strength_pos" not in d:
         return ""
-    return f"strength {d['strength_pos']:+.2f} at +1, {d['strength_neg']:+.2f} at -1"
+    return f"{d['strength_pos']:+.2f} at +1, {d['strength_neg']:+.2f} at -1"
 
 
 def _plain_step(step: "Step") -> None:
-    if step.validation:
-        err.print(
-            f"epoch {step.epoch}  step {step.step}/{step.total_steps}  validation {step.loss:.2f}  "
-            f"({_parts(step)})  "
-            f"{_strength(step)}  {step.seconds:.0f} s",
-            highlight=False,
-            soft_wrap=True,
-        )
+    """A line for each validation; one for each step would fill a log."""
+    if not step.validation:
+        return
+    strength = f"strength {found}" if (found := _strength(step)) else ""
+    line = (
+        f"epoch {step.epoch}  step {step.step}/{step.total_steps}  validation {step.loss:.2f}  "
+        f"({_parts(step)})  {strength}  {step.seconds:.0f} s"
+    )
+    err.print(line, highlight=False, soft_wrap=True)
 
 
 class _TrainingView:
@@ -145,11 +153,6 @@ class _TrainingView:
         for column in ("", "epoch", "loss", "parts", "strength (prompt-equivalents)"):
             table.add_column(column)
         for name, step in self.last.items():
-            table.add_row(
-                name,
-                str(step.epoch),
-                f"{step.loss:.2f}",
-                _parts(step),
-                _strength(step).removeprefix("strength "),
-            )
+            loss = f"{step.loss:.2f}"
+            table.add_row(name, str(step.epoch), loss, _parts(step), _strength(step))
         return Group(self.progress, table)

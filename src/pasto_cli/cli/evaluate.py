@@ -1,14 +1,21 @@
 """`pasto eval`: what the dial does on dilemmas that it never trained on."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import typer
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.cli import options
 
-FOR_A_MODEL = ("--quantization", "--device", "--no-verify")
-"""Options that mean nothing where no model is loaded."""
+SENTIMENT = "sentiment"
+"""The one benchmark that asks no Yes/No questions."""
+NOT_WITH_ORACLES = (
+    *("--limit", "--coeffs", "--baseline", "--equal-kl", "an adapter"),
+    *("--quantization", "--device", "--no-verify"),  # no model is loaded
+)
+NOT_WITH_SENTIMENT = ("--baseline", "--equal-kl", "--value", "--label-sign", "--data")
+NOT_IN_A_COMPARISON = ("--coeffs", "--label-sign", "several adapters")
 
 
 def evaluate(
@@ -16,7 +23,8 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="[ADAPTER]...",
-            help="Run folders, adapter folders or Hub ids; several are summed up over seeds. Default: the latest run.",
+            help="Run folders, adapter folders or Hub ids; several are summed up over seeds. "
+            "Default: the latest run.",
             show_default=False,
         ),
     ] = None,
@@ -26,7 +34,8 @@ def evaluate(
             "--benchmark",
             "-b",
             show_default=False,
-            help="A name that `pasto benchmarks` lists, or a .yaml or .jsonl file. Default: the recipe's.",
+            help="A name that `pasto benchmarks` lists, or a .yaml or .jsonl file. "
+            "Default: the recipe's.",
         ),
     ] = None,
     data: Annotated[
@@ -61,7 +70,7 @@ def evaluate(
     label_sign: Annotated[
         str,
         typer.Option(
-            help="own, or original: the published fault, for comparison with published figures only."
+            help="own, or original: the published fault, for comparison with published scores only."
         ),
     ] = "own",
     oracles: Annotated[
@@ -73,7 +82,8 @@ def evaluate(
     baseline: Annotated[
         list[str] | None,
         typer.Option(
-            help="Compare with prompt, engineered-prompt, control-vector, mean-diff or random-rotation. Repeatable.",
+            help="Compare with prompt, engineered-prompt, control-vector, mean-diff or "
+            "random-rotation. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -91,8 +101,8 @@ def evaluate(
 ) -> None:
     """Measure dials on a benchmark.
 
-    Writes every row to eval/BENCHMARK.json in the run's folder and prints the scores with n and 95
-    % intervals (bootstrap over dilemmas). `pasto report` makes a page with figures of it.
+    Writes every row to eval/BENCHMARK.json in the run's folder and prints the scores with n and
+    95 % intervals (bootstrap over dilemmas). `pasto report` makes a page with plots of them.
 
     Examples:
       pasto eval --benchmark mini-dilemmas
@@ -125,49 +135,47 @@ def evaluate(
         "--no-verify": no_verify,
     }
     if oracles:
-        _refuse(
-            set_options,
-            "--oracles",
-            "--limit",
-            "--coeffs",
-            "--baseline",
-            "--equal-kl",
-            "an adapter",
-            *FOR_A_MODEL,
-        )
+        _refuse(set_options, "--oracles", NOT_WITH_ORACLES)
         _oracles(benchmark or "mini-dilemmas", data, value or "honesty", label_sign, json)
         return
-    not_with_sentiment = ("--baseline", "--equal-kl", "--value", "--label-sign", "--data")
-    if benchmark == "sentiment":
-        _refuse(set_options, "--benchmark sentiment", *not_with_sentiment)
+    if benchmark == SENTIMENT:
+        _refuse(set_options, f"--benchmark {SENTIMENT}", NOT_WITH_SENTIMENT)
     if comparison:
-        _refuse(set_options, "a comparison", "--coeffs", "--label-sign", "several adapters")
+        _refuse(set_options, "a comparison", NOT_IN_A_COMPARISON)
     from pasto_cli.cli import tables
     from pasto_cli.cli.console import Screen
     from pasto_cli.core.evaluation.benchmarks import check_benchmark
-    from pasto_cli.workflows import compare, dials, evaluate
+    from pasto_cli.workflows import compare, dials
+    from pasto_cli.workflows import evaluate as workflow
 
     check_benchmark(benchmark, data)
     compare.check_names(names)
-    screen = Screen()
+    screen, load_options = Screen(), options.load_options(quantization, device, no_verify)
     found: list[Any] = []
     for name in given or [None]:
-        dial = dials.open_dial(name, screen, quantization, device, not no_verify)
-        if benchmark == "sentiment" or (
-            benchmark is None and dial.meta.recipe["evaluation"]["benchmark"] == "sentiment"
-        ):
-            _refuse(set_options, "the recipe's benchmark, sentiment", *not_with_sentiment)
-            found.append(evaluate.evaluate_sentiment(dial, screen, coefficients, limit))
+        dial = dials.open_dial(name, screen, load_options)
+        if (benchmark or dial.recipe.evaluation.benchmark) == SENTIMENT:
+            _refuse(set_options, f"the recipe's benchmark, {SENTIMENT}", NOT_WITH_SENTIMENT)
+            found.append(workflow.evaluate_sentiment(dial, screen, coefficients, limit))
             continue
-        plan = evaluate.plan_evaluation(dial, benchmark, data, limit, value)
+        sign: Literal["own", "original"] = "own" if label_sign == "own" else "original"
+        plan = workflow.plan_evaluation(
+            dial,
+            benchmark=benchmark,
+            data=data,
+            limit=limit,
+            value=value,
+            coefficients=coefficients,
+            label_sign=sign,
+        )
         if comparison:
             tables.show_comparison(compare.compare(dial, names, plan, equal_kl, screen), json)
             return
-        found.append(evaluate.evaluate_dial(dial, screen, plan, coefficients, label_sign))  # type: ignore[arg-type]
-    tables.show_runs(found, json)
+        found.append(workflow.evaluate_dial(dial, plan, screen))
+    tables.show_runs(found, workflow.across_runs(found), json)
 
 
-def _refuse(given: dict[str, bool], where: str, *not_with: str) -> None:
+def _refuse(given: Mapping[str, bool], where: str, not_with: Sequence[str]) -> None:
     """A clear line instead of an option that is passed over."""
     if wrong := [name for name in not_with if given[name]]:
         does = "does" if len(wrong) == 1 and not wrong[0].startswith("several") else "do"
@@ -179,15 +187,16 @@ def _refuse(given: dict[str, bool], where: str, *not_with: str) -> None:
 def _oracles(name: str, data: str | None, value: str, label_sign: str, json: bool) -> None:
     from pasto_cli.cli import tables
     from pasto_cli.cli.console import Screen
-    from pasto_cli.workflows import evaluate
+    from pasto_cli.workflows import evaluate as workflow
 
-    if name == "sentiment":
+    if name == SENTIMENT:
         raise PastoError(
             "--oracles answer yes/no questions; sentiment has none", "Name another benchmark."
         )
     with Screen().task(f"simulated steerers on {name}"):
-        found = evaluate.oracles(name, data, value, label_sign)
-    tables.show_oracles(*found, value, label_sign, json)
+        sign: Literal["own", "original"] = "own" if label_sign == "own" else "original"
+        found = workflow.oracles(name, data, value, sign)
+    tables.show_oracles(*found, value, sign, json)
 
 
 def _parse(text: str | None) -> list[float] | None:

@@ -33,8 +33,7 @@ def export(
     no_verify: options.NoVerify = False,
     json: options.Json = False,
 ) -> None:
-    """Write a dial at stated coefficients for engines that know LoRA: exact, one export for each
-    coefficient.
+    """Write a dial for engines that know LoRA: exact, one export for each coefficient.
 
     Scaling the +1 export inside an engine is not the same as another coefficient (docs/serving.md).
 
@@ -47,28 +46,25 @@ def export(
 
       pasto export -a runs/honest:+1 -a runs/cheerful:-0.5
     """
-    from pasto_cli.cli.console import Screen, print_json
-    from pasto_cli.cli.console import out as console
-    from pasto_cli.cli.dials import open_dials
-    from pasto_cli.workflows import export
+    from pasto_cli.cli.console import Screen, print_json, print_line
+    from pasto_cli.workflows import export as workflow
+    from pasto_cli.workflows.dials import open_dials
 
     screen = Screen()
     dials = open_dials(
-        adapter, coeff, strength, [-1.0, 1.0], screen, quantization, device, not no_verify
+        adapter,
+        screen,
+        options.load_options(quantization, device, no_verify),
+        coefficients=coeff,
+        strengths=strength,
+        default=(-1.0, 1.0),
     )
-    found = export.export_dial(dials.parts, dials.coefficients, format_, out, force, screen)
+    found = workflow.export_dials(dials, format_, out, screen, force=force)
     if json:
         print_json([one._asdict() | {"path": str(one.path)} for one in found])
         return
     for one in found:
-        near = (
-            ""
-            if one.difference is None
-            else f"  logits within {one.difference:.1e} of the dial's (largest {one.scale:.0f})"
-        )
-        console.print(
-            f"{one.coefficient:+g}  {one.path}  {one.size / 1e6:.1f} MB{near}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        line = f"{one.coefficient:+g}  {one.path}  {one.size / 1e6:.1f} MB"
+        if one.difference is not None:
+            line += f"  logits within {one.difference:.1e} of the dial's (largest {one.scale:.0f})"
+        print_line(line)

@@ -1,6 +1,7 @@
 """`pasto generate`: text at a coefficient."""
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -17,11 +18,11 @@ def generate(
     strength: options.Strength = None,
     adapter: options.Adapters = None,
     stdin: Annotated[
-        bool, typer.Option("--stdin", help="Read prompts from standard input, one a line.")
+        bool, typer.Option("--stdin", help="Read prompts from standard input, one per line.")
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, tokens.")] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,
@@ -46,35 +47,30 @@ def generate(
     if not prompts or not all(text.strip() for text in prompts):
         raise PastoError(
             "the prompt is empty",
-            "Write one prompt a line to standard input, or give one in quotes.",
+            "Write one prompt per line to standard input, or give one in quotes.",
         )
     from pasto_cli.cli.console import Screen, print_json
-    from pasto_cli.cli.dials import open_dials
-    from pasto_cli.core.steering.generation import generate as run
+    from pasto_cli.workflows import generate as workflow
+    from pasto_cli.workflows.dials import open_dials
 
     screen = Screen()
-    dial = open_dials(adapter, coeff, strength, [1.0], screen, quantization, device, not no_verify)
-    coefficients = dial.coefficients
-    stream = _write if len(coefficients) == 1 and not json else None
-    records = []
-    for text in prompts:
-        if stream:
-            run(
-                dial.lm, dial.steerer, text, coefficients, max_new_tokens, temperature, seed, stream
-            )
-            continue
-        with screen.task(
-            f"generating at {', '.join(f'{a:+g}' if a else '0' for a in coefficients)}"
-        ):
-            answers = run(
-                dial.lm, dial.steerer, text, coefficients, max_new_tokens, temperature, seed
-            )
+    dials = open_dials(
+        adapter,
+        screen,
+        options.load_options(quantization, device, no_verify),
+        coefficients=coeff,
+        strengths=strength,
+    )
+    stream = _write if len(dials.coefficients) == 1 and not json else None
+    sampling = workflow.Sampling(max_new_tokens, temperature, seed)
+    records: list[dict[str, object]] = []
+    for asked, texts in workflow.generate(dials, prompts, sampling, screen, stream):
         records += [
-            {"prompt": text, "coeff": a, "text": answer}
-            for a, answer in zip(coefficients, answers, strict=True)
+            {"prompt": asked, "coeff": a, "text": text}
+            for a, text in zip(dials.coefficients, texts, strict=True)
         ]
-        if not json:
-            _show(text, coefficients, answers)
+        if not json and stream is None:
+            _show(asked, dials.coefficients, texts)
     if json:
         print_json(records)
 
@@ -91,7 +87,7 @@ def _write(piece: str) -> None:
     sys.stdout.flush()
 
 
-def _show(prompt: str, coefficients: list[float], answers: list[str]) -> None:
+def _show(prompt: str, coefficients: Sequence[float], texts: Sequence[str]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -101,5 +97,5 @@ def _show(prompt: str, coefficients: list[float], answers: list[str]) -> None:
     table = Table()
     for a in coefficients:
         table.add_column(f"{a:+g}" if a else "0 (base)", ratio=1, overflow="fold")
-    table.add_row(*map(escape, answers))
+    table.add_row(*map(escape, texts))
     out.print(table)

@@ -30,26 +30,21 @@ def import_(
     out: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
     json: options.Json = False,
 ) -> None:
-    """Make a run of an adapter that the published code saved: eval, generate, export and push then
-    work on it.
+    """Make a run of an adapter that the published code saved.
+
+    After that, eval, generate, export and push work on it.
 
     Examples:
       pasto import user/antipasto-honesty --base Qwen/Qwen3-0.6B
 
       pasto import ./adapter --base ./base --words calm anxious
     """
-    from pasto_cli.cli.console import Screen, print_json
-    from pasto_cli.cli.console import out as console
-    from pasto_cli.workflows import import_
+    from pasto_cli.cli.console import Screen, print_json, print_line
+    from pasto_cli.workflows import import_ as workflow
 
-    run = import_.import_adapter(
-        source, base, words, {"quantization": quantization, "device": device}, out, Screen()
-    )
+    load_options = options.load_options(quantization, device)
+    run = workflow.import_adapter(source, base, words, out, Screen(), load_options)
     if json:
         print_json({"run": str(run)})
         return
-    console.print(
-        f"adapter: {run}/adapter (no certificate: the format carries none)",
-        highlight=False,
-        markup=False,
-    )
+    print_line(f"adapter: {run}/adapter (no certificate: the format carries none)")

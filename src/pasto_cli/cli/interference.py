@@ -17,8 +17,9 @@ def interference(
     no_verify: options.NoVerify = False,
     json: options.Json = False,
 ) -> None:
-    """Measure how much one dial moves another's certificate: each on its own held-out pairs, alone
-    and with the others.
+    """Measure how much dials move each other's certificates.
+
+    The strength of each is read on its own held-out pairs: alone, of the others, and together.
 
     Examples:
       pasto interference runs/honest:+1 runs/cheerful:-0.5
@@ -32,16 +33,17 @@ def interference(
 
     from pasto_cli.base.format import format_estimate
     from pasto_cli.cli.console import Screen, out, print_json
-    from pasto_cli.workflows.dials import open_parts
-    from pasto_cli.workflows.interference import interference as run
+    from pasto_cli.workflows import interference as workflow
+    from pasto_cli.workflows.dials import open_set
 
     screen = Screen()
-    found = run(open_parts(adapters, screen, quantization, device, not no_verify), screen)
+    load_options = options.load_options(quantization, device, no_verify)
+    found = workflow.interference(open_set(adapters, screen, load_options), screen)
     if json:
         kinds = ("alone", "others", "together")
         print_json(
             [
-                row._asdict() | {kind: getattr(row, kind)._asdict() for kind in kinds}
+                row._asdict() | {kind: getattr(row, kind).model_dump() for kind in kinds}
                 for row in found
             ]
         )
@@ -53,6 +55,6 @@ def interference(
     for column in ("dial", "coefficient", "alone", "the others alone", "together", "n"):
         table.add_column(column, justify="left" if column == "dial" else "right", overflow="fold")
     for row in found:
-        each = [format_estimate(e._asdict()) for e in (row.alone, row.others, row.together)]
+        each = [format_estimate(e) for e in (row.alone, row.others, row.together)]
         table.add_row(row.name, f"{row.coefficient:+g}", *each, str(row.alone.n))
     out.print(table)

@@ -1,8 +1,11 @@
 """Options that several commands share, declared once."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pasto_cli.workflows.dials import LoadOptions
 
 Adapter = Annotated[
     str | None,
@@ -19,7 +22,8 @@ Adapters = Annotated[
         "--adapter",
         "-a",
         show_default=False,
-        help="Run folder, adapter folder or Hub id; several by -a A:+1 -a B:-0.5. Default: the latest run.",
+        help="Run folder, adapter folder or Hub id; several as -a A:+1 -a B:-0.5. "
+        "Default: the latest run.",
     ),
 ]
 Strength = Annotated[
@@ -28,7 +32,7 @@ Strength = Annotated[
         min=-100.0,
         max=100.0,
         show_default=False,
-        help="Per cent of what `pasto calibrate` found; repeatable.",
+        help="Per cent of the coefficient that `pasto calibrate` found; repeatable.",
     ),
 ]
 Coefficient = Annotated[
@@ -63,3 +67,12 @@ Set = Annotated[
         show_default=False,
     ),
 ]
+
+
+def load_options(
+    quantization: str | None, device: str | None, no_verify: bool = False
+) -> "LoadOptions":
+    """What --quantization, --device and --no-verify say together."""
+    from pasto_cli.workflows.dials import LoadOptions  # needs torch, which --help must not load
+
+    return LoadOptions(quantization, device, verify=not no_verify)

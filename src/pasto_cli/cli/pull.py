@@ -31,20 +31,13 @@ def pull(
 
       pasto pull user/gemma-3-1b-honesty --revision 0a1b2c3 --out adapters/honesty
     """
-    from pasto_cli.cli.console import Screen, print_json
-    from pasto_cli.cli.console import out as console
-    from pasto_cli.workflows import publish
+    from pasto_cli.cli.console import Screen, print_json, print_line
+    from pasto_cli.workflows import publish as workflow
 
-    folder, commit, meta = publish.pull_adapter(repo, out, revision, force, Screen())
+    folder, commit, meta = workflow.pull_adapter(repo, out, revision, Screen(), force=force)
+    base = meta.base.spec.source
     if json:
-        print_json(
-            {"repo": repo, "folder": str(folder), "commit": commit, "base": meta.base.spec.source}
-        )
+        print_json({"repo": repo, "folder": str(folder), "commit": commit, "base": base})
         return
-    console.print(
-        f"adapter: {folder} (commit {commit[:12]}, for {meta.base.spec.source})",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    console.print(f"check it: pasto verify {folder}", highlight=False, markup=False, soft_wrap=True)
+    print_line(f"adapter: {folder} (commit {commit[:12]}, for {base})")
+    print_line(f"check it: pasto verify {folder}")

@@ -27,17 +27,24 @@ def push(
 
       pasto push user/gemma-3-1b-honesty --private
     """
-    from pasto_cli.cli.console import Screen, out, print_json
-    from pasto_cli.workflows import publish
+    from pasto_cli.cli.console import Screen, print_json, print_line
+    from pasto_cli.workflows import publish as workflow
 
-    card, files, address = publish.push_adapter(adapter, repo, private, dry_run, Screen())
+    pushed = workflow.push_adapter(adapter, repo, Screen(), private=private, dry_run=dry_run)
     if json:
-        print_json({"repo": repo, "files": dict(files), "address": address, "card": card})
+        print_json(
+            {
+                "repo": repo,
+                "files": pushed.files,
+                "address": pushed.address,
+                "card": pushed.card,
+            }
+        )
         return
     if dry_run:
-        out.print(card, markup=False, highlight=False, soft_wrap=True)
-        out.print(f"would upload to {repo}:", markup=False, highlight=False)
-    for name, size in files:
-        out.print(f"  {name}  {size / 1e6:.2f} MB", markup=False, highlight=False)
-    if address:
-        out.print(f"published: {address}", markup=False, highlight=False)
+        print_line(pushed.card)
+        print_line(f"would upload to {repo}:")
+    for name, size in pushed.files.items():
+        print_line(f"  {name}  {size / 1e6:.2f} MB")
+    if pushed.address:
+        print_line(f"published: {pushed.address}")

@@ -10,7 +10,12 @@ from pasto_cli.cli import options
 
 
 def recipe(
-    file: Annotated[Path | None, typer.Argument(help="YAML recipe.", show_default=False)] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            help="YAML recipe, or the name of one that ships with pasto.", show_default=False
+        ),
+    ] = None,
     set_: options.Set = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of recipes.")
@@ -19,7 +24,7 @@ def recipe(
     """Check a recipe and print it with every default written out.
 
     Examples:
-      pasto recipe recipes/quickstart.yaml --set adapter.rank=32
+      pasto recipe quickstart --set adapter.rank=32
 
       pasto recipe --schema
     """
@@ -32,7 +37,5 @@ def recipe(
         print_json(Recipe.model_json_schema())
         return
     if file is None:
-        raise PastoError(
-            "no recipe given", "pasto recipe recipes/quickstart.yaml, or pasto recipe --schema"
-        )
+        raise PastoError("no recipe given", "pasto recipe quickstart, or pasto recipe --schema")
     typer.echo(dump_recipe(load_recipe(file, set_ or [])), nl=False)

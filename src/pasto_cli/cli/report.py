@@ -1,4 +1,4 @@
-"""`pasto report`: one page with figures of what a run left."""
+"""`pasto report`: one page with plots of what a run left."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,27 +24,21 @@ def report(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Write a self-contained HTML report: dose-response, flips, values, side effects, training,
-    texts, recipe and hashes.
+    """Write a self-contained HTML report of what `pasto eval` has measured so far.
 
-    It shows what `pasto eval` has measured so far.
+    It shows dose-response, flips, values, side effects, training, texts, recipe and hashes.
 
     Examples:
       pasto report
 
       pasto report runs/latest --samples 0 --out report.html
     """
-    from pasto_cli.cli.console import Screen, print_json
-    from pasto_cli.cli.console import out as stdout
-    from pasto_cli.workflows import report
+    from pasto_cli.cli.console import Screen, print_json, print_line
+    from pasto_cli.workflows import report as workflow
 
-    path = report.write_report(run, samples, out, Screen())
+    path = workflow.write_report(run, samples, out, Screen())
+    size = path.stat().st_size
     if json:
-        print_json({"report": str(path), "bytes": path.stat().st_size})
+        print_json({"report": str(path), "bytes": size})
         return
-    stdout.print(
-        f"report: {path} ({path.stat().st_size / 1e3:.0f} kB)",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    print_line(f"report: {path} ({size / 1e3:.0f} kB)")

@@ -9,12 +9,16 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.cli import options
 
 if TYPE_CHECKING:
-    from pasto_cli.core.records.adapter import Certificate
     from pasto_cli.workflows.train import Trained
 
 
 def train(
-    recipe: Annotated[Path | None, typer.Argument(help="YAML recipe.", show_default=False)] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(
+            help="YAML recipe, or the name of one that ships with pasto.", show_default=False
+        ),
+    ] = None,
     set_: options.Set = None,
     seeds: Annotated[
         int,
@@ -40,11 +44,11 @@ def train(
     with the same adapter, on a CPU bit for bit.
 
     Examples:
-      pasto train recipes/quickstart.yaml
+      pasto train quickstart
 
-      pasto train recipes/quickstart.yaml --set training.epochs=1 --set model.quantization=4bit
+      pasto train recipe.yaml --set training.epochs=1 --set model.quantization=4bit
 
-      pasto train recipes/quickstart.yaml --seeds 3
+      pasto train recipe.yaml --seeds 3
 
       pasto train --resume runs/20261122-101500-quickstart
     """
@@ -54,25 +58,25 @@ def train(
         raise typer.BadParameter("Missing argument: a recipe, or --resume with a run.")
     from pasto_cli.core.recipe.load import load_recipe
 
-    resolved = load_recipe(recipe, set_ or []) if recipe else None
+    resolved = load_recipe(recipe, set_ or []) if recipe else None  # before torch is loaded
     from pasto_cli.cli.console import Screen, print_json
     from pasto_cli.core.models.distributed import copied_by_the_others, kept_by_the_first
-    from pasto_cli.workflows import train
+    from pasto_cli.workflows import train as workflow
 
     screen = Screen()
     found: list[Trained] = []
     if resume:
         with copied_by_the_others(resume) as run:
-            found.append(train.resume_run(run, screen))
-            if found[0].certificate and not json:
-                _show(found[0].certificate, found[0].folder, found[0].result.angle)
+            found.append(workflow.resume_run(run, screen))
+            if not json:
+                _show(found[-1])
     with kept_by_the_first(out) as root:
-        for one in train.with_seeds(resolved, seeds) if resolved else ():
+        for one in workflow.with_seeds(resolved, seeds) if resolved else ():
             if seeds > 1:
                 screen.note(f"training seed {one.training.seed} ({len(found) + 1} of {seeds})")
-            found.append(train.train_recipe(one, screen, root))
-            if found[-1].certificate and not json:
-                _show(found[-1].certificate, found[-1].folder, found[-1].result.angle)
+            found.append(workflow.train_recipe(one, screen, root))
+            if not json:
+                _show(found[-1])
             if found[-1].result.interrupted:
                 break
     if json:
@@ -82,18 +86,25 @@ def train(
         _show_seeds(found)
     if found[-1].result.interrupted:
         raise typer.Exit(130)
+    _require_certificates(found, seeds)
+
+
+def _require_certificates(found: "list[Trained]", seeds: int) -> None:
+    """End with exit code 1 where a certificate failed."""
     failed = [
-        trained for trained in found if trained.certificate and not trained.certificate.passed
+        (trained.folder, trained.certificate.reason)
+        for trained in found
+        if trained.certificate and not trained.certificate.passed
     ]
-    if failed:
-        assert failed[0].certificate is not None
-        raise PastoError(
-            f"the certificate failed: {failed[0].certificate.reason}"
-            + (f" ({len(failed)} of {seeds} seeds failed)" if seeds > 1 else ""),
-            f"{failed[0].folder}/adapter is saved and says so. Train longer (training.epochs), on "
-            f"more pairs (pairs.count), "
-            "with stronger words, or look at history.jsonl for a term that never fell.",
-        )
+    if not failed:
+        return
+    folder, reason = failed[0]
+    count = f" ({len(failed)} of {seeds} seeds failed)" if seeds > 1 else ""
+    raise PastoError(
+        f"the certificate failed: {reason}{count}",
+        f"{folder}/adapter is saved and says so. Train longer (training.epochs), on more pairs "
+        f"(pairs.count), with stronger words, or look at history.jsonl for a term that never fell.",
+    )
 
 
 def _record(trained: "Trained") -> dict[str, Any]:
@@ -108,48 +119,46 @@ def _record(trained: "Trained") -> dict[str, Any]:
 def _show_seeds(found: "list[Trained]") -> None:
     """Strength over the seeds, and the command that measures them together."""
     from pasto_cli.base.statistics import spread
-    from pasto_cli.cli.console import out
+    from pasto_cli.cli.console import print_line
     from pasto_cli.cli.tables import show_spread
 
     certificates = [trained.certificate for trained in found if trained.certificate]
     if len(certificates) > 1:
-        show_spread(
-            {
-                f"strength at {c}": spread([x.strength[k].value for x in certificates])
-                for c, k in (("+1", "1"), ("-1", "-1"))
-            },
-            len(certificates),
-        )
+        spreads = {
+            f"strength at {shown}": spread([c.strength[key].value for c in certificates])
+            for shown, key in (("+1", "1"), ("-1", "-1"))
+        }
+        show_spread(spreads, len(certificates))
     names = " ".join(str(trained.folder) for trained in found)
-    out.print(
-        f"measure them together: pasto eval {names}", highlight=False, markup=False, soft_wrap=True
-    )
+    print_line(f"measure them together: pasto eval {names}")
 
 
-def _show(certificate: "Certificate", folder: Path, angle: float) -> None:
+def _show(trained: "Trained") -> None:
+    """The certificate; nothing for a training that was interrupted."""
     from rich.table import Table
 
     from pasto_cli.base.format import format_estimate
-    from pasto_cli.cli.console import out
+    from pasto_cli.cli.console import out, print_line
 
-    verdict = "passed" if certificate.passed else "FAILED"
-    out.print(
-        f"Certificate {verdict}: {certificate.num_suffixes} held-out openings under "
-        f"{certificate.num_neutral_prompts} held-out "
-        f"neutral prompts, n = {certificate.strength['1'].n}",
-        highlight=False,
+    certificate = trained.certificate
+    if certificate is None:
+        return
+    print_line(
+        f"Certificate {'passed' if certificate.passed else 'FAILED'}: "
+        f"{certificate.num_suffixes} held-out openings under "
+        f"{certificate.num_neutral_prompts} held-out neutral prompts, "
+        f"n = {certificate.strength['1'].n}"
     )
     table = Table()
     table.add_column("")
     table.add_column("strength in prompt-equivalents [95 %]", justify="right")
-    table.add_row("coefficient +1", format_estimate(certificate.strength["1"].model_dump()))
-    table.add_row("coefficient -1", format_estimate(certificate.strength["-1"].model_dump()))
+    table.add_row("coefficient +1", format_estimate(certificate.strength["1"]))
+    table.add_row("coefficient -1", format_estimate(certificate.strength["-1"]))
     table.add_row("positive persona prompt", f"{certificate.persona_prompts['chosen']:+.2f}")
     table.add_row("negative persona prompt", f"{certificate.persona_prompts['rejected']:+.2f}")
     out.print(table)
-    out.print(
-        f"1 prompt-equivalent = {certificate.span_nats / 2:.3f} nats a token; largest rotation "
-        f"{angle:.1f} degrees",
-        highlight=False,
+    print_line(
+        f"1 prompt-equivalent = {certificate.span_nats / 2:.3f} nats per token; largest rotation "
+        f"{trained.result.angle:.1f} degrees"
     )
-    out.print(f"adapter: {folder}/adapter", highlight=False, markup=False, soft_wrap=True)
+    print_line(f"adapter: {trained.folder}/adapter")

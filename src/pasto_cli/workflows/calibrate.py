@@ -1,4 +1,4 @@
-"""How far a dial may be turned, and how dials that are turned together get in each other's way."""
+"""`pasto calibrate`: how far a dial may be turned."""
 
 from pathlib import Path
 
@@ -7,35 +7,27 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.core.evaluation.disturbance import (
     LARGEST_COEFFICIENT,
     coefficient_at_budget,
-    measure,
-    summary,
+    measure_disturbance,
+    summarise_disturbance,
 )
 from pasto_cli.core.models.memory import enough_memory
-from pasto_cli.core.records.adapter import Calibration, Interval
-from pasto_cli.workflows.dials import open_dial, recipe_of
+from pasto_cli.core.records.adapter import Calibration
+from pasto_cli.workflows.dials import AS_TRAINED, Dial, LoadOptions, open_dial
 from pasto_cli.workflows.evaluate import LOW_MEMORY, neutral_probe
 from pasto_cli.workflows.progress import Watcher
 from pasto_cli.workflows.publish import rewrite_card
 
 
 def calibrate(
-    name: str | None,
-    budget: float,
-    quantization: str | None,
-    device: str | None,
-    verify: bool,
-    watch: Watcher,
+    name: str | None, budget: float, watch: Watcher, options: LoadOptions = AS_TRAINED
 ) -> tuple[Path, Calibration]:
-    """Find for each sign the coefficient that disturbs the base by a budget, and store both with
-    the adapter.
+    """Find the coefficient of each sign at a KL budget, and store both with the adapter.
 
     Args:
         name: Run or adapter folder, or None for the latest run.
         budget: KL(p_0 || p_a) at the 95th percentile of the tokens of neutral answers, nats.
-        quantization: Of the base, instead of as trained.
-        device: To load it on.
-        verify: Check fingerprints and reference logits.
         watch: Told of progress.
+        options: How the base is loaded and the adapter checked.
 
     Returns:
         The adapter's folder and what was found.
@@ -51,15 +43,21 @@ def calibrate(
     if runs.adapter_folder(name) is None:
         raise PastoError(
             f"{name} is on the Hub: a calibration is stored with the adapter",
-            "First: pasto pull " + str(name),
+            f"First: pasto pull {name}",
         )
-    dial = open_dial(name, watch, quantization, device, verify)
-    seed = recipe_of(dial.meta, dial.folder).evaluation.seed
+    dial = open_dial(name, watch, options)
+    calibration = _find(dial, budget, watch)
+    rewrite_card(dial.folder, dial.meta.model_copy(update={"calibration": calibration}))
+    return dial.folder, calibration
+
+
+def _find(dial: Dial, budget: float, watch: Watcher) -> Calibration:
+    seed = dial.recipe.evaluation.seed
     coefficients, reached = {}, {}
     with enough_memory(LOW_MEMORY):
         with watch.task("the base model's own answers to neutral prompts"):
             probe = neutral_probe(dial)
-        zero = measure(dial.lm, dial.steerer, probe, 0.0)
+        zero = measure_disturbance(dial.lm, dial.steerer, probe, 0.0)
         for key, sign in (("1", 1.0), ("-1", -1.0)):
             with watch.task(f"coefficient {sign:+g} x ?: KL p95 = {budget:g} nats"):
                 size = coefficient_at_budget(dial.lm, dial.steerer, probe, sign, budget)
@@ -69,16 +67,12 @@ def calibrate(
                         f"by {budget:g} nats",
                         "Lower --kl.",
                     )
-                found = summary(measure(dial.lm, dial.steerer, probe, sign * size), zero, seed)[
-                    "kl_p95"
-                ]
+                reading = measure_disturbance(dial.lm, dial.steerer, probe, sign * size)
             coefficients[key] = sign * size
-            reached[key] = Interval(**{k: found[k] for k in ("value", "low", "high", "n")})
-    calibration = Calibration(
+            reached[key] = summarise_disturbance(reading, zero, seed).kl_p95
+    return Calibration(
         kl_p95=budget,
         coefficients=coefficients,
         reached=reached,
         quantization=dial.lm.spec.quantization,
     )
-    rewrite_card(dial.folder, dial.meta.model_copy(update={"calibration": calibration}))
-    return dial.folder, calibration

@@ -1,21 +1,25 @@
-"""A dial beside its baselines and beside its other seeds: the same items, the same scores, one
-table."""
+"""A dial beside its baselines: the same items, the same scores, one table. No printing."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.core.evaluation.baselines import BASELINES, build_baseline
-from pasto_cli.core.evaluation.disturbance import LARGEST_COEFFICIENT, Probe, coefficient_at_budget
+from pasto_cli.base.statistics import Estimate
+from pasto_cli.core.evaluation.baselines import BASELINES, BaselineInputs, build_baseline
+from pasto_cli.core.evaluation.disturbance import (
+    LARGEST_COEFFICIENT,
+    NeutralProbe,
+    coefficient_at_budget,
+)
 from pasto_cli.core.evaluation.evaluator import NEEDED, evaluate, tokenise
 from pasto_cli.core.evaluation.metrics import Table, slope_difference
+from pasto_cli.core.evaluation.questions import TokenisedQuestion
 from pasto_cli.core.models.activations import collect_activations
 from pasto_cli.core.models.chat import tokenise_pairs
 from pasto_cli.core.models.memory import enough_memory
-from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.evaluation import EvalRun
-from pasto_cli.core.steering.steerer import Scaled, Steerer, lead
-from pasto_cli.workflows.dials import Opened, pairs_of
+from pasto_cli.core.steering.steerer import Scaled, Steerer
+from pasto_cli.workflows.dials import Dial, pairs_of, recipe_of
 from pasto_cli.workflows.evaluate import (
     LOW_MEMORY,
     Plan,
@@ -27,6 +31,8 @@ from pasto_cli.workflows.progress import Watcher
 
 PAIRS = 64
 """Training pairs that the baselines' directions are made from."""
+ADAPTER = "adapter"
+"""What the dial is called among the methods."""
 
 
 class Method(NamedTuple):
@@ -34,8 +40,8 @@ class Method(NamedTuple):
 
     name: str
     run: EvalRun
-    strength: tuple[float, float]
-    """Coefficients of the method that stand for +1 and -1."""
+    coefficients: tuple[float, float]
+    """The sizes of the method's own coefficients that stand for +1 and -1."""
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -50,86 +56,88 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def compare(
-    dial: Opened, names: Sequence[str], plan: Plan, equal_kl: bool, watch: Watcher
+    dial: Dial, names: Sequence[str], plan: Plan, equal_kl: bool, watch: Watcher
 ) -> list[Method]:
     """The dial and its baselines on one benchmark; each result is kept beside the run.
 
     Args:
         dial: The trained adapter.
-        names: Of `BASELINES`.
+        names: Some of `BASELINES`.
         plan: Items and value; they are put into tokens once, but for methods that work by words.
         equal_kl: Scale each method so that it disturbs the base by 1 nat (95th percentile) at +1
             and at -1; prompts cannot be scaled and stand as they are.
         watch: Told of progress.
     """
-    spec = Recipe.model_validate(dial.meta.recipe).evaluation
+    plan = plan._replace(settings=plan.settings._replace(coefficients=NEEDED))
     with watch.task("building baselines"):
-        steerers = {"adapter": dial.steerer} | _baselines(dial, names)
+        steerers = {ADAPTER: dial.steerer} | _baselines(dial, names)
         probe = neutral_probe(dial)
-        questions = tokenise(dial.lm, plan.part)
-    found = []
+        questions = tokenise(dial.lm, plan.benchmark)
+    methods: list[Method] = []
     for name, steerer in steerers.items():
         sizes = (1.0, 1.0)
-        if equal_kl and lead(steerer, 0.0) is None:
+        if equal_kl and steerer.prompt_prefix(0.0) is None:
             sizes = _equal_sizes(dial, name, steerer, probe, watch)
             steerer = Scaled(steerer, *sizes)
-        facts = plan.provenance | {"method": name, "equal_kl": equal_kl, "strength": list(sizes)}
-        with (
-            enough_memory(LOW_MEMORY),
-            watch.task(
-                f"{name}: {len(plan.part.items)} questions", len(plan.part.items)
-            ) as advance,
-        ):
-            run = evaluate(
-                dial.lm,
-                steerer,
-                plan.part,
-                plan.value,
-                NEEDED,
-                spec.pmass_threshold,
-                spec.node_budget,
-                spec.seed,
-                facts,
-                advance,
-                questions=questions,
-            )
-        scores = run.scores | (
-            {"slope_minus_adapter": _difference(run, found[0].run, spec.seed)} if found else {}
-        )
-        run = run.model_copy(
-            update={
-                "scores": scores,
-                "disturbance": disturbances(dial, steerer, probe, NEEDED, spec.seed),
-            }
-        )
+        facts = {"method": name, "equal_kl": equal_kl, "coefficients": list(sizes)}
+        own = plan._replace(provenance=plan.provenance | facts)
+        run = _measure(dial, steerer, own, questions, probe, watch)
+        if methods:
+            difference = _difference(run, methods[0].run, plan.settings.seed)
+            scores = run.scores.model_copy(update={"slope_minus_adapter": difference})
+            run = run.model_copy(update={"scores": scores})
         keep_evaluation(dial, run, name + ("-equal-kl" if equal_kl else "-compared"))
-        found.append(Method(name, run, sizes))
-    return found
+        methods.append(Method(name, run, sizes))
+    return methods
 
 
-def _difference(run: EvalRun, adapter: EvalRun, seed: int) -> dict[str, float | int]:
+def _measure(
+    dial: Dial,
+    steerer: Steerer,
+    plan: Plan,
+    questions: Sequence[TokenisedQuestion],
+    probe: NeutralProbe,
+    watch: Watcher,
+) -> EvalRun:
+    """One method on the benchmark, and what it disturbs."""
+    count, seed = len(plan.benchmark.items), plan.settings.seed
+    label = f"{plan.provenance['method']}: {count} questions"
+    with enough_memory(LOW_MEMORY), watch.task(label, count) as advance:
+        run = evaluate(
+            dial.lm,
+            steerer,
+            plan.benchmark,
+            plan.settings,
+            provenance=plan.provenance,
+            progress=advance,
+            questions=questions,
+        )
+    found = disturbances(dial, steerer, probe, NEEDED, seed)
+    return run.model_copy(update={"disturbance": found})
+
+
+def _difference(run: EvalRun, adapter: EvalRun, seed: int) -> Estimate:
     one, other = (Table(r.rows, r.value, r.coefficients, r.pmass_threshold) for r in (run, adapter))
-    return slope_difference(one, other, seed)._asdict()
+    return slope_difference(one, other, seed)
 
 
-def _baselines(dial: Opened, names: Sequence[str]) -> dict[str, Steerer]:
+def _baselines(dial: Dial, names: Sequence[str]) -> dict[str, Steerer]:
     if not names:
         return {}
-    recipe = Recipe.model_validate(dial.meta.recipe)
+    recipe = recipe_of(dial.meta, dial.folder)
     pairs, _ = tokenise_pairs(pairs_of(dial).pairs[:PAIRS], dial.lm.chat)
-    states = collect_activations(dial.lm, pairs, [], recipe.evaluation.node_budget)
-    depth = dial.lm.depth_index(recipe.subspace.depth)
-    personas = (dial.meta.personas[0], dial.meta.personas[1])
-    return {
-        name: build_baseline(
-            name, dial.lm, personas, states, dial.adapter, depth, recipe.training.seed
-        )
-        for name in dict.fromkeys(names)
-    }
+    inputs = BaselineInputs(
+        personas=(dial.meta.personas[0], dial.meta.personas[1]),
+        states=collect_activations(dial.lm, pairs, [], recipe.evaluation.node_budget),
+        adapter=dial.adapter,
+        depth=dial.lm.depth_index(recipe.subspace.depth),
+        seed=recipe.training.seed,
+    )
+    return {name: build_baseline(name, dial.lm, inputs) for name in dict.fromkeys(names)}
 
 
 def _equal_sizes(
-    dial: Opened, name: str, steerer: Steerer, probe: Probe, watch: Watcher
+    dial: Dial, name: str, steerer: Steerer, probe: NeutralProbe, watch: Watcher
 ) -> tuple[float, float]:
     with watch.task(f"{name}: the coefficients that disturb by 1 nat"):
         up, down = (coefficient_at_budget(dial.lm, steerer, probe, sign) for sign in (1.0, -1.0))

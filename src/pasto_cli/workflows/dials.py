@@ -1,14 +1,20 @@
-"""Adapters on their bases: what a user names, found, loaded and checked."""
+"""Dials: adapters on the base model that they were made for, found, loaded and checked.
+
+A dial at coefficient a changes the weights of its base by dW(a) (`core.steering.adapter`). Dials
+that turn together add up: a set with own coefficients c_i stands at dW = sum_i dW_i(a * c_i).
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from pasto_cli.base import runs
-from pasto_cli.base.errors import PastoError
+from pasto_cli.base.errors import PastoError, first_problem
 from pasto_cli.core.artifact import store
 from pasto_cli.core.models.forward import settle_packing
 from pasto_cli.core.models.loaded import LoadedModel
@@ -17,31 +23,133 @@ from pasto_cli.core.pairs.pairs import PairSet, make_pairs, read_pairs
 from pasto_cli.core.recipe.schema import ModelSpec, Recipe
 from pasto_cli.core.records.adapter import Meta
 from pasto_cli.core.steering.adapter import Adapter
-from pasto_cli.core.steering.steerer import AdapterSteerer, attach
+from pasto_cli.core.steering.coefficients import Coefficients
+from pasto_cli.core.steering.generation import generate
+from pasto_cli.core.steering.steerer import AdapterSteerer, Mix, attach
 from pasto_cli.workflows.progress import Watcher
 
 
-class Opened(NamedTuple):
-    """A loaded adapter on its base."""
+class LoadOptions(NamedTuple):
+    """How a base is loaded and an adapter checked, where a user wants it otherwise."""
 
-    lm: LoadedModel
-    adapter: Adapter
-    steerer: AdapterSteerer
-    meta: Meta
-    folder: Path
+    quantization: str | None = None
+    """`none`, `4bit` or `8bit`; None for the one that the adapter was trained with."""
+    device: str | None = None
+    """`cpu`, `mps`, `cuda` or `cuda:N`; None for `auto`."""
+    verify: bool = True
+    """Check fingerprints of the base and reference logits."""
+    trust_remote_code: bool = False
+    """Run Python code from the base model's repository; an adapter cannot ask for it."""
 
 
-class Part(NamedTuple):
-    """One of several dials on the same base."""
+AS_TRAINED = LoadOptions()
+"""The base as in training, on the best device, everything checked."""
 
-    dial: Opened
-    own: float
-    """Its own coefficient."""
+
+class Dial:
+    """An adapter on its model. Outside `at` the model is its untouched base.
+
+    Args:
+        lm: The base model.
+        adapter: Made for it.
+        meta: The adapter's pasto.json: base, recipe, certificate.
+        folder: Where the adapter was read.
+    """
+
+    def __init__(self, lm: LoadedModel, adapter: Adapter, meta: Meta, folder: Path) -> None:
+        self.lm = lm
+        self.adapter = adapter
+        self.steerer = AdapterSteerer(adapter, lm)
+        self.meta = meta
+        self.folder = folder
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that the adapter was trained with."""
+        return recipe_of(self.meta, self.folder)
+
+    def at(self, coefficients: Coefficients, bake: bool = False) -> AbstractContextManager[None]:
+        """Steer the model inside this context.
+
+        Args:
+            coefficients: One number for every row of a batch, or one for each row.
+            bake: Fold one coefficient into the weights for the time of this context: decoding then
+                costs what the base costs.
+
+        Raises:
+            PastoError: If they are not finite, not as many as the rows of a batch, or cannot be
+                baked.
+        """
+        return self.steerer.baked(coefficients) if bake else self.steerer.at(coefficients)
+
+    def strength(self, percent: float) -> float:
+        """The coefficient that a per cent figure of the calibrated one means (`pasto calibrate`).
+
+        Args:
+            percent: Between -100 and 100.
+
+        Raises:
+            PastoError: Without a calibration, or beyond 100 %.
+        """
+        return self.meta.coefficient(percent)
+
+    def generate(
+        self,
+        prompt: str,
+        coeffs: Sequence[float] = (-1.0, 0.0, 1.0),
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Iterator[tuple[float, str]]:
+        """Answers to a user's message.
+
+        Args:
+            prompt: Rendered by the model's own chat template.
+            coeffs: Coefficients.
+            max_new_tokens: Longest answer.
+            temperature: 0 is greedy.
+            seed: Seed of sampling.
+
+        Yields:
+            (coefficient, text), in the order of `coeffs`.
+        """
+        texts = generate(
+            self.lm, self.steerer, prompt, list(coeffs), max_new_tokens, temperature, seed
+        )
+        yield from zip(coeffs, texts, strict=True)
+
+
+@dataclass(frozen=True)
+class DialSet:
+    """One dial, or several on one base that turn together."""
+
+    dials: Sequence[Dial]
+    own: Sequence[float]
+    """Each dial's own coefficient, where the set stands at 1."""
+    coefficients: Sequence[float] = (1.0,)
+    """Where the set is asked to stand."""
+
+    @property
+    def lm(self) -> LoadedModel:
+        """The base that they share."""
+        return self.dials[0].lm
+
+    @property
+    def steerer(self) -> AdapterSteerer | Mix:
+        """Turns all of them: at a, each dial stands at a times its own coefficient."""
+        if len(self.dials) == 1 and self.own[0] == 1.0:
+            return self.dials[0].steerer
+        return Mix([(dial.steerer, own) for dial, own in zip(self.dials, self.own, strict=True)])
 
 
 def open_model(spec: ModelSpec, watch: Watcher, packing: bool = True) -> LoadedModel:
-    """Load a base model and settle how prompts are packed on it (not needed for generation
-    only)."""
+    """Load a base model.
+
+    Args:
+        spec: The model section of a recipe.
+        watch: Told what is loaded.
+        packing: Settle how prompts are packed on it; not needed for generation only.
+    """
     with watch.task(f"loading {spec.source}"):
         lm = load_model(spec, watch.note)
         if packing:
@@ -50,98 +158,108 @@ def open_model(spec: ModelSpec, watch: Watcher, packing: bool = True) -> LoadedM
 
 
 def open_dial(
-    name: str | None,
-    watch: Watcher,
-    quantization: str | None = None,
-    device: str | None = None,
-    verify: bool = True,
-    trust_remote_code: bool = False,
-    packing: bool = True,
-) -> Opened:
+    name: str | None, watch: Watcher, options: LoadOptions = AS_TRAINED, packing: bool = True
+) -> Dial:
     """Load an adapter and the base that it names.
 
     Args:
         name: Run folder, adapter folder, Hub id, or None for the latest run.
         watch: Told what is loaded.
-        quantization: Instead of the one that the adapter was trained with.
-        device: Instead of `auto`.
-        verify: Check fingerprints and reference logits.
-        trust_remote_code: Run Python code from the base model's repository.
+        options: How the base is loaded and the adapter checked.
         packing: See `open_model`.
+
+    Raises:
+        PastoError: If adapter or base are missing, damaged or do not belong together.
     """
     folder, meta = _read_adapter(name, watch)
-    # The artifact may be a stranger's: its word never runs code, and its device is not ours.
-    changes = {
-        "quantization": quantization,
-        "device": device or "auto",
-        "trust_remote_code": trust_remote_code,
-    }
-    try:
-        spec = ModelSpec.model_validate(
-            meta.base.spec.model_dump() | {k: v for k, v in changes.items() if v is not None}
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
-        raise PastoError(
-            problem, "Quantization is none, 4bit or 8bit; device is auto, cpu, mps or cuda."
-        ) from None
-    if spec.revision is None and meta.base.commit and not meta.base.commit.startswith("sha256:"):
-        spec = spec.model_copy(update={"revision": meta.base.commit})
-    lm = open_model(spec, watch, packing)
-    adapter = store.load_adapter(folder, meta, lm, verify)
-    steerer = AdapterSteerer(adapter, lm)
-    attach(lm, steerer)
-    return Opened(lm, adapter, steerer, meta, folder)
+    lm = open_model(_base_of(meta, options), watch, packing)
+    dial = Dial(lm, store.load_adapter(folder, meta, lm, options.verify), meta, folder)
+    attach(lm, dial.steerer)
+    return dial
 
 
-def _read_adapter(name: str | None, watch: Watcher) -> tuple[Path, Meta]:
-    """Local folder and pasto.json of what a user named; the Hub is asked for what can only be
-    there."""
-    folder = runs.adapter_folder(name)
-    if folder is None:
-        from pasto_cli.core.artifact import hub
-
-        assert name is not None
-        with watch.task(f"fetching {name}"):
-            folder = hub.download(name)
-    elif name is None:
-        watch.note(f"adapter: {folder.parent}")
-    meta = store.read_meta(folder)
-    recipe_of(meta, folder)
-    return folder, meta
-
-
-def open_parts(
+def open_set(
     names: Sequence[str],
     watch: Watcher,
-    quantization: str | None = None,
-    device: str | None = None,
-    verify: bool = True,
+    options: LoadOptions = AS_TRAINED,
+    *,
+    coefficients: Sequence[float] = (1.0,),
     packing: bool = True,
-) -> list[Part]:
-    """Several adapters of one base, each as `NAME:COEFFICIENT` (1 where none is given); the base is
-    the first one's.
+) -> DialSet:
+    """Load several adapters of one base, which is the first one's.
+
+    Args:
+        names: `NAME:COEFFICIENT` or `NAME` (coefficient 1) of each.
+        watch: Told what is loaded.
+        options: How the base is loaded and the adapters checked.
+        coefficients: Where the set is asked to stand.
+        packing: See `open_model`.
 
     Raises:
         PastoError: If one of them was made for another base.
     """
-    split = [split_part(name) for name in names]
-    first = open_dial(split[0][0], watch, quantization, device, verify, packing=packing)
-    parts = [Part(first, 1.0 if split[0][1] is None else split[0][1])]
-    for name, own in split[1:]:
+    split = [split_coefficient(name) for name in names]
+    first = open_dial(split[0][0], watch, options, packing)
+    dials = [first]
+    for name, _ in split[1:]:
         folder, meta = _read_adapter(name, watch)
-        adapter = store.load_adapter(folder, meta, first.lm, verify)
-        parts.append(
-            Part(
-                Opened(first.lm, adapter, AdapterSteerer(adapter, first.lm), meta, folder),
-                1.0 if own is None else own,
+        adapter = store.load_adapter(folder, meta, first.lm, options.verify)
+        dials.append(Dial(first.lm, adapter, meta, folder))
+    return DialSet(dials, [1.0 if own is None else own for _, own in split], coefficients)
+
+
+def open_dials(
+    names: Sequence[str] | None,
+    watch: Watcher,
+    options: LoadOptions,
+    *,
+    coefficients: Sequence[float] | None,
+    strengths: Sequence[float] | None,
+    default: Sequence[float] = (1.0,),
+) -> DialSet:
+    """Load what --adapter names, to stand where --coeff or --strength say. Needs no packing.
+
+    Args:
+        names: `NAME` or `NAME:COEFFICIENT` of each; None for the latest run.
+        watch: Told what is loaded.
+        options: How the base is loaded and the adapters checked.
+        coefficients: Of one dial; of several, what their own are multiplied by.
+        strengths: Per cent of one dial's calibrated coefficient, instead of `coefficients`.
+        default: Coefficients of one dial where none of them is given.
+
+    Raises:
+        PastoError: For options that contradict each other, or a strength without a calibration.
+    """
+    if coefficients and strengths:
+        raise PastoError("--coeff and --strength say the same in two ways", "Give one of them.")
+    if names is not None and len(names) > 1:
+        if strengths:
+            raise PastoError(
+                "--strength is for one dial",
+                "Give each adapter its coefficient: -a A:+1 -a B:-0.5",
             )
+        return open_set(names, watch, options, coefficients=coefficients or (1.0,), packing=False)
+    name, own = split_coefficient(names[0]) if names else (None, None)
+    if names and own is not None and (coefficients or strengths):
+        raise PastoError(
+            f"{names[0]} has its coefficient already", "Leave --coeff and --strength out."
         )
-    return parts
+    dial = open_dial(name, watch, options, packing=False)
+    if strengths:
+        _warn_of_other_quantization(dial, watch)
+        coefficients = [dial.strength(percent) for percent in strengths]
+    elif own is not None:
+        coefficients = [own]
+    return DialSet([dial], [1.0], coefficients or default)
 
 
-def split_part(text: str) -> tuple[str, float | None]:
+def _warn_of_other_quantization(dial: Dial, watch: Watcher) -> None:
+    kept, loaded = dial.meta.calibration, dial.lm.spec.quantization
+    if kept is not None and kept.quantization != loaded:
+        watch.warn(f"calibrated on a base of quantisation {kept.quantization}, not {loaded}")
+
+
+def split_coefficient(text: str) -> tuple[str, float | None]:
     """`NAME:-0.5` -> its name and coefficient; a name alone has none."""
     name, colon, number = text.rpartition(":")
     try:
@@ -157,19 +275,59 @@ def split_part(text: str) -> tuple[str, float | None]:
     return name, own
 
 
+def _read_adapter(name: str | None, watch: Watcher) -> tuple[Path, Meta]:
+    """Local folder and pasto.json of what a user named; what is not here is fetched."""
+    folder = runs.adapter_folder(name)
+    if folder is None:
+        from pasto_cli.core.artifact import hub
+
+        assert name is not None
+        with watch.task(f"fetching {name}"):
+            folder = hub.download(name)
+    elif name is None:
+        watch.note(f"adapter: {folder.parent}")
+    meta = store.read_meta(folder)
+    recipe_of(meta, folder)  # a damaged recipe is refused before a model is loaded
+    return folder, meta
+
+
+def _base_of(meta: Meta, options: LoadOptions) -> ModelSpec:
+    """How to load the base of an adapter: as it was trained with, but for the user's options."""
+    kept = meta.base.spec.model_dump()
+    # The artifact may be a stranger's: its word never runs code, and its device is not ours.
+    changes = {"device": options.device or "auto", "trust_remote_code": options.trust_remote_code}
+    if options.quantization is not None:
+        changes["quantization"] = options.quantization
+    try:
+        spec = ModelSpec.model_validate(kept | changes)
+    except ValidationError as error:
+        raise PastoError(
+            f"{first_problem(error)}, not {error.errors()[0]['input']!r}",
+            "Quantization is none, 4bit or 8bit; device is auto, cpu, mps or cuda.",
+        ) from None
+    # A recipe that names no revision was trained on the commit of that day. What has a hash instead
+    # of a commit is a local file.
+    if spec.revision is None and meta.base.commit and not meta.base.commit.startswith("sha256:"):
+        spec = spec.model_copy(update={"revision": meta.base.commit})
+    return spec
+
+
 def recipe_of(meta: Meta, folder: Path) -> Recipe:
-    """The recipe inside an artifact."""
+    """The recipe inside an artifact.
+
+    Raises:
+        PastoError: If it is none of ours.
+    """
     try:
         return Recipe.model_validate(meta.recipe)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("recipe", *first["loc"])))
         raise PastoError(
-            f"{folder / store.META}: {where}: {first['msg']}", "Copy or download the adapter again."
+            f"{folder / store.META}: recipe.{first_problem(error)}",
+            "Copy or download the adapter again.",
         ) from None
 
 
-def pairs_of(dial: Opened) -> PairSet:
+def pairs_of(dial: Dial) -> PairSet:
     """The pairs that a dial was trained on: from its run's folder, or made again from its recipe.
 
     Raises:
@@ -179,7 +337,7 @@ def pairs_of(dial: Opened) -> PairSet:
     if run is not None and (run / "pairs.jsonl").exists():
         found = read_pairs(run / "pairs.jsonl")
     else:
-        found = make_pairs(recipe_of(dial.meta, dial.folder).pairs)
+        found = make_pairs(dial.recipe.pairs)
     if dial.meta.pairs_sha256 and found.digest != dial.meta.pairs_sha256:
         raise PastoError(
             f"the pairs of {dial.folder} are not those that it was trained on",

@@ -1,25 +1,32 @@
-"""The verbs of `pasto eval`: measure a dial, keep what was found, simulate steerers. No
-printing."""
+"""The verbs of `pasto eval`: measure a dial, keep what was found, simulate steerers."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pasto_cli.base import bundled, runs
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import write_text, writing
 from pasto_cli.base.provenance import now, versions
+from pasto_cli.base.statistics import Spread
 from pasto_cli.core.evaluation.benchmarks import Benchmark, load_benchmark, subset
-from pasto_cli.core.evaluation.disturbance import Probe, make_probe, measure, summary
-from pasto_cli.core.evaluation.evaluator import evaluate, require_value
+from pasto_cli.core.evaluation.details import with_details
+from pasto_cli.core.evaluation.disturbance import (
+    NeutralProbe,
+    make_probe,
+    measure_disturbance,
+    summarise_disturbance,
+)
+from pasto_cli.core.evaluation.evaluator import EvalSettings, evaluate, require_value
 from pasto_cli.core.evaluation.oracles import OracleScore, score_oracles
+from pasto_cli.core.evaluation.seeds import across_seeds, sentiment_across_seeds
 from pasto_cli.core.evaluation.sentiment import score_texts
 from pasto_cli.core.models import distributed
 from pasto_cli.core.models.memory import enough_memory
-from pasto_cli.core.recipe.schema import Recipe
-from pasto_cli.core.records.evaluation import EvalRun, SentimentRun, dump, key
+from pasto_cli.core.records.evaluation import EvalRun, Evaluated, SentimentRun, dump
+from pasto_cli.core.records.scores import Disturbance, LabelSign, key
 from pasto_cli.core.steering.steerer import Steerer
-from pasto_cli.workflows.dials import Opened
+from pasto_cli.workflows.dials import Dial, recipe_of
 from pasto_cli.workflows.progress import Watcher
 
 PROBE_PROMPTS = 24
@@ -31,28 +38,70 @@ SENTIMENT = "sentiment"
 
 
 class Plan(NamedTuple):
-    """What an evaluation will ask."""
+    """What an evaluation will ask, and how it will be scored."""
 
-    part: Benchmark
-    value: str
+    benchmark: Benchmark
+    """Cut to size."""
+    settings: EvalSettings
     provenance: dict[str, Any]
 
 
+class Measured(NamedTuple):
+    """A dial on one benchmark."""
+
+    found: Evaluated | SentimentRun
+    path: Path | None
+    """The file that holds every row; None for an adapter that is not in a run folder."""
+
+    @property
+    def run(self) -> EvalRun | SentimentRun:
+        """What was measured, without what its rows show."""
+        return self.found.run if isinstance(self.found, Evaluated) else self.found
+
+
 def plan_evaluation(
-    dial: Opened, benchmark: str | None, data: str | None, limit: int | None, value: str | None
+    dial: Dial,
+    *,
+    benchmark: str | None = None,
+    data: str | None = None,
+    limit: int | None = None,
+    value: str | None = None,
+    coefficients: Sequence[float] | None = None,
+    label_sign: LabelSign = "own",
 ) -> Plan:
-    """The items, the value and the provenance of an evaluation; what is not given comes from the
-    dial's recipe."""
-    spec = Recipe.model_validate(dial.meta.recipe).evaluation
-    value = value or spec.value
+    """Decide what an evaluation asks; what is not given comes from the dial's recipe.
+
+    Args:
+        dial: The dial to be measured.
+        benchmark: Bundled name, `dailydilemmas`, or a benchmark file.
+        data: Local folder with the DailyDilemmas files.
+        limit: Dilemmas at most.
+        value: The value whose labels score the rows.
+        coefficients: -1, 0 and +1 are added where they are missing.
+        label_sign: `original` only to compare with published numbers.
+
+    Raises:
+        PastoError: If there is no such benchmark, or no row of it carries the value.
+    """
+    spec = recipe_of(dial.meta, dial.folder).evaluation
     # The recipe's limit is for the recipe's benchmark; another one is taken whole.
-    limit = spec.limit if limit is None and benchmark in (None, spec.benchmark) else limit
-    part = subset(load_benchmark(benchmark or spec.benchmark, data), value, limit, spec.seed)
-    require_value(part, value)
-    return Plan(part, value, _provenance(dial) | {"bootstrap_seed": spec.seed, "limit": limit})
+    if limit is None and benchmark in (None, spec.benchmark):
+        limit = spec.limit
+    settings = EvalSettings(
+        value=value or spec.value,
+        coefficients=coefficients or spec.coefficients,
+        pmass_threshold=spec.pmass_threshold,
+        node_budget=spec.node_budget,
+        seed=spec.seed,
+        label_sign=label_sign,
+    )
+    whole = load_benchmark(benchmark or spec.benchmark, data)
+    part = subset(whole, settings.value, limit, spec.seed)
+    require_value(part, settings.value)
+    return Plan(part, settings, _provenance(dial, spec.seed, limit))
 
 
-def _provenance(dial: Opened) -> dict[str, Any]:
+def _provenance(dial: Dial, bootstrap_seed: int, limit: int | None) -> dict[str, Any]:
     return {
         "adapter": str(dial.folder),
         "pairs_sha256": dial.meta.pairs_sha256,
@@ -62,73 +111,61 @@ def _provenance(dial: Opened) -> dict[str, Any]:
         "created": now(),
         "versions": versions(),
         "training_seed": dial.meta.recipe["training"]["seed"],
+        "bootstrap_seed": bootstrap_seed,
+        "limit": limit,
     }
 
 
-def evaluate_dial(
-    dial: Opened,
-    watch: Watcher,
-    plan: Plan,
-    coefficients: Sequence[float] | None,
-    label_sign: Literal["own", "original"] = "own",
-) -> tuple[EvalRun, Path | None]:
-    """Run a benchmark with a dial, and measure what the dial disturbs.
-
-    Returns:
-        The evaluation, and the file it was written to (None for an adapter that is not in a run
-        folder).
-    """
-    spec = Recipe.model_validate(dial.meta.recipe).evaluation
-    part = plan.part
+def evaluate_dial(dial: Dial, plan: Plan, watch: Watcher) -> Measured:
+    """Run a benchmark with a dial, and measure what the dial disturbs."""
+    questions = len(plan.benchmark.items)
     with (
         enough_memory(LOW_MEMORY),
-        watch.task(f"{part.name}: {len(part.items)} questions", len(part.items)) as advance,
+        watch.task(f"{plan.benchmark.name}: {questions} questions", questions) as advance,
     ):
         run = evaluate(
             dial.lm,
             dial.steerer,
-            part,
-            plan.value,
-            coefficients or spec.coefficients,
-            spec.pmass_threshold,
-            spec.node_budget,
-            spec.seed,
-            plan.provenance,
-            advance,
-            label_sign,
+            plan.benchmark,
+            plan.settings,
+            provenance=plan.provenance,
+            progress=advance,
         )
     with watch.task(f"disturbance on {PROBE_PROMPTS} neutral prompts"):
-        found = disturbances(dial, dial.steerer, neutral_probe(dial), run.coefficients, spec.seed)
+        found = disturbances(
+            dial, dial.steerer, neutral_probe(dial), run.coefficients, plan.settings.seed
+        )
     run = run.model_copy(update={"disturbance": found})
-    return run, keep_evaluation(dial, run)
+    return Measured(with_details(run), keep_evaluation(dial, run))
 
 
-def neutral_probe(dial: Opened) -> Probe:
+def neutral_probe(dial: Dial) -> NeutralProbe:
     """Held-out neutral prompts with the base's own answers."""
     return make_probe(dial.lm, bundled.lines("sentiment_prompts.txt")[:PROBE_PROMPTS])
 
 
 def disturbances(
-    dial: Opened, steerer: Steerer, probe: Probe, coefficients: Sequence[float], seed: int
-) -> dict[str, Any]:
+    dial: Dial, steerer: Steerer, probe: NeutralProbe, coefficients: Sequence[float], seed: int
+) -> dict[str, Disturbance]:
     """Coefficient -> KL to the base and NLL of the neutral prompts, with intervals."""
-    zero = measure(dial.lm, steerer, probe, 0.0)
-    return {
-        key(a): summary(measure(dial.lm, steerer, probe, a) if a else zero, zero, seed)
-        for a in coefficients
-    }
+    zero = measure_disturbance(dial.lm, steerer, probe, 0.0)
+    found = {}
+    for a in coefficients:
+        reading = measure_disturbance(dial.lm, steerer, probe, a) if a else zero
+        found[key(a)] = summarise_disturbance(reading, zero, seed)
+    return found
 
 
-def keep_evaluation(dial: Opened, run: EvalRun, method: str = "") -> Path | None:
+def keep_evaluation(dial: Dial, run: EvalRun, method: str = "") -> Path | None:
     """Write an evaluation beside the run that it belongs to; None where there is no run folder."""
-    suffix = ("" if run.label_sign == "own" else "-original-sign") + (
-        f"-{method}" if method else ""
-    )
-    return _keep(dial, f"{run.benchmark}{suffix}.json", dump(run))
+    sign = "" if run.label_sign == "own" else "-original-sign"
+    name = f"{run.benchmark}{sign}{f'-{method}' if method else ''}.json"
+    return _keep(dial, name, dump(run))
 
 
-def _keep(dial: Opened, name: str, text: str) -> Path | None:
+def _keep(dial: Dial, name: str, text: str) -> Path | None:
     run = runs.run_of(dial.folder)
+    # Every process has the same result; the first one writes it.
     if distributed.rank() > 0 or run is None:
         return None
     path = run / "eval" / name
@@ -139,47 +176,47 @@ def _keep(dial: Opened, name: str, text: str) -> Path | None:
 
 
 def evaluate_sentiment(
-    dial: Opened, watch: Watcher, coefficients: Sequence[float] | None, limit: int | None
-) -> tuple[SentimentRun, Path | None]:
-    """Greedy answers to neutral open prompts at each coefficient, scored by sentiment.
-
-    Returns:
-        The result, and the file it was written to (None for an adapter that is not in a run
-        folder).
-    """
+    dial: Dial, watch: Watcher, coefficients: Sequence[float] | None, limit: int | None
+) -> Measured:
+    """Greedy answers to neutral open prompts at each coefficient, scored by sentiment."""
     from pasto_cli.core.steering.generation import generate_many
 
-    spec = Recipe.model_validate(dial.meta.recipe).evaluation
+    spec = recipe_of(dial.meta, dial.folder).evaluation
     prompts = bundled.lines("sentiment_prompts.txt")[:limit]
     wanted = sorted({*map(float, coefficients or spec.coefficients), 0.0})
     if len(wanted) < 2:
         raise PastoError(
             "the sentiment benchmark needs two coefficients or more", "Write --coeffs=-1,0,1"
         )
-    with (
-        enough_memory(LOW_MEMORY),
-        watch.task(
-            f"{SENTIMENT}: {len(prompts)} prompts at {len(wanted)} coefficients", len(prompts)
-        ) as advance,
-    ):
+    label = f"{SENTIMENT}: {len(prompts)} prompts at {len(wanted)} coefficients"
+    with enough_memory(LOW_MEMORY), watch.task(label, len(prompts)) as advance:
         texts = generate_many(dial.lm, dial.steerer, prompts, wanted, progress=advance)
-    run = score_texts(
-        prompts,
-        wanted,
-        texts,
-        spec.seed,
-        _provenance(dial) | {"bootstrap_seed": spec.seed, "limit": limit},
-    )
-    return run, _keep(dial, f"{SENTIMENT}.json", run.model_dump_json(indent=1))
+    run = score_texts(prompts, wanted, texts, spec.seed, _provenance(dial, spec.seed, limit))
+    return Measured(run, _keep(dial, f"{SENTIMENT}.json", run.model_dump_json(indent=1)))
+
+
+def across_runs(found: Sequence[Measured]) -> dict[str, Spread]:
+    """What several dials have in common; empty for one, or where benchmarks are mixed.
+
+    Raises:
+        PastoError: If they were not measured on the same items and value.
+    """
+    if len(found) < 2:
+        return {}
+    dilemmas = [m.run for m in found if isinstance(m.run, EvalRun)]
+    texts = [m.run for m in found if isinstance(m.run, SentimentRun)]
+    if dilemmas and texts:
+        return {}
+    return across_seeds(dilemmas) if dilemmas else sentiment_across_seeds(texts)
 
 
 def oracles(
-    benchmark: str, data: str | None, value: str, label_sign: str
+    benchmark: str, data: str | None, value: str, label_sign: LabelSign
 ) -> tuple[Benchmark, int, list[OracleScore]]:
     """Simulated steerers on a benchmark: what its metric rewards. No model is loaded.
 
     Returns:
-        The benchmark, its number of rows labelled for the value, and a score for each oracle.
+        The benchmark, its number of rows labelled for the value, and the scores of each oracle.
     """
     whole = load_benchmark(benchmark, data)
     require_value(whole, value)

@@ -1,7 +1,6 @@
 """`pasto export`: a dial at stated coefficients, in the formats of other engines."""
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,12 +8,12 @@ from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import replace_folder
 from pasto_cli.core.artifact import export
-from pasto_cli.core.steering.steerer import Mix
-from pasto_cli.workflows.dials import Part
+from pasto_cli.workflows.dials import DialSet
 from pasto_cli.workflows.progress import Watcher
 
 FORMATS = ("lora", "merged", "gguf-lora")
 FACTS = "pasto_export.json"
+"""File in an exported folder that says where the export came from."""
 
 
 class Exported(NamedTuple):
@@ -26,32 +25,23 @@ class Exported(NamedTuple):
     size: int
     """Bytes."""
     difference: float | None
-    """Largest difference of logits to the dial itself, after a fixed prompt; None for merged
-    weights."""
+    """Largest difference of logits to the dial's after a fixed prompt; None for merged weights."""
     scale: float | None
     """Largest logit there."""
 
 
-def export_dial(
-    parts: Sequence[Part],
-    coefficients: Sequence[float],
-    kind: str,
-    out: Path | None,
-    force: bool,
-    watch: Watcher,
+def export_dials(
+    dials: DialSet, kind: str, out: Path | None, watch: Watcher, *, force: bool = False
 ) -> list[Exported]:
-    """Write one LoRA, merged model or GGUF adapter for each coefficient.
+    """Write one LoRA, merged model or GGUF adapter for each coefficient of a set of dials.
 
     Args:
-        parts: The dial, or several with their own coefficients: they become one export, in which
-            ranks add.
-        coefficients: Finite numbers, not 0; of several dials, what their own coefficients are
-            multiplied by.
+        dials: Several of them become one export, in which their ranks add.
         kind: One of `FORMATS`.
         out: Folder for them; `export/` in the (first) run's folder by default, or here for an
             adapter without a run.
-        force: Replace what is there.
         watch: Told what is written.
+        force: Replace what is there.
 
     Raises:
         PastoError: For an unknown format, coefficient 0, a name that exists, or a disk that is
@@ -59,78 +49,73 @@ def export_dial(
     """
     if kind not in FORMATS:
         raise PastoError(f"--format {kind!r} is not known", f"Write {', '.join(FORMATS)}.")
-    first = parts[0].dial
-    mixed = len(parts) > 1
-    steerer = Mix([(part.dial.steerer, part.own) for part in parts]) if mixed else first.steerer
-    root = out or (runs.run_of(first.folder) or Path()) / "export"
+    root = out or (runs.run_of(dials.dials[0].folder) or Path()) / "export"
     found = []
-    for a in dict.fromkeys(coefficients):
-        path = (
-            root / f"{kind}{'-mix' if mixed else ''}{a:+g}{'.gguf' if kind == 'gguf-lora' else ''}"
-        )
+    for a in dict.fromkeys(dials.coefficients):
+        path = root / _name(dials, kind, a)
         if path.exists() and not force:
             raise PastoError(
                 f"{path} is there already", "Give another --out, or --force to replace it."
             )
-        factors = export.joined(
-            [export.low_rank(part.dial.adapter, a * part.own) for part in parts]
-        )
-        difference = scale = None
-        if kind != "merged":
-            difference, scale = export.largest_difference(first.lm, steerer, a, factors)
-        with watch.task(f"writing {path}"):
-            if kind == "gguf-lora":
-                replace_folder(
-                    path, lambda file, f=factors: export.save_gguf_lora(file, first.lm, f)
-                )
-            elif kind == "lora":
-                replace_folder(
-                    path,
-                    lambda folder, a=a, f=factors: _folder(
-                        folder, parts, a, kind, lambda: export.save_lora(folder, first.lm, f)
-                    ),
-                )
-            else:
-                replace_folder(
-                    path,
-                    lambda folder, a=a: _folder(
-                        folder,
-                        parts,
-                        a,
-                        kind,
-                        lambda: export.save_merged(folder, first.lm, steerer, a),
-                    ),
-                )
-        size = (
-            sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-            if path.is_dir()
-            else path.stat().st_size
-        )
-        found.append(Exported(a, path, size, difference, scale))
+        found.append(_export(dials, kind, a, path, watch))
     return found
 
 
-def _folder(
-    folder: Path, parts: Sequence[Part], a: float, kind: str, fill: Callable[[], None]
-) -> None:
-    """A folder with an export in it, and where it came from."""
-    folder.mkdir()
-    fill()
-    base = parts[0].dial.meta.base
-    dials = [
-        {
-            "coefficient": a * own,
-            "personas": dial.meta.personas,
-            "recipe": dial.meta.recipe["name"],
-            "versions": dial.meta.versions,
-        }
-        for dial, own in parts
-    ]
-    facts: dict[str, Any] = {
+def _name(dials: DialSet, kind: str, a: float) -> str:
+    """File or folder of one export: `lora+1`, `merged-mix-0.5`, `gguf-lora-1.gguf`."""
+    mix = "-mix" if len(dials.dials) > 1 else ""
+    return f"{kind}{mix}{a:+g}{'.gguf' if kind == 'gguf-lora' else ''}"
+
+
+def _export(dials: DialSet, kind: str, a: float, path: Path, watch: Watcher) -> Exported:
+    lm, steerer = dials.lm, dials.steerer
+    factors = export.joined(
+        [
+            export.low_rank(dial.adapter, a * own)
+            for dial, own in zip(dials.dials, dials.own, strict=True)
+        ]
+    )
+    difference = scale = None
+    if kind != "merged":
+        difference, scale = export.largest_difference(lm, steerer, a, factors)
+
+    def write(scratch: Path) -> None:
+        if kind == "gguf-lora":  # a file of its own; what it came from has no place beside it
+            export.save_gguf_lora(scratch, lm, factors)
+            return
+        scratch.mkdir()
+        if kind == "lora":
+            export.save_lora(scratch, lm, factors)
+        else:
+            export.save_merged(scratch, lm, steerer, a)
+        facts = json.dumps(_facts(dials, kind, a), indent=1)
+        (scratch / FACTS).write_text(facts + "\n", encoding="utf-8")
+
+    with watch.task(f"writing {path}"):
+        replace_folder(path, write)
+    return Exported(a, path, _size(path), difference, scale)
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _facts(dials: DialSet, kind: str, a: float) -> dict[str, Any]:
+    """Where an export came from."""
+    base = dials.dials[0].meta.base
+    return {
         "coefficient": a,
         "format": kind,
         "base": base.spec.model_dump(mode="json"),
         "commit": base.commit,
-        "dials": dials,
+        "dials": [
+            {
+                "coefficient": a * own,
+                "personas": dial.meta.personas,
+                "recipe": dial.recipe.name,
+                "versions": dial.meta.versions,
+            }
+            for dial, own in zip(dials.dials, dials.own, strict=True)
+        ],
     }
-    (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

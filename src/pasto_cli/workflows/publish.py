@@ -4,6 +4,7 @@ import contextlib
 import re
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError
@@ -16,13 +17,38 @@ from pasto_cli.workflows.dials import recipe_of
 from pasto_cli.workflows.progress import Watcher
 
 
+class Pushed(NamedTuple):
+    """What was published, or would be."""
+
+    card: str
+    files: dict[str, int]
+    """Name -> bytes."""
+    address: str | None
+    """Of the commit; None for a dry run."""
+
+
+class Pulled(NamedTuple):
+    """What was copied from the Hub."""
+
+    folder: Path
+    commit: str
+    meta: Meta
+
+
 def push_adapter(
-    name: str | None, repo: str, private: bool, dry_run: bool, watch: Watcher
-) -> tuple[str, list[tuple[str, int]], str | None]:
+    name: str | None, repo: str, watch: Watcher, *, private: bool, dry_run: bool
+) -> Pushed:
     """Publish an adapter with a card made from the run's own facts.
 
-    Returns:
-        The card, the files with their sizes, and the address (None for a dry run).
+    Args:
+        name: Run or adapter folder, or None for the latest run.
+        repo: `user/name`.
+        watch: Told of what others will miss, and of progress.
+        private: Make a new repository private.
+        dry_run: Upload nothing.
+
+    Raises:
+        PastoError: If there is no such adapter here, or the Hub does not take it.
     """
     from pasto_cli.core.artifact import hub
 
@@ -32,7 +58,7 @@ def push_adapter(
         raise PastoError(f"{name} is on the Hub already", "Give a local run or adapter folder.")
     meta = store.read_meta(folder)
     recipe_of(meta, folder)
-    text = card(meta.model_dump(mode="json"), _own_evaluations(folder)).replace("THIS", repo)
+    text = card(meta, _own_evaluations(folder)).replace("THIS", repo)
     source = meta.base.spec.source
     if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
         watch.warn(
@@ -45,27 +71,31 @@ def push_adapter(
             f"{folder}: {store.TENSORS} is missing",
             "Train again, or give another adapter with --adapter.",
         )
-    files = [(name, (folder / name).stat().st_size) for name in (store.TENSORS, store.META)]
-    files.append((store.CARD, len(text.encode())))
+    files = {name: (folder / name).stat().st_size for name in (store.TENSORS, store.META)}
+    files[store.CARD] = len(text.encode())
     if dry_run:
-        return text, files, None
+        return Pushed(text, files, None)
     with watch.task(f"uploading to {repo}"):
-        return text, files, hub.upload(folder, repo, text, private)
+        return Pushed(text, files, hub.upload(folder, repo, text, private))
 
 
 def _require_id(repo: str) -> None:
-    """See that a repository id is one: `user/name`, neither of them a way out of a folder."""
+    """See that a repository id is one: `user/name`, neither of them a path such as `..`."""
     if not re.fullmatch(r"(?!\.+/)[\w.-]+/(?!\.+$)[\w.-]+", repo):
         raise PastoError(f"{repo!r} is not a repository id", "Write user/name.")
 
 
 def pull_adapter(
-    repo: str, out: Path | None, revision: str | None, force: bool, watch: Watcher
-) -> tuple[Path, str, Meta]:
+    repo: str, out: Path | None, revision: str | None, watch: Watcher, *, force: bool
+) -> Pulled:
     """Copy an adapter from the Hub into a folder, as a whole or not at all.
 
-    Returns:
-        The folder, the commit that was copied, and its pasto.json.
+    Args:
+        repo: `user/name`.
+        out: The folder; by default the repository's name, here.
+        revision: Branch, tag or commit.
+        watch: Told of progress.
+        force: Replace an adapter that is there.
 
     Raises:
         PastoError: If it is not there or no adapter of ours, or the folder exists.
@@ -86,17 +116,16 @@ def pull_adapter(
         meta = store.read_meta(found)
         recipe_of(meta, found)
         replace_folder(folder, lambda scratch: shutil.copytree(found, scratch))
-    return folder, found.name, meta  # the client's cache names folders by commit
+    return Pulled(folder, found.name, meta)  # the client's cache names folders by commit
 
 
 def rewrite_card(folder: Path, meta: Meta) -> None:
     """Store changed facts with an adapter, and its card made from them."""
-    store.replace_meta(folder, meta, card(meta.model_dump(mode="json"), _own_evaluations(folder)))
+    store.replace_meta(folder, meta, card(meta, _own_evaluations(folder)))
 
 
 def evaluations_of(run: Path) -> list[EvalRun]:
-    """Everything that was measured with a run's adapter, comparisons included; other files are
-    passed over."""
+    """Everything measured with a run's adapter, comparisons included; other files are skipped."""
     found = []
     for path in sorted((run / "eval").glob("*.json")):
         with contextlib.suppress(ValueError, OSError):
@@ -107,4 +136,4 @@ def evaluations_of(run: Path) -> list[EvalRun]:
 def _own_evaluations(folder: Path) -> list[EvalRun]:
     """What a card shows: a comparison has a table of its own."""
     found = evaluations_of(folder.parent) if folder.name == "adapter" else []
-    return [run for run in found if "method" not in run.provenance]
+    return [run for run in found if run.method is None]

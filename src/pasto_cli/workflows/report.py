@@ -6,11 +6,13 @@ from pathlib import Path
 from pasto_cli.base import bundled, runs
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import write_text
+from pasto_cli.base.format import format_coefficient
 from pasto_cli.core.artifact import store
-from pasto_cli.core.recipe.schema import Recipe
+from pasto_cli.core.evaluation.details import with_details
 from pasto_cli.core.records.evaluation import SentimentRun
-from pasto_cli.core.report.page import Sample, render
-from pasto_cli.workflows.dials import open_dial
+from pasto_cli.core.records.training import Step
+from pasto_cli.core.report.page import Contents, Sample, render
+from pasto_cli.workflows.dials import open_dial, recipe_of
 from pasto_cli.workflows.evaluate import SENTIMENT
 from pasto_cli.workflows.progress import Watcher
 from pasto_cli.workflows.publish import evaluations_of
@@ -41,29 +43,39 @@ def write_report(name: str | None, samples: int, out: Path | None, watch: Watche
     if name is None:
         watch.note(f"run: {root}")
     meta = store.read_meta(folder)
-    try:
-        recipe = (root / "recipe.yaml").read_text(encoding="utf-8")
-        lines = (
-            (root / "history.jsonl").read_text(encoding="utf-8").splitlines()
-            if (root / "history.jsonl").exists()
-            else []
-        )
-        if lines and not lines[-1].endswith("}"):
-            lines.pop()  # a training that was killed may leave half a line
-        history = [json.loads(line) for line in lines if line.strip()]
-    except (OSError, ValueError) as error:
-        raise PastoError(
-            f"{root}: history.jsonl or recipe.yaml cannot be read ({error})", "Train again."
-        ) from None
+    recipe, history = _recipe_and_history(root)
+    evaluations = evaluations_of(root)
     sentiment = _sentiment_of(root)
     texts = _samples(name or str(root), root, sentiment, samples, watch)
     with watch.task("drawing"):
-        page = render(
-            meta.model_dump(mode="json"), recipe, history, evaluations_of(root), sentiment, texts
+        contents = Contents(
+            meta=meta,
+            recipe=recipe,
+            history=history,
+            evaluations=[with_details(run) for run in evaluations if run.method is None],
+            comparisons=[run for run in evaluations if run.method is not None],
+            sentiment=sentiment,
+            samples=texts,
         )
+        page = render(contents)
     path = out or root / "report.html"
     write_text(path, page)
     return path
+
+
+def _recipe_and_history(root: Path) -> tuple[str, list[Step]]:
+    """The resolved recipe, and what every step told."""
+    path = root / "history.jsonl"
+    try:
+        recipe = (root / "recipe.yaml").read_text(encoding="utf-8")
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        if lines and not lines[-1].endswith("}"):
+            lines.pop()  # a training that was killed may leave half a line
+        return recipe, [Step(**json.loads(line)) for line in lines if line.strip()]
+    except (OSError, ValueError, TypeError) as error:
+        raise PastoError(
+            f"{root}: history.jsonl or recipe.yaml cannot be read ({error})", "Train again."
+        ) from None
 
 
 def _sentiment_of(root: Path) -> SentimentRun | None:
@@ -83,34 +95,39 @@ def _samples(
     if sentiment is not None:
         prompts = list(dict.fromkeys(t.prompt for t in sentiment.texts))[:count]
         return [
-            Sample(p, {_signed(t.coefficient): t.text for t in sentiment.texts if t.prompt == p})
+            Sample(p, {_shown(t.coefficient): t.text for t in sentiment.texts if t.prompt == p})
             for p in prompts
         ]
+    kept = _kept_samples(root / SAMPLES)
+    return kept[:count] if len(kept) >= count else _new_samples(name, root, count, watch)
+
+
+def _kept_samples(path: Path) -> list[Sample]:
+    """Texts that an earlier report generated; none where the file cannot be read."""
     try:
-        kept = [
-            Sample(x["prompt"], x["texts"])
-            for x in json.loads((root / SAMPLES).read_text(encoding="utf-8"))
-        ]
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return [Sample(x["prompt"], x["texts"]) for x in kept]
     except (OSError, ValueError, KeyError, TypeError):
-        kept = []
-    if len(kept) >= count:
-        return kept[:count]
+        return []
+
+
+def _new_samples(name: str, root: Path, count: int, watch: Watcher) -> list[Sample]:
+    """Generate texts, and keep them for the next report."""
     from pasto_cli.core.steering.generation import generate_many
 
     dial = open_dial(name, watch)
-    coefficients = Recipe.model_validate(dial.meta.recipe).evaluation.coefficients
+    coefficients = recipe_of(dial.meta, dial.folder).evaluation.coefficients
     prompts = bundled.lines("sentiment_prompts.txt")[:count]
     with watch.task(f"answers to {count} prompts", count) as advance:
         found = generate_many(dial.lm, dial.steerer, prompts, coefficients, progress=advance)
     made = [
-        Sample(p, dict(zip(map(_signed, coefficients), row, strict=True)))
+        Sample(p, dict(zip(map(_shown, coefficients), row, strict=True)))
         for p, row in zip(prompts, found, strict=True)
     ]
-    write_text(
-        root / SAMPLES, json.dumps([s._asdict() for s in made], indent=1, ensure_ascii=False)
-    )
+    kept = [{"prompt": s.prompt, "texts": s.texts} for s in made]
+    write_text(root / SAMPLES, json.dumps(kept, indent=1, ensure_ascii=False))
     return made
 
 
-def _signed(coefficient: float) -> str:
-    return f"{coefficient:+g}" if coefficient else "0 (base)"
+def _shown(coefficient: float) -> str:
+    return format_coefficient(coefficient) if coefficient else "0 (base)"

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pasto_cli.core.artifact.verify import compare_reference, same_bytes
-from pasto_cli.workflows.dials import open_dial
+from pasto_cli.workflows.dials import AS_TRAINED, LoadOptions, open_dial
 from pasto_cli.workflows.progress import Watcher
 
 
@@ -16,26 +16,22 @@ class Verified(NamedTuple):
     modules: int
     """Adapted weights."""
     hashed: bool
-    """Whether the tensors' hash was stored and is the same; adapters from before there was one have
-    none."""
+    """Whether the tensors' hash was stored and is the same; the first adapters had none."""
     same_bytes: bool
-    """Whether every adapted weight is the base's byte for byte; else (another precision) by its
-    directions."""
+    """Whether adapted weights are the base's byte for byte; else (precision) by directions."""
     differences: dict[str, float]
     """Coefficient -> largest difference of the reference logits to those stored."""
     certified: bool | None
     """Whether the certificate passed; None without one."""
 
 
-def verify(
-    name: str | None, quantization: str | None, device: str | None, watch: Watcher
-) -> Verified:
+def verify(name: str | None, watch: Watcher, options: LoadOptions = AS_TRAINED) -> Verified:
     """Load an adapter with every check: strict keys, fingerprints of the base, reference logits.
 
     Raises:
         PastoError: On any difference.
     """
-    dial = open_dial(name, watch, quantization, device, packing=False)
+    dial = open_dial(name, watch, options, packing=False)
     found = compare_reference(dial.lm, dial.adapter, dial.meta)
     certificate = dial.meta.certificate
     return Verified(

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pasto_cli.base.errors import PastoError
+from pasto_cli.base.errors import PastoError, first_problem
 from pasto_cli.base.files import read_limited
 from pasto_cli.core.steering.adapter import Adapter, Factors, Rotation
 
@@ -68,10 +68,7 @@ def read_original(folder: Path) -> Original:
     try:
         config = _Config.model_validate(json.loads(read_limited(folder / CONFIG, 2**20)))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise PastoError(
-            f"{folder / CONFIG}: {'.'.join(map(str, first['loc']))}: {first['msg']}", AGAIN
-        ) from None
+        raise PastoError(f"{folder / CONFIG}: {first_problem(error)}", AGAIN) from None
     except (OSError, ValueError, RecursionError) as error:
         raise PastoError(f"{folder / CONFIG}: cannot be read ({error})", AGAIN) from None
     if (

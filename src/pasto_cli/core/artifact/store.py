@@ -9,8 +9,6 @@ README.md               the card
 import hashlib
 import json
 import math
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -18,22 +16,22 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pasto_cli.base.errors import PastoError
-from pasto_cli.base.files import read_limited, write_text, writing
+from pasto_cli.base.errors import PastoError, first_problem
+from pasto_cli.base.files import read_limited, recover, replace_folder, write_text
+from pasto_cli.base.runs import ADAPTER_META
 from pasto_cli.core.artifact.verify import _check_shapes, _verify_base, compare_reference
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.records.adapter import FORMAT_VERSION, Meta
 from pasto_cli.core.records.evaluation import without_nan
 from pasto_cli.core.steering.adapter import PARTS, Adapter, Factors, Rotation
 
-TENSORS, META, CARD = "adapter.safetensors", "pasto.json", "README.md"
+TENSORS, META, CARD = "adapter.safetensors", ADAPTER_META, "README.md"
 LARGEST_META = 2**24
 """Bytes of a pasto.json."""
 
 
 def save(folder: Path, adapter: Adapter, meta: Meta, card: str) -> None:
-    """Write an artifact; a crash at any moment leaves the old one or the new one, never half of
-    one.
+    """Write an artifact; a kill at any moment leaves the old one or the new one, never half of one.
 
     Raises:
         PastoError: If the disk is full or the folder cannot be written.
@@ -43,30 +41,15 @@ def save(folder: Path, adapter: Adapter, meta: Meta, card: str) -> None:
         for path, rotation in adapter.items()
         for part in PARTS
     }
-    with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".adapter-", dir=folder.parent))
-    old = scratch.with_name(scratch.name + "-old")
-    try:
-        save_file(tensors, scratch / TENSORS, metadata={"format": f"pasto {FORMAT_VERSION}"})
-        meta = meta.model_copy(update={"tensors_sha256": _sha256(scratch / TENSORS)})
-        (scratch / META).write_text(
-            json.dumps(without_nan(meta.model_dump(mode="json")), indent=1), encoding="utf-8"
-        )
+
+    def write(scratch: Path) -> None:
+        scratch.mkdir()
+        save_file(tensors, scratch / TENSORS, {"format": f"pasto {FORMAT_VERSION}"})
+        hashed = meta.model_copy(update={"tensors_sha256": _sha256(scratch / TENSORS)})
+        (scratch / META).write_text(_as_json(hashed), encoding="utf-8")
         (scratch / CARD).write_text(card, encoding="utf-8")
-        scratch.chmod(0o755)
-        if folder.exists():
-            folder.rename(old)
-        scratch.rename(folder)
-    except (OSError, SafetensorError) as error:
-        raise PastoError(
-            f"cannot write {folder}: {error}", "Free some disk or choose another folder with --out."
-        ) from None
-    finally:
-        if old.exists() and not folder.exists():  # interrupted between the two renames
-            old.rename(folder)
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+    replace_folder(folder, write)
 
 
 def replace_meta(folder: Path, meta: Meta, card: str) -> None:
@@ -75,8 +58,12 @@ def replace_meta(folder: Path, meta: Meta, card: str) -> None:
     Raises:
         PastoError: If they cannot be written.
     """
-    write_text(folder / META, json.dumps(without_nan(meta.model_dump(mode="json")), indent=1))
+    write_text(folder / META, _as_json(meta))
     write_text(folder / CARD, card)
+
+
+def _as_json(meta: Meta) -> str:
+    return json.dumps(without_nan(meta.model_dump(mode="json")), indent=1)
 
 
 def _sha256(path: Path) -> str:
@@ -90,6 +77,7 @@ def read_meta(folder: Path) -> Meta:
     Raises:
         PastoError: If the folder holds no adapter, or one of another format.
     """
+    recover(folder)
     path = folder / META
     try:
         raw = json.loads(read_limited(path, LARGEST_META))
@@ -111,10 +99,8 @@ def read_meta(folder: Path) -> Meta:
     try:
         return Meta.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
         raise PastoError(
-            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}",
-            "Copy or download the adapter again.",
+            f"{path}: {first_problem(error)}", "Copy or download the adapter again."
         ) from None
 
 

@@ -1,11 +1,14 @@
-"""Disturbance: what a steerer does to the base model where no value is at stake, and the strength
-that does a given amount.
+"""Disturbance: what a steerer does to the base model where no value is at stake.
 
-    KL     KL(p_0 || p_a) at every token of the base model's own greedy answers to neutral open prompts; the disturbance is
-           its 95th percentile, nats
-    NLL    -log p_a of the neutral prompts' own words, nats a token: what steering costs in language modelling
+    KL     KL(p_0 || p_a) at every token of the base model's own greedy answers to neutral open
+           prompts; the disturbance is its 95th percentile, nats
+    NLL    -log p_a of the neutral prompts' own words, nats per token: what steering costs in
+           language modelling
 
-Methods are compared at the strength where the disturbance is 1 nat, found for each sign apart.
+Methods are compared at equal disturbance: each at the coefficient where it is 1 nat, found for each
+sign by itself, because a vector of norm 3 and a rotation of 45 degrees have no common scale.
+
+Legend: t tokens of an answer or of a prompt's own text, v vocabulary.
 """
 
 import math
@@ -16,36 +19,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pasto_cli.base.statistics import Floats, cluster_bootstrap
+from pasto_cli.base.statistics import Estimate, Floats, cluster_bootstrap
 from pasto_cli.core.models.forward import hidden_states
 from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.records.scores import Disturbance
 from pasto_cli.core.steering.generation import decoding
-from pasto_cli.core.steering.steerer import Steerer, lead
+from pasto_cli.core.steering.steerer import Steerer
 
 PERCENTILE = 0.95
 LARGEST_COEFFICIENT = 1024.0
-"""Coefficient at which the search for a strength gives up."""
-CLOSE = 0.02
-"""The search ends when the strength is known to this relative error."""
+"""Coefficient at which the search for a budget gives up."""
+TOLERANCE = 0.02
+"""The search ends when the coefficient is known to this relative error."""
 
 
-class Probe(NamedTuple):
+class NeutralProbe(NamedTuple):
     """Neutral prompts and the base model's own answers to them."""
 
     prompts: list[str]
     answers: list[list[int]]
     """Token ids of the greedy answers."""
     base: list[Tensor]
-    """(tokens of the answer, d) each: the base's hidden states that the answer's tokens are
-    predicted from."""
+    """(t, d_model) each: the base's hidden states that the answer's tokens are predicted from."""
     words: list[int]
-    """Tokens of each prompt's own text, without the chat template around it."""
+    """Number of tokens of each prompt's own text, without the chat template around it."""
     tail: int
-    """Tokens of the chat template after it."""
+    """Number of tokens of the chat template after it."""
 
 
-class Reading(NamedTuple):
-    """Disturbance at one coefficient, one array a prompt."""
+class DisturbanceReading(NamedTuple):
+    """KL and NLL of every token at one coefficient, one array per prompt."""
 
     kl: list[Floats]
     """(tokens of the answer,) each: KL(p_0 || p_a), nats."""
@@ -61,134 +64,160 @@ class Reading(NamedTuple):
 @torch.no_grad()
 def make_probe(
     lm: LoadedModel, prompts: Sequence[str], tokens: int = 12, budget: int = 512
-) -> Probe:
+) -> NeutralProbe:
     """Greedy answers of the clean base model to neutral prompts.
 
     Args:
         lm: The base model.
         prompts: At least two, without a persona.
-        tokens: Longest answer.
+        tokens: Length of the longest answer.
         budget: Nodes of one token tree.
     """
     ids = [lm.chat.prompt(prompt) for prompt in prompts]
-    head, tail = _common(ids), _common([row[::-1] for row in ids])
-    answers: list[list[int]] = [[] for _ in ids]
-    for length in sorted(
-        {len(row) for row in ids}
-    ):  # prompts of equal length share a batch: no row is padded
-        some = [i for i, row in enumerate(ids) if len(row) == length]
-        for index, answer in zip(some, _greedy(lm, [ids[i] for i in some], tokens), strict=True):
-            answers[index] = answer
+    # What all prompts begin and end with is the chat template; the rest is their own text.
+    head, tail = _common_prefix(ids), _common_prefix([row[::-1] for row in ids])
     words = [len(row) - head - tail for row in ids]
-    base: list[Tensor] = [torch.empty(0)] * len(ids)
+    answers = _greedy_answers(lm, ids, tokens)
     rows = [row + answer for row, answer in zip(ids, answers, strict=True)]
+    base: list[Tensor] = [torch.empty(0)] * len(ids)
     for index, states in hidden_states(lm, rows, budget):
-        base[index] = states.last(slice(-(len(answers[index]) + 1), -1))[0]
-    return Probe(list(prompts), answers, base, words, tail)
+        # A token is predicted one position before it stands.
+        predicting = slice(-(len(answers[index]) + 1), -1)
+        base[index] = states.last(predicting)[0]  # (1, t, d_model) -> (t, d_model)
+    return NeutralProbe(list(prompts), answers, base, words, tail)
+
+
+def _greedy_answers(lm: LoadedModel, rows: list[list[int]], tokens: int) -> list[list[int]]:
+    """The clean model's greedy answer to each row."""
+    answers: list[list[int]] = [[] for _ in rows]
+    # Rows of equal length share a batch, so that none is padded: padding would change rounding.
+    for length in sorted({len(row) for row in rows}):
+        alike = [i for i, row in enumerate(rows) if len(row) == length]
+        for index, answer in zip(alike, _greedy(lm, [rows[i] for i in alike], tokens), strict=True):
+            answers[index] = answer
+    return answers
 
 
 def _greedy(lm: LoadedModel, rows: list[list[int]], tokens: int) -> list[list[int]]:
-    """The clean model's answers to rows of equal length, each up to and with the token that ends
-    it."""
+    """Answers to rows of equal length, each up to and with the token that ends it."""
     ids = torch.tensor(rows, device=lm.device)
     arguments: dict[str, Any] = {
         "max_new_tokens": tokens,
         **decoding(0.0),
         "pad_token_id": lm.tokenizer.eos_token_id,
     }
-    found = lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)[
-        :, ids.shape[1] :
-    ].tolist()
+    output = lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
+    found = output[:, ids.shape[1] :].tolist()
     more = lm.model.generation_config.eos_token_id  # one, several or none
     ends = {lm.tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])}
+    # A row that ended early was padded until its neighbours had ended.
     return [
         row[: next((n + 1 for n, token in enumerate(row) if token in ends), None)] for row in found
     ]
 
 
-def _common(rows: Sequence[Sequence[int]]) -> int:
+def _common_prefix(rows: Sequence[Sequence[int]]) -> int:
     """Length of the longest common beginning."""
-    return next(
-        (i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1),
-        min(map(len, rows)),
-    )
+    columns = enumerate(zip(*rows, strict=False))
+    return next((i for i, tokens in columns if len(set(tokens)) > 1), min(map(len, rows)))
 
 
 @torch.no_grad()
-def measure(
-    lm: LoadedModel, steerer: Steerer, probe: Probe, coefficient: float, budget: int = 512
-) -> Reading:
-    """Disturbance at one coefficient; a steerer that works by words is measured with its words
-    before each prompt."""
-    leading = lead(steerer, coefficient) or ""
+def measure_disturbance(
+    lm: LoadedModel,
+    steerer: Steerer,
+    probe: NeutralProbe,
+    coefficient: float,
+    budget: int = 512,
+) -> DisturbanceReading:
+    """Disturbance at one coefficient.
+
+    A steerer that works by words is measured with its words before each prompt.
+
+    Args:
+        lm: The base model.
+        steerer: What is measured.
+        probe: From `make_probe`.
+        coefficient: Any finite number.
+        budget: Nodes of one token tree.
+    """
+    prefix = steerer.prompt_prefix(coefficient) or ""
     rows = [
-        lm.chat.prompt(leading + p) + answer
-        for p, answer in zip(probe.prompts, probe.answers, strict=True)
+        lm.chat.prompt(prefix + prompt) + answer
+        for prompt, answer in zip(probe.prompts, probe.answers, strict=True)
     ]
     kl: list[Floats] = [np.empty(0)] * len(rows)
     nll: list[Floats] = [np.empty(0)] * len(rows)
-
     passes = hidden_states(lm, rows, budget, steer=steerer.at, coefficients=[coefficient])
     for index, states in passes:
-        own, words = len(probe.answers[index]), probe.words[index]
-        end = len(rows[index]) - own - probe.tail  # where the prompt's own text ends
-        log_p = lm.head(states.last(slice(end - words - 1, -1))[0]).log_softmax(-1)
-        log_p0 = lm.head(probe.base[index]).log_softmax(-1)
-        answer = log_p[-own:] if own else log_p[:0]
-        kl[index] = (log_p0.exp() * (log_p0 - answer)).sum(-1).cpu().double().numpy()
-        said = torch.tensor(rows[index][end - words : end], device=log_p.device)
-        nll[index] = -log_p[:words].gather(-1, said[:, None])[:, 0].cpu().double().numpy()
-    return Reading(kl, nll)
+        answer, words = len(probe.answers[index]), probe.words[index]
+        end = len(rows[index]) - answer - probe.tail  # where the prompt's own text ends
+        # From the position that predicts the first word to the one that predicts the last token.
+        last = states.last(slice(end - words - 1, -1))[0]  # (words + tail + answer, d_model)
+        log_p = lm.head(last).log_softmax(-1)  # (words + tail + answer, v)
+        log_p0 = lm.head(probe.base[index]).log_softmax(-1)  # (answer, v)
+        log_pa = log_p[-answer:] if answer else log_p[:0]  # (answer, v)
+        kl[index] = (log_p0.exp() * (log_p0 - log_pa)).sum(-1).cpu().double().numpy()
+        own = torch.tensor(rows[index][end - words : end], device=log_p.device)  # (words,)
+        nll[index] = -log_p[:words].gather(-1, own[:, None])[:, 0].cpu().double().numpy()
+    return DisturbanceReading(kl, nll)
 
 
-def summary(reading: Reading, zero: Reading, seed: int = 0) -> dict[str, Any]:
-    """Figures of a reading with 95 % intervals, prompts resampled whole.
+def summarise_disturbance(
+    reading: DisturbanceReading, zero: DisturbanceReading, seed: int = 0
+) -> Disturbance:
+    """A reading with 95 % intervals; prompts are resampled whole.
 
     Args:
         reading: At a coefficient.
         zero: At coefficient 0, for the shift of the NLL.
-        seed: Of the bootstrap.
-
-    Returns:
-        `kl_p95`, `kl_mean`, `nll`, `nll_shift`: estimates as mappings, nats.
+        seed: Seed of the bootstrap.
     """
     names = [str(i) for i in range(len(reading.kl))]
-
-    def estimate(statistic: Callable[[np.ndarray], float]) -> dict[str, Any]:
-        return cluster_bootstrap(statistic, names, seed)._asdict()
 
     def joined(arrays: list[Floats], index: np.ndarray) -> Floats:
         return np.concatenate([arrays[i] for i in index])
 
-    return {
-        "kl_p95": estimate(lambda i: float(np.quantile(joined(reading.kl, i), PERCENTILE))),
-        "kl_mean": estimate(lambda i: float(joined(reading.kl, i).mean())),
-        "nll": estimate(lambda i: float(joined(reading.nll, i).mean())),
-        "nll_shift": estimate(
-            lambda i: float((joined(reading.nll, i) - joined(zero.nll, i)).mean())
-        ),
-    }
+    def estimate(statistic: Callable[[np.ndarray], float]) -> Estimate:
+        return cluster_bootstrap(statistic, names, seed)
+
+    return Disturbance(
+        kl_p95=estimate(lambda i: float(np.quantile(joined(reading.kl, i), PERCENTILE))),
+        kl_mean=estimate(lambda i: float(joined(reading.kl, i).mean())),
+        nll=estimate(lambda i: float(joined(reading.nll, i).mean())),
+        nll_shift=estimate(lambda i: float((joined(reading.nll, i) - joined(zero.nll, i)).mean())),
+    )
 
 
 def coefficient_at_budget(
-    lm: LoadedModel, steerer: Steerer, probe: Probe, sign: float, target: float = 1.0
+    lm: LoadedModel, steerer: Steerer, probe: NeutralProbe, sign: float, target: float = 1.0
 ) -> float:
-    """The coefficient's size at which KL's 95th percentile is `target` nats, bracketed, then by
-    Brent's method; positive.
+    """Size (positive) of the coefficient at which the 95th percentile of KL is `target` nats.
 
-    Disturbance grows about as the square of a small coefficient, so logarithms of both are nearly
-    on a line. Where even `LARGEST_COEFFICIENT` does not disturb so much, that is returned."""
+    Bracketed, then by Brent's method. Where even `LARGEST_COEFFICIENT` does not disturb so much,
+    that is returned.
+
+    Args:
+        lm: The base model.
+        steerer: What is scaled.
+        probe: From `make_probe`.
+        sign: +1 or -1: the side on which to search.
+        target: Budget, nats.
+    """
     from scipy.optimize import brentq
 
-    known: dict[float, float] = {}
+    known: dict[float, float] = {}  # log size -> log excess: a reading costs a forward pass
 
+    # Disturbance grows about as the square of a small coefficient, so that the logarithms of both
+    # are nearly on a line, which is what Brent's method likes.
     def excess(log_size: float) -> float:
         if log_size not in known:
-            found = measure(lm, steerer, probe, sign * math.exp(log_size)).kl_p95
+            found = measure_disturbance(lm, steerer, probe, sign * math.exp(log_size)).kl_p95
             known[log_size] = math.log(max(found, 1e-12) / target)
         return known[log_size]
 
     limit, step = math.log(LARGEST_COEFFICIENT), math.log(2.0)
+    # By that law the budget lies near a log size of -excess(0) / 2; the bracket grows from there.
     low = high = min(-excess(0.0) / 2, limit)
     while excess(high) < 0:
         if high >= limit:
@@ -196,5 +225,5 @@ def coefficient_at_budget(
         high = min(high + step, limit)
     while excess(low) > 0:
         low -= step
-    root: Any = brentq(excess, low, high, xtol=CLOSE) if low < high else low
+    root: Any = brentq(excess, low, high, xtol=TOLERANCE) if low < high else low
     return math.exp(root)

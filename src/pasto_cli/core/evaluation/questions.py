@@ -1,10 +1,14 @@
 """Exact log-probabilities of short answers, as leaves of a token tree.
 
-An answer such as Yes is the sum over the exact ways to write it (case, leading space or newline,
-bold). Each way is a path of tokens; all but the last token of a path are nodes of the tree, so most
-ways cost no node at all.
+    log P(answer) = logsumexp over its ways of sum_i log p(token_i | prompt, tokens before it)
 
-Legend: c coefficients, q prompts, a answers (Yes, No).
+An answer such as Yes is the sum over the exact ways to write it (case, leading space or newline,
+bold): a scorer that knows only " Yes" misses most of what instruct models say. Each way is a path
+of tokens; all but the last token of a path are nodes of the tree, so that most ways, which are one
+token long, cost no node at all.
+
+Legend: c coefficients, q prompts, a answers (Yes, No), v vocabulary. A stem is a way without its
+last token: what has to be run after the prompt.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +44,7 @@ class Answers(NamedTuple):
     log_p: Tensor
     """(c, q, a) float64, cpu: log-probability of each answer, all ways together; -inf where a
     question has fewer answers."""
-    said: list[list[str]]
+    top_token: list[list[str]]
     """[c][q]: likeliest next token after the prompt."""
 
 
@@ -59,18 +63,18 @@ def ask(chat: Chat, user: str, prefill: str, answers: Sequence[str] = YES_NO) ->
 
 
 def _ways(chat: Chat, text: str, ids: list[int], word: str) -> tuple[Way, ...]:
+    """The ways to write a word after a rendered prompt."""
+    # "a" is an article, not a choice: a single letter counts only as it is.
+    forms = {word} if len(word) == 1 else {word, word.lower(), word.upper()}
     found = {
         tuple(chat.continuation(text, ids, space + mark + form))
         for space in ("", " ", "\n")
         for mark in ("", "**")
-        for form in (
-            {word} if len(word) == 1 else {word, word.lower(), word.upper()}
-        )  # "a" is an article, not a choice
+        for form in forms
     }
     # A way that continues another one is part of it: counting both would count its mass twice.
-    return tuple(
-        sorted(way for way in found if not any(way[:n] in found for n in range(1, len(way))))
-    )
+    new = (way for way in found if not any(way[:n] in found for n in range(1, len(way))))
+    return tuple(sorted(new))
 
 
 class _Scored(NamedTuple):
@@ -78,7 +82,7 @@ class _Scored(NamedTuple):
 
     log_p: Tensor
     """(c, a) float64, cpu."""
-    said: list[str]
+    top_token: list[str]
     """[c]."""
 
 
@@ -103,6 +107,8 @@ def score_answers(
     """
 
     def answer(group: list[int]) -> dict[int, _Scored]:
+        # All stems of a group stand in one tree, whatever they add to it: groups are cut by their
+        # prompts, and the prompts are what is long.
         owners = [(i, stem) for i in group for stem in _stems(questions[i])]
         rows = [[*questions[i].ids, *stem] for i, stem in owners]
         passes = hidden_states(lm, rows, None, steer=steerer.at, coefficients=coefficients)
@@ -118,14 +124,14 @@ def score_answers(
     log_p = torch.full(
         (len(coefficients), len(questions), widest), float("-inf"), dtype=torch.float64
     )
-    for index, (values, _) in scored.items():
+    for index, (values, _) in scored.items():  # questions may have unlike numbers of answers
         log_p[:, index, : values.shape[1]] = values
-    said = [[scored[q].said[c] for q in range(len(questions))] for c in range(len(coefficients))]
-    return Answers(log_p, said)
+    each = [scored[i].top_token for i in range(len(questions))]  # [q][c]
+    return Answers(log_p, [[tops[c] for tops in each] for c in range(len(coefficients))])
 
 
 def _stems(question: TokenisedQuestion) -> list[Way]:
-    """What has to be run after the prompt: each way but its last token, and the prompt alone."""
+    """What has to be run after the prompt, the prompt alone included."""
     return sorted({way[:-1] for ways in question.answers for way in ways} | {()})
 
 

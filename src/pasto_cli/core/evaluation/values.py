@@ -1,18 +1,23 @@
 """What a dial does to every value of a benchmark, not only to the one that it is meant for.
 
-The effect on a value is (score at +1 - score at -1) / 2, averaged over the two rows of each
-dilemma. The dilemmas are the
-observations: a t interval over them, and p values corrected for the number of values (Benjamini and
-Hochberg 1995)."""
+    effect of a dilemma = mean over its two rows of (score at +1 - score at -1) / 2, nats
+    effect of a value   = mean over dilemmas, with Student's t interval over them
 
+The dilemmas are the observations. p values are corrected for the number of values, so that of all
+values that are reported as moved a stated share at most is not (Benjamini and Hochberg 1995,
+Journal of the Royal Statistical Society B 57, 289-300). No torch.
+"""
+
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from pasto_cli.core.evaluation.metrics import Table
-from pasto_cli.core.records.evaluation import Row
+from pasto_cli.base.statistics import Floats
+from pasto_cli.core.evaluation.metrics import ENDS, Table
+from pasto_cli.core.records.evaluation import Row, ValueShift, ValueShifts
 
 MINIMUM = 20
 """Values with fewer rows are left out."""
@@ -20,91 +25,70 @@ LEVEL = 0.05
 """False-discovery rate at which a value counts as moved."""
 
 
-class ValueShift(NamedTuple):
-    """Effect of a dial on one value, or on one class of values of a framework."""
-
-    name: str
-    rows: int
-    dilemmas: int
-    effect: float
-    """(score at +1 - score at -1) / 2, nats."""
-    low: float
-    high: float
-    up: float
-    """Score at +1 minus score at 0, nats."""
-    down: float
-    """Score at -1 minus score at 0, nats."""
-    p: float
-    q: float
-    """p corrected for all values of the table."""
-    moved: bool
-    """Whether q is below the false-discovery rate."""
-
-
-def value_shifts(
-    rows: Sequence[Row], threshold: float, minimum: int = MINIMUM
-) -> dict[str, list[ValueShift]]:
-    """Effects on all values and on all classes of the frameworks.
+def value_shifts(rows: Sequence[Row], threshold: float, minimum: int = MINIMUM) -> ValueShifts:
+    """Effects on all values and on all classes of the frameworks, largest first.
 
     Args:
         rows: Answer rows with answers at -1, 0 and +1.
         threshold: Answers with less probability mass on the answers are invalid and left out.
         minimum: Rows that a value must have, valid at -1, 0 and +1.
-
-    Returns:
-        `values`, and `frameworks` (names such as `MFT: care`); largest effect first.
     """
     names = sorted({v for row in rows for v in row.labels})
-    plain = [n for n in names if ": " not in n]
-    return {
-        "values": _corrected([_shift(rows, n, threshold) for n in plain], minimum),
-        "frameworks": _corrected([_shift(rows, n, threshold) for n in names if ": " in n], minimum),
-    }
+    # Values and classes are two tables: a class is made of values, and would count them twice.
+    values = [_shift(rows, name, threshold) for name in names if ": " not in name]
+    classes = [_shift(rows, name, threshold) for name in names if ": " in name]
+    return ValueShifts(_corrected(values, minimum), _corrected(classes, minimum), minimum, LEVEL)
 
 
 def _shift(rows: Sequence[Row], value: str, threshold: float) -> ValueShift:
-    table = Table([r for r in rows if value in r.labels], value, (-1.0, 0.0, 1.0), threshold)
-    every = np.arange(len(table.rows))
-    down, zero, up = (table.score(c, every) for c in (-1.0, 0.0, 1.0))
+    """Effect on one value; p is NaN for fewer than two dilemmas, and q is not known yet."""
+    table = Table([r for r in rows if value in r.labels], value, ENDS, threshold)
+    down, zero, up = (table.score(c, table.every) for c in ENDS)  # (r,) each, NaN where invalid
     valid = np.isfinite(up + down + zero)
-    groups, member = np.unique(
+    dilemmas, member = np.unique(
         np.array(table.groups, dtype=object).astype(str)[valid], return_inverse=True
     )
-    counts = np.bincount(member, minlength=len(groups))
-
-    def per_dilemma(x: Any) -> Any:
-        return np.bincount(member, weights=x[valid], minlength=len(groups)) / counts
-
-    nan = float("nan")
-    if len(groups) < 2:
+    num_rows, num_dilemmas = int(valid.sum()), len(dilemmas)
+    if num_dilemmas < 2:
+        nan = math.nan
         return ValueShift(
-            value, int(valid.sum()), len(groups), nan, nan, nan, nan, nan, nan, nan, False
+            value, num_rows, num_dilemmas, nan, nan, nan, nan, nan, p=nan, q=nan, moved=False
         )
+    counts = np.bincount(member, minlength=num_dilemmas)
+
+    def per_dilemma(x: Floats) -> Floats:  # (r,) -> (dilemmas,)
+        return np.bincount(member, weights=x[valid], minlength=num_dilemmas) / counts
+
     effect = np.round(per_dilemma((up - down) / 2), 9)  # a difference of rounding is none
-    if np.ptp(effect) > 0:
-        test: Any = stats.ttest_1samp(effect, 0.0)
-        interval = test.confidence_interval(0.95)
-        low, high, p = float(interval.low), float(interval.high), float(test.pvalue)
-    else:  # the same everywhere: certain, as with a simulated steerer or one that does nothing
-        low = high = float(effect[0])
-        p = 0.0 if effect[0] else 1.0
+    low, high, p = _t_test(effect)
     return ValueShift(
-        value,
-        int(valid.sum()),
-        len(groups),
-        float(effect.mean()),
-        low,
-        high,
-        float(per_dilemma(up - zero).mean()),
-        float(per_dilemma(down - zero).mean()),
-        p,
-        nan,
-        False,
+        name=value,
+        rows=num_rows,
+        dilemmas=num_dilemmas,
+        effect=float(effect.mean()),
+        low=low,
+        high=high,
+        up=float(per_dilemma(up - zero).mean()),
+        down=float(per_dilemma(down - zero).mean()),
+        p=p,
+        q=math.nan,
+        moved=False,
     )
+
+
+def _t_test(effect: Floats) -> tuple[float, float, float]:
+    """Ends of the 95 % interval of a mean, and p of the mean being 0."""
+    if np.ptp(effect) == 0:
+        # The same everywhere: certain, as with a simulated steerer or one that does nothing.
+        same = float(effect[0])
+        return same, same, 0.0 if same else 1.0
+    test: Any = stats.ttest_1samp(effect, 0.0)
+    interval = test.confidence_interval(0.95)
+    return float(interval.low), float(interval.high), float(test.pvalue)
 
 
 def _corrected(shifts: list[ValueShift], minimum: int) -> list[ValueShift]:
-    kept = [s for s in shifts if s.rows >= minimum and s.p == s.p]
+    kept = [s for s in shifts if s.rows >= minimum and not math.isnan(s.p)]
     if not kept:
         return []
     q = stats.false_discovery_control([s.p for s in kept])

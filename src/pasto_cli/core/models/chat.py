@@ -2,7 +2,8 @@
 
 A prompt is a user message (and a system message only if the recipe sets one), rendered by the
 model's own chat template up to the opening of the assistant's turn. A rendered text that starts
-with its BOS is tokenised without special tokens, so no prompt has two."""
+with its BOS is tokenised without special tokens, so no prompt has two.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,9 +23,9 @@ PLAIN_TEMPLATE = (
 class TokenPair(NamedTuple):
     """A pair in tokens: three prompts that end in the same `suffix_len` tokens."""
 
-    chosen: list[int]
-    rejected: list[int]
-    neutral: list[int]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    neutral: tuple[int, ...]
     suffix_len: int
     source: str
 
@@ -60,33 +61,35 @@ class Chat:
             ) from None
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a rendered text, with exactly the special tokens that it holds or that the
-        tokenizer adds."""
+        """Token ids of a rendered text.
+
+        Templates of Gemma and Llama 3 write the BOS that their tokenizers would add once more.
+        """
         bos = self.tokenizer.bos_token
         has_bos = bool(bos) and text.startswith(bos)
         return list(self.tokenizer(text, add_special_tokens=not has_bos)["input_ids"])
 
     def prompt(self, user: str) -> list[int]:
         """Token ids of a prompt that ends in the header of the assistant's turn."""
-        ids = self.encode(self.text(user))
-        eos = self.tokenizer.eos_token_id
+        text = self.text(user)
+        ids = self.encode(text)
         # A tokenizer that appends EOS would close the turn before the reply.
-        return (
-            ids[:-1]
-            if len(ids) > 1
-            and ids[-1] == eos
-            and not self.text(user).endswith(str(self.tokenizer.eos_token))
-            else ids
-        )
+        closed = len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id
+        if closed and not text.endswith(str(self.tokenizer.eos_token)):
+            return ids[:-1]
+        return ids
 
     def continued(self, user: str, opening: str) -> list[int]:
-        """Token ids of a prompt and an opening of the reply, tokenised apart where a joint token
-        would cross the border."""
+        """Token ids of a prompt and an opening of the reply; see `continuation`."""
         head = self.prompt(user)
         return head + self.continuation(self.text(user), head, opening)
 
     def continuation(self, text: str, ids: Sequence[int], more: str) -> list[int]:
-        """Token ids of `more` after `text` (whose ids are given)."""
+        """Token ids of `more` after `text`, whose ids are given.
+
+        Tokenised together, as the model would have written it; apart where a joint token would
+        cross the border, since the rows of a pair must keep their prompts' tokens.
+        """
         whole = self.encode(text + more)
         if whole[: len(ids)] == list(ids) and len(whole) > len(ids):
             return whole[len(ids) :]
@@ -103,20 +106,19 @@ def tokenise_pairs(pairs: Sequence[Pair], chat: Chat) -> tuple[list[TokenPair], 
     kept = []
     bos = chat.tokenizer.bos_token_id
     for pair in pairs:
-        heads = [chat.prompt(message) for message in (pair.chosen, pair.rejected, pair.neutral)]
-        rows = [
-            chat.continued(message, pair.suffix)
-            for message in (pair.chosen, pair.rejected, pair.neutral)
-        ]
+        messages = pair.chosen, pair.rejected, pair.neutral
+        heads = [chat.prompt(message) for message in messages]
+        rows = [chat.continued(message, pair.suffix) for message in messages]
         tails = [row[len(head) :] for head, row in zip(heads, rows, strict=True)]
         if not tails[0]:
             dropped["empty suffix"] += 1
-        elif tails[0] != tails[1] or tails[0] != tails[2]:
+        elif tails[0] != tails[1] or tails[0] != tails[2]:  # gaps are compared token by token
             dropped["the sides do not end in the same tokens"] += 1
         elif bos is not None and any(row[:2] == [bos, bos] for row in rows):
             dropped["two BOS tokens"] += 1
         else:
-            kept.append(TokenPair(rows[0], rows[1], rows[2], len(tails[0]), pair.source))
+            chosen, rejected, neutral = map(tuple, rows)
+            kept.append(TokenPair(chosen, rejected, neutral, len(tails[0]), pair.source))
     return kept, dropped
 
 
@@ -127,9 +129,8 @@ def require_pairs(kept: Sequence[TokenPair], dropped: Counter[str]) -> None:
         PastoError: With the reasons for which pairs were dropped.
     """
     if len(kept) < MIN_PAIRS:
-        reasons = (
-            "; ".join(f"{n} dropped: {why}" for why, n in dropped.items()) or "none was dropped"
-        )
+        each = [f"{n} dropped: {why}" for why, n in dropped.items()]
+        reasons = "; ".join(each) or "none was dropped"
         raise PastoError(
             f"{len(kept)} usable pairs, at least {MIN_PAIRS} are needed ({reasons})",
             "Add suffixes or raise pairs.count.",
@@ -137,8 +138,7 @@ def require_pairs(kept: Sequence[TokenPair], dropped: Counter[str]) -> None:
 
 
 class NoChat(Chat):
-    """What stands in for a chat where the base has no tokenizer: logits can be compared, but
-    nothing can be said."""
+    """A base without a tokenizer: logits can be compared, but nothing can be said."""
 
     def __init__(self, source: str) -> None:
         self.source = source

@@ -1,4 +1,9 @@
-"""Where a model runs and in which precision."""
+"""Where a model runs and in which precision.
+
+Weights are in the dtype of the recipe (`auto`: bfloat16 on a GPU that computes in it). Under
+`training_precision` the layers of a float32 model run in bfloat16, while the adapter's parameters,
+the losses and the logits stay in float32.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,8 +17,7 @@ from pasto_cli.core.recipe.schema import ModelSpec
 
 @contextlib.contextmanager
 def training_precision(lm: LoadedModel, precision: str) -> Iterator[bool]:
-    """Run the layers of a float32 model in bfloat16 inside this context, if the recipe or the
-    processor says so.
+    """Run the layers of a float32 model in bfloat16 in this context, if recipe or processor say so.
 
     Args:
         lm: The model.
@@ -22,9 +26,8 @@ def training_precision(lm: LoadedModel, precision: str) -> Iterator[bool]:
     Yields:
         Whether bfloat16 autocast is on.
     """
-    native = _cuda_has_bfloat16(lm.device) or (
-        lm.device.type == "cpu" and torch.backends.mkldnn.is_available() and _cpu_has_bfloat16()
-    )
+    # Without units for it bfloat16 is emulated, which is slower than float32.
+    native = _cuda_has_bfloat16(lm.device) or _cpu_has_bfloat16(lm.device)
     wanted = precision == "bfloat16" or (precision == "auto" and native)
     before, lm.autocast = lm.autocast, wanted and lm.dtype == torch.float32
     try:
@@ -37,7 +40,9 @@ def _cuda_has_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _cpu_has_bfloat16() -> bool:
+def _cpu_has_bfloat16(device: torch.device) -> bool:
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
@@ -48,22 +53,11 @@ def pick_device(name: str) -> torch.device:
         PastoError: If it is not there.
     """
     if name == "auto":
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
+        return next(
+            device for device in map(torch.device, ("cuda", "mps", "cpu")) if _there(device)
         )
     device = torch.device(name)
-    there = {
-        "cuda": lambda: (
-            torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
-        ),
-        "mps": torch.backends.mps.is_available,
-        "cpu": lambda: True,
-    }[device.type]()
-    if not there:
+    if not _there(device):
         raise PastoError(
             f"model.device is {name}, but this machine has none",
             "Write device: auto, or --set model.device=cpu.",
@@ -71,9 +65,15 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _dtype(spec: ModelSpec, device: torch.device) -> torch.dtype:
-    if spec.dtype == "auto":
-        return (
-            torch.bfloat16 if _cuda_has_bfloat16(device) or device.type == "mps" else torch.float32
-        )
-    return getattr(torch, spec.dtype)
+def _there(device: torch.device) -> bool:
+    """Whether this machine has a device."""
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    return device.type == "cpu" or torch.backends.mps.is_available()
+
+
+def pick_dtype(spec: ModelSpec, device: torch.device) -> torch.dtype:
+    """Dtype of the weights as a recipe says; `auto` is float32 where bfloat16 would be emulated."""
+    if spec.dtype != "auto":
+        return getattr(torch, spec.dtype)
+    return torch.bfloat16 if _cuda_has_bfloat16(device) or device.type == "mps" else torch.float32

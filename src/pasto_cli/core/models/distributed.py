@@ -1,10 +1,11 @@
-"""Several processes under `accelerate launch`: each runs its share of the pairs and trees, and all
-end with the same numbers.
+"""Several processes under `accelerate launch`: collectives of torch.distributed, and none for one.
 
-Data parallel: every process holds the model and the adapter. What a loss needs of the whole batch
-(the spread of the base differences, the span of the personas) is made from what all processes
-gathered, so that the gradients of the shares add up to the gradient of one process. Without a
-launcher there is one process and nothing here does anything."""
+Data parallel: every process holds the model and the adapter, runs its shard of the pairs and trees,
+and ends with the same numbers. What a loss needs of the whole batch (the spread of the base
+differences, the span of the personas) is made from what all processes gathered, so that the
+gradients of the shards add up to the gradient of one process. Without a launcher the world has one
+process, and nothing here does anything.
+"""
 
 import os
 import shutil
@@ -24,8 +25,7 @@ T = TypeVar("T")
 
 
 def init() -> None:
-    """Meet the other processes that a launcher started (WORLD_SIZE says how many); once a
-    process."""
+    """Initialise the process group if a launcher started several processes (WORLD_SIZE)."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
@@ -37,29 +37,31 @@ def init() -> None:
 
 
 def destroy() -> None:
-    """Say goodbye, so that no process waits for one that is gone."""
+    """Destroy the process group."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def size() -> int:
-    """Number of processes."""
+    """World size: the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is; 0 prints and writes."""
+    """Rank of this process; rank 0 prints and writes."""
     return dist.get_rank() if size() > 1 else 0
 
 
 def shard(items: Sequence[T]) -> Sequence[T]:
-    """This process's part: every `size`th, from `rank` on."""
+    """This process's shard: every `size`th item, from `rank` on."""
     return items[rank() :: size()] if size() > 1 else items
 
 
 def all_gather_object(mine: Any) -> list[Any]:
-    """What every process holds, in the order of ranks; tensors are detached and come back on the
-    cpu."""
+    """Gather an object of every process, in the order of ranks.
+
+    Tensors are detached and come back on the cpu: a device of another process may not exist here.
+    """
     if size() == 1:
         return [mine]
     found: list[Any] = [None] * size()
@@ -68,8 +70,9 @@ def all_gather_object(mine: Any) -> list[Any]:
 
 
 def all_gather(mine: Sequence[T], count: int) -> list[T]:
-    """The whole of which every process holds its `share` (count items)."""
+    """Gather the `count` items of which every process holds its `shard`."""
     parts = all_gather_object(list(mine))
+    # Undo `shard`: item i is number i // size of rank i % size.
     return [parts[i % size()][i // size()] for i in range(count)]
 
 
@@ -95,6 +98,7 @@ def map_groups(
         own.update(compute(group))
         progress(len(group))
 
+    # Neighbours in `groups` share beginnings and sizes, so that every `size`th is a fair shard.
     pieces = Pieces(run)
     for group in shard(groups):
         pieces(group)
@@ -119,20 +123,20 @@ def to_device(item: Any, device: torch.device | str) -> Any:
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
-    """Add the gradients of all processes, in place."""
+    """All-reduce the gradients (sum), in place."""
     if size() == 1:
         return
     some = list(parameters)
-    flat = torch.cat(
-        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in some]
-    )
+    # One flat tensor, so that there is one collective; a process without a pair adds zeros.
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in some]
+    flat = torch.cat([grad.flatten() for grad in grads])
     dist.all_reduce(flat)
     for p, part in zip(some, flat.split([p.numel() for p in some]), strict=True):
         p.grad = part.view_as(p)
 
 
 def broadcast(tensors: Iterable[Tensor]) -> None:
-    """Take over the first process's tensors, in place: other processors may round otherwise."""
+    """Broadcast the tensors of rank 0, in place: other processors may round otherwise."""
     if size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor.detach(), 0)
@@ -140,7 +144,7 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
 
 @contextmanager
 def kept_by_the_first(folder: Path) -> Iterator[Path]:
-    """A folder to write to: the first process's is kept, the others write what is thrown away."""
+    """A folder to write to: rank 0's is kept, the others write what is thrown away."""
     if rank() == 0:
         yield folder
         return
@@ -150,10 +154,9 @@ def kept_by_the_first(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def copied_by_the_others(folder: Path) -> Iterator[Path]:
-    """A folder to go on with: the first process takes it itself, the others a copy that is thrown
-    away."""
+    """A folder to go on with: rank 0 takes it itself, the others a copy that is thrown away."""
     if rank() == 0 or not folder.is_dir():
-        all_gather_object(None)  # until the others have their copies
+        all_gather_object(None)  # a barrier: until the others have their copies
         yield folder
         return
     with TemporaryDirectory() as thrown_away:

@@ -154,53 +154,55 @@ def run_packed(
 
 
 def _masks(lm: LoadedModel, packed: Packed, copies: int) -> Any:
-    """The mask in the form that the model takes: bool for SDPA, additive for eager; one for each
-    kind of layer.
+    """The mask in the form that the model takes: bool for SDPA, additive for eager.
 
-    Padded rows get the plain mask of real tokens, which every architecture takes.
+    One tensor, or a dict by kind of layer where the model has several kinds. Padded rows get the
+    plain mask of real tokens, which every architecture takes.
     """
     if packed.lengths is not None:
-        lengths = torch.tensor(packed.lengths, device=lm.device)[:, None]
-        real = torch.arange(packed.input_ids.shape[1], device=lm.device) < lengths
-        return real.long().repeat(copies, 1)
-    full = (
-        packed.mask.expand(-1, 1, -1, -1).repeat(copies, 1, 1, 1)
-        if packed.mask.shape[0] > 1
-        else packed.mask.expand(copies, -1, -1, -1)
-    )
+        lengths = torch.tensor(packed.lengths, device=lm.device)[:, None]  # (s, 1)
+        real = torch.arange(packed.input_ids.shape[1], device=lm.device) < lengths  # (s, n)
+        return real.long().repeat(copies, 1)  # (c s, n)
+    full = _repeated(packed.mask, copies)  # (c s, 1, n, n)
+    sliding = full
     config = lm.model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
-    sliding = full
-    if window and "sliding_attention" in kinds or (window and not kinds):
-        # A layer with a window sees the `window` nearest ancestors, counted in depth, not in packed
-        # position.
-        depth = packed.position_ids
-        near = (depth[:, :, None] - depth[:, None, :] < window)[:, None]
-        sliding = full & (near.repeat(copies, 1, 1, 1) if near.shape[0] > 1 else near)
+    if window and (not kinds or "sliding_attention" in kinds):
+        # A layer with a window sees the `window` nearest ancestors, counted in depth: in a packed
+        # tree the neighbours of a node belong to other rows.
+        depth = packed.position_ids  # (s, n)
+        near = (depth[:, :, None] - depth[:, None, :] < window)[:, None]  # (s, 1, n, n)
+        sliding = full & _repeated(near, copies)
     forms = {"full_attention": full, "sliding_attention": sliding}
-    if config._attn_implementation == "eager":
+    if config._attn_implementation == "eager":  # adds its mask to the scores
         lowest = torch.finfo(lm.dtype).min
         forms = {
-            k: torch.zeros_like(v, dtype=lm.dtype).masked_fill(~v, lowest) for k, v in forms.items()
+            kind: torch.zeros_like(mask, dtype=lm.dtype).masked_fill(~mask, lowest)
+            for kind, mask in forms.items()
         }
     if len(kinds) > 1:
         return {kind: forms[kind] for kind in kinds}
     return forms[next(iter(kinds))] if kinds else forms["sliding_attention"]
 
 
+def _repeated(mask: Tensor, copies: int) -> Tensor:
+    """(s, 1, n, n) -> (c s, 1, n, n); that of a tree (s = 1) without copying it."""
+    if mask.shape[0] == 1:
+        return mask.expand(copies, -1, -1, -1)
+    return mask.repeat(copies, 1, 1, 1)
+
+
 def settle_packing(lm: LoadedModel, notify: Notify = lambda _: None) -> None:
-    """Compare a tiny token tree with plain forwards; where they differ, use padded rows and say so
-    once.
+    """Find out whether token trees are exact on a model; where not, use padded rows and say so.
+
+    An attention kernel may ignore a 4-D mask without a word, so that a tiny tree is compared with
+    plain forward passes.
 
     Raises:
         PastoError: If not even padded rows and `LoadedModel.head` give the model's own logits.
     """
-    ids = lm.chat.prompt("Say one word.")
-    window = getattr(lm.model.config.get_text_config(), "sliding_window", None) or 0
-    if 0 < window <= 64:
-        ids = (ids * (window // len(ids) + 2))[: window + 8]
-    rows = [ids[:-2], ids, [*ids[:-2], ids[0], ids[1]]]
+    rows = _rows_that_share(lm)
     with torch.no_grad():
         plain = [
             lm.model(input_ids=torch.tensor([row], device=lm.device)).logits[0, -1].float()
@@ -211,14 +213,9 @@ def settle_packing(lm: LoadedModel, notify: Notify = lambda _: None) -> None:
         # is far outside.
         exact = lm.dtype == torch.float32 and lm.spec.quantization != "8bit"
         tolerance = scale * (1e-4 if exact else 5e-2)
+        error = float("inf")
         for trees in (True, False):
-            try:
-                packed = pack(rows, tree=trees)
-                states = run_packed(lm, packed)
-                ends = torch.stack([states.last[0, path[-1]] for path in packed.paths])
-                error = (lm.head(ends) - torch.stack(plain)).abs().max().item()
-            except (TypeError, ValueError, RuntimeError, KeyError, NotImplementedError):
-                error = float("inf")
+            error = _packing_error(lm, rows, torch.stack(plain), trees)
             if error <= tolerance:
                 lm.trees = trees
                 if not trees:
@@ -232,3 +229,23 @@ def settle_packing(lm: LoadedModel, notify: Notify = lambda _: None) -> None:
         f"{error:.3g} of {scale:.3g})",
         "This architecture is not supported; please report it.",
     )
+
+
+def _rows_that_share(lm: LoadedModel) -> list[list[int]]:
+    """Three rows with one beginning: a prompt, a shorter one, and one that ends otherwise."""
+    ids = lm.chat.prompt("Say one word.")
+    window = getattr(lm.model.config.get_text_config(), "sliding_window", None) or 0
+    if 0 < window <= 64:  # long enough to leave a short window, so that its mask is tested too
+        ids = (ids * (window // len(ids) + 2))[: window + 8]
+    return [ids[:-2], ids, [*ids[:-2], ids[0], ids[1]]]
+
+
+def _packing_error(lm: LoadedModel, rows: list[list[int]], plain: Tensor, trees: bool) -> float:
+    """Largest difference of packed logits to `plain` (rows, v); infinite where the pass fails."""
+    try:
+        packed = pack(rows, tree=trees)
+        last = run_packed(lm, packed).last[0]  # (m, d_model)
+        ends = torch.stack([last[path[-1]] for path in packed.paths])  # (rows, d_model)
+        return (lm.head(ends) - plain).abs().max().item()
+    except (TypeError, ValueError, RuntimeError, KeyError, NotImplementedError):
+        return float("inf")

@@ -1,4 +1,8 @@
-"""GGUF files: found inside installed packages, dequantised once and cached."""
+"""GGUF files: found inside installed packages, dequantised once and cached.
+
+Dequantising takes long, loading the result does not, so that a file is turned into a folder of
+plain float32 weights under PASTO_CACHE/gguf/<name>-<hash>, known by the hash of its bytes.
+"""
 
 import contextlib
 import hashlib
@@ -13,11 +17,16 @@ import torch
 
 from pasto_cli.base.cache import cache_dir
 from pasto_cli.base.errors import PastoError
+from pasto_cli.core.models.load_errors import first_line
 from pasto_cli.core.models.loaded import Notify
 
 
-def _file_in_package(name: str) -> Path:
-    """`NAME/FILE` -> the file inside an installed package, found without importing it."""
+def file_in_package(name: str) -> Path:
+    """`PACKAGE/FILE` -> the file inside an installed package, found without importing it.
+
+    Raises:
+        PastoError: If the package is not installed.
+    """
     package, _, inner = name.partition("/")
     try:
         found = importlib.util.find_spec(package)
@@ -32,50 +41,61 @@ def _file_in_package(name: str) -> Path:
     return Path(next(iter(found.submodule_search_locations))) / inner
 
 
-def _dequantised(path: Path, notify: Notify) -> tuple[str, str]:
-    """A folder with the dequantised weights of a GGUF file, made once: dequantising takes long,
-    loading the result does not."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def dequantised(path: Path, notify: Notify) -> tuple[str, str]:
+    """(a folder with the dequantised weights of a GGUF file, the file's identity); made once.
 
+    Raises:
+        PastoError: If the file cannot be read, or the cache cannot be written.
+    """
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = cache_dir() / "gguf" / f"{path.stem}-{digest[:16]}"
     if not (folder / "config.json").exists():
         notify(f"dequantising {path.name} (once; about half a minute)")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with contextlib.redirect_stderr(
-                io.StringIO()
-            ):  # a progress bar that no setting silences
-                model = AutoModelForCausalLM.from_pretrained(
-                    str(path.parent), gguf_file=path.name, dtype=torch.float32
-                )
-                tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-        except Exception as error:
-            raise PastoError(
-                f"{path}: cannot be read as a GGUF model ({_first_line(error)})",
-                "Is the download complete?",
-            ) from None
-        # The weights are plain now; drop the mark that they came from a quantised file.
-        unmarked: Any = model
-        unmarked.hf_quantizer, unmarked.is_quantized = None, False
-        if hasattr(unmarked.config, "quantization_config"):
-            del unmarked.config.quantization_config
-        scratch = Path(tempfile.mkdtemp(dir=folder.parent))
-        try:
-            model.save_pretrained(scratch)
-            tokenizer.save_pretrained(scratch)
-            scratch.rename(folder)
-        except OSError as error:
-            if not (folder / "config.json").exists():  # another process may have been first
-                raise PastoError(
-                    f"cannot write {folder}: {error}",
-                    "Free some disk, or set PASTO_CACHE to another folder.",
-                ) from None
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        model, tokenizer = _read(path)
+        _write(folder, model, tokenizer)
     return str(folder), f"sha256:{digest}"
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def _read(path: Path) -> tuple[Any, Any]:
+    """Model in float32 and tokenizer of a GGUF file."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting silences
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                str(path.parent), gguf_file=path.name, dtype=torch.float32
+            )
+            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    except Exception as error:
+        raise PastoError(
+            f"{path}: cannot be read as a GGUF model ({first_line(error)})",
+            "Is the download complete?",
+        ) from None
+    # The weights are plain now; drop the mark that they came from a quantised file.
+    model.hf_quantizer, model.is_quantized = None, False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model, tokenizer
+
+
+def _write(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Write the cached folder whole or not at all.
+
+    Several processes may make it at once, each in a scratch folder of its own name; the first
+    rename wins, and the others use what it left.
+    """
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        scratch.rename(folder)
+    except OSError as error:
+        if not (folder / "config.json").exists():  # no other process was first: a real failure
+            raise PastoError(
+                f"cannot write {folder}: {error}",
+                "Free some disk, or set PASTO_CACHE to another folder.",
+            ) from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

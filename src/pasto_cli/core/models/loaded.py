@@ -1,4 +1,11 @@
-"""A loaded base model: what the method needs of it."""
+"""A loaded base model: what the method needs of it, above all its output head.
+
+    logits = cap tanh(scale W_U h / cap),    h the hidden state after the final norm
+
+with the scale and the cap of the few architectures that have them.
+
+Legend: v vocabulary; leading axes are the caller's.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +20,6 @@ from pasto_cli.core.recipe.schema import ModelSpec
 HEAD_ROWS = 16_384
 """Vocabulary entries of the output head that are cast to float32 at once."""
 
-
 Notify = Callable[[str], None]
 """Receives one line about what is going on."""
 
@@ -25,8 +31,7 @@ def at_least_single(x: Tensor) -> Tensor:
 
 @dataclass
 class LoadedModel:
-    """A base model, ready for the method. The model itself is never changed outside a context
-    manager."""
+    """A base model, ready for the method; it is never changed outside a context manager."""
 
     model: Any
     tokenizer: Any
@@ -39,8 +44,7 @@ class LoadedModel:
     trees: bool = True
     """Whether token trees are exact on this model; False uses padded rows."""
     autocast: bool = False
-    """Whether `forward.run` computes the layers in bfloat16 (training only; see
-    `training_precision`)."""
+    """Whether `forward.run_packed` computes the layers in bfloat16 (see `training_precision`)."""
     low_head: Tensor | None = field(default=None, repr=False)
     """The output head in bfloat16, while `autocast` is on and gradients are wanted."""
 
@@ -64,23 +68,23 @@ class LoadedModel:
         return max(1, int(fraction * len(self.layers)))
 
     def fixed_prompt(self, text: str) -> list[int]:
-        """Token ids on which logits are compared; a base without a tokenizer gets some of its own
-        tokens."""
+        """Token ids on which logits are compared.
+
+        A base without a tokenizer gets some of its own tokens.
+        """
         return self.chat.prompt(text) if self.tokenizer is not None else list(range(1, 9))
 
     def head(self, last: Tensor) -> Tensor:
-        """Logits (..., vocab), float32 or float64, of hidden states after the final norm (...,
-        d_model)."""
+        """Logits (..., v), float32 or float64, of hidden states (..., d_model) after the norm."""
         head = self.model.get_output_embeddings()
         if self.dtype in (torch.float32, torch.float64) or head.weight.dtype != self.dtype:
             logits = at_least_single(head(last.to(self.dtype)))
         else:
             # In half precision logits near 30 would be rounded to 0.1: multiply in float32, a part
-            # of the vocabulary at a time.
+            # of the vocabulary at a time, since a whole head in float32 may not fit.
             rows = last.float()
-            logits = torch.cat(
-                [rows @ part.float().T for part in head.weight.split(HEAD_ROWS)], dim=-1
-            )
+            parts = [rows @ part.float().T for part in head.weight.split(HEAD_ROWS)]
+            logits = torch.cat(parts, dim=-1)  # (..., v)
             if getattr(head, "bias", None) is not None:
                 logits = logits + head.bias.float()
         config = self.model.config.get_text_config()
@@ -93,9 +97,10 @@ class LoadedModel:
         return logits
 
     def head_gradient(self, logits: Tensor, by_logits: Tensor) -> Tensor:
-        """What a gradient by the logits is by the hidden states: the backward pass of `head`.
+        """The gradient by the hidden states from the one by the logits: `head` backwards.
 
-        Where the layers run in bfloat16, so do they backwards, and so does this product.
+        Written out, so that the caller need not keep vocabulary-wide tensors for autograd. Where
+        the layers run in bfloat16, so do they backwards, and so does this product.
 
         Args:
             logits: (..., v), what `head` gave.
@@ -106,6 +111,7 @@ class LoadedModel:
         """
         config = self.model.config.get_text_config()
         if cap := getattr(config, "final_logit_softcapping", None):
+            # d tanh(x) = 1 - tanh(x)^2, and logits / cap is that tanh.
             by_logits = by_logits * (1.0 - (logits / cap).square())
         scale = getattr(config, "logit_scale", None) or 1.0
         scale = scale / (getattr(config, "logits_scaling", None) or 1.0)

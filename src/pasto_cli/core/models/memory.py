@@ -1,4 +1,8 @@
-"""Running out of memory: how it shows, and what a user is told."""
+"""Running out of memory: how it shows, what is done about it, and what a user is told.
+
+Work that comes in groups of rows goes on in halves (`Pieces`); what cannot be cut ends in an error
+that says what to write (`enough_memory`).
+"""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,7 +20,10 @@ SMALLEST_BUDGET = 64
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an error of torch or Python means that memory ran out."""
+    """Whether an error of torch or Python means that memory ran out.
+
+    CPU allocators and some CUDA libraries raise a plain RuntimeError, known by its text only.
+    """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     signs = ("can't allocate memory", "out of memory", "not enough memory", "ALLOC_FAILED")
@@ -28,8 +35,9 @@ class ShortageWarning(UserWarning):
 
 
 class Pieces(Generic[T]):
-    """Runs groups of rows; where memory runs out, a group is cut in two, and later ones start from
-    that size.
+    """Runs groups of rows; where memory runs out, a group is cut in two.
+
+    Later groups start from the smaller size: what has failed once would only fail again.
 
     Args:
         run: Does one group; may be called again with parts of a group that failed.
@@ -52,6 +60,7 @@ class Pieces(Generic[T]):
         except (RuntimeError, MemoryError) as error:
             if not is_shortage(error) or len(group) == 1:
                 raise
+        # Outside the except block: in it the traceback would keep the failed pass's tensors alive.
         self.largest = len(group) // 2
         warnings.warn(
             f"out of memory with {len(group)} rows at once: going on with {self.largest} (a "

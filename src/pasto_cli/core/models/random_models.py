@@ -1,7 +1,8 @@
 """Tiny language models with random weights and a byte tokenizer, for `random:NAME` sources.
 
 They run the whole lifecycle in seconds without a download. Real architectures, meaningless weights:
-a run on one proves that the machinery works, never that a dial does."""
+a run on one proves that the machinery works, never that a dial does.
+"""
 
 import difflib
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from pasto_cli.base.errors import PastoError
 
+# 256 bytes, three specials and an unknown token fit 260 entries.
 _SIZES: dict[str, Any] = dict(
     hidden_size=64,
     num_attention_heads=4,
@@ -23,6 +25,7 @@ _LLAMA: dict[str, Any] = dict(
 
 
 def _configs() -> dict[str, Any]:
+    """Name -> configuration; one per family that the method treats in its own way."""
     from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen3Config
 
     return {
@@ -42,8 +45,8 @@ def build_random(name: str, attention: str, dtype: torch.dtype, seed: int = 0) -
     Args:
         name: `llama`, `gpt2`, `qwen3` or `gemma3`.
         attention: transformers' attention implementation.
-        dtype: Of the weights.
-        seed: Of the weights.
+        dtype: Dtype of the weights.
+        seed: Seed of the weights.
 
     Returns:
         Model (float weights, evaluation mode) and tokenizer.
@@ -69,15 +72,15 @@ def build_random(name: str, attention: str, dtype: torch.dtype, seed: int = 0) -
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
         for parameter in model.parameters():
-            # The default std of 0.02 gives near-uniform answers; larger weights give states that
-            # differ by token.
+            # The default std of 0.02 gives near-uniform answers; larger weights give states
+            # that differ by token.
             if parameter.dim() == 2:
                 torch.nn.init.normal_(parameter, std=0.08)
     return model.eval(), byte_tokenizer()
 
 
 def byte_tokenizer() -> Any:
-    """A tokenizer whose tokens are the 256 bytes and four specials."""
+    """A tokenizer whose tokens are the 256 bytes and four specials: it takes any text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

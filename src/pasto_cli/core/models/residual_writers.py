@@ -1,7 +1,13 @@
-"""Writers: the Linear layers whose output is added to the residual stream, found by exact module path.
+"""Residual writers: the Linear layers whose output is added to the residual stream.
 
-Attention output projections and MLP down projections, per architecture family. No regular expression runs over names: a
-path either resolves inside a layer or it does not. transformers' Conv1D (GPT-2) holds its weight transposed.
+    h <- h + W_O attention(...)        attention output projection
+    h <- h + W_down mlp(...)           MLP down projection
+
+They are found by exact module path, per architecture family. No regular expression runs over names:
+a path either resolves inside a layer or it does not, so that nothing is adapted by accident.
+Transformers' Conv1D (GPT-2) holds its weight transposed.
+
+A new architecture is one line in the tables below.
 """
 
 from typing import Any, NamedTuple
@@ -11,6 +17,7 @@ from torch import Tensor, nn
 
 from pasto_cli.base.errors import PastoError
 
+# Where the list of decoder layers is, from the model.
 LAYER_LISTS = (
     "model.layers",  # Llama, Mistral, Qwen, Gemma, Phi-3, ...
     "model.language_model.layers",  # text tower of a multimodal checkpoint
@@ -20,6 +27,7 @@ LAYER_LISTS = (
     "model.decoder.layers",  # OPT
     "transformer.blocks",
 )
+# Where the writers are, from a layer.
 ATTENTION_WRITERS = (
     "self_attn.o_proj",
     "self_attn.out_proj",
@@ -43,6 +51,7 @@ MLP_WRITERS = (
     "mlp.shared_expert.down_proj",
     "mlp.shared_experts.down_proj",
 )
+# Where experts stand as one parameter (experts, d_in, d_out), which is no Linear to adapt.
 FUSED_EXPERTS = (
     "mlp.experts",
     "block_sparse_moe.experts",
@@ -87,27 +96,34 @@ def find_writers(model: nn.Module) -> list[Writer]:
     prefix, layers = decoder_layers(model)
     writers = []
     for index, layer in enumerate(layers):
-        for path in FUSED_EXPERTS:
-            experts = _resolve(layer, path)
-            fused = experts is not None and [
-                n for n, p in experts.named_parameters(recurse=False) if p.dim() == 3
-            ]
-            if fused:
-                raise PastoError(
-                    f"{prefix}.{index}.{path} holds its experts fused in one parameter ({', '.join(fused)})",
-                    "Mixture-of-experts models with fused experts cannot be adapted; choose a dense model.",
-                )
+        _refuse_fused_experts(layer, f"{prefix}.{index}")
         for path in ATTENTION_WRITERS + MLP_WRITERS:
             module = _resolve(layer, path)
             if isinstance(module, nn.Module) and is_linear(module):
                 writers.append(Writer(f"{prefix}.{index}.{path}", index, module))
     if not writers:
         raise PastoError(
-            f"{type(model).__name__}: no layer writes to the residual stream; looked in {prefix}.N for "
-            f"{', '.join(ATTENTION_WRITERS + MLP_WRITERS)}",
-            "Please report the architecture: a writer is one line in core/writers.py.",
+            f"{type(model).__name__}: no layer writes to the residual stream; looked in "
+            f"{prefix}.N for {', '.join(ATTENTION_WRITERS + MLP_WRITERS)}",
+            "Please report the architecture: a writer is one line in "
+            "core/models/residual_writers.py.",
         )
     return writers
+
+
+def _refuse_fused_experts(layer: nn.Module, name: str) -> None:
+    """Raise a PastoError if a layer holds its experts in one parameter."""
+    for path in FUSED_EXPERTS:
+        experts = _resolve(layer, path)
+        if experts is None:
+            continue
+        fused = [n for n, p in experts.named_parameters(recurse=False) if p.dim() == 3]
+        if fused:
+            raise PastoError(
+                f"{name}.{path} holds its experts fused in one parameter ({', '.join(fused)})",
+                "Mixture-of-experts models with fused experts cannot be adapted; choose a dense "
+                "model.",
+            )
 
 
 def place_writers(
@@ -118,6 +134,7 @@ def place_writers(
     Raises:
         PastoError: If no writer lies there.
     """
+    # AntiPaSTO (arXiv 2601.07473) adapts the layers before the depth at which its loss is measured.
     low, high = int(first * num_layers), int(last * num_layers)
     inside = [w for w in writers if low <= w.layer < high]
     if not inside:
@@ -159,6 +176,7 @@ def dense_weight(module: Any) -> Tensor:
 
         return bnb.dequantize_4bit(weight.data, weight.quant_state).float()
     if kind == "Int8Params":
+        # int8 rows with one absmax scale each; bitsandbytes moves it to the state on first use.
         scale = weight.SCB if weight.SCB is not None else module.state.SCB
         return weight.data.float() * (scale.float() / 127.0)[:, None]
     if not torch.is_floating_point(weight):
@@ -171,6 +189,7 @@ def dense_weight(module: Any) -> Tensor:
 
 
 def _resolve(module: nn.Module, path: str) -> Any:
+    """What stands at a dotted path, or None."""
     here: Any = module
     for part in path.split("."):
         here = getattr(here, part, None)

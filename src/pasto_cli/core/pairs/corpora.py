@@ -1,8 +1,10 @@
 """Where suffixes and neutral prompts come from: bundled text, files, datasets on the Hub."""
 
+import importlib
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError
@@ -13,29 +15,26 @@ def load_suffixes(origin: str | HubSuffixes) -> list[tuple[str, str]]:
     """(source, suffix) tuples from the bundled corpus, a text file or a Hub dataset."""
     if isinstance(origin, HubSuffixes):
         return _hub_suffixes(origin)
-    if origin == "bundled":
-        return [
-            (f.name.removesuffix(".txt"), s)
-            for f in bundled.files("suffixes", ".txt")
-            for s in bundled.lines(f"suffixes/{f.name}")
-        ]
-    return [(Path(origin).stem, line) for line in bundled.read_lines(origin, "suffixes")]
+    if origin != "bundled":
+        return [(Path(origin).stem, line) for line in bundled.read_lines(origin, "suffixes")]
+    return [
+        (file.name.removesuffix(".txt"), line)
+        for file in bundled.files("suffixes", ".txt")
+        for line in bundled.lines(f"suffixes/{file.name}")
+    ]
 
 
 def load_neutral_prompts(origin: str) -> list[str]:
     """Prompts without a persona: bundled, or a user's file."""
-    return (
-        bundled.lines("neutral_prompts.txt")
-        if origin == "bundled"
-        else bundled.read_lines(origin, "neutral prompts")
-    )
+    if origin == "bundled":
+        return bundled.lines("neutral_prompts.txt")
+    return bundled.read_lines(origin, "neutral prompts")
 
 
 def clean_suffixes(
     suffixes: Iterable[tuple[str, str]],
 ) -> tuple[list[tuple[str, str]], dict[str, int]]:
-    """Strip outer white space and leave out what would spoil a pair: empty, closed, or seen
-    before."""
+    """Suffixes without outer white space, and why others are left out: reason -> how many."""
     kept: dict[str, str] = {}
     dropped: dict[str, int] = defaultdict(int)
     for source, raw in suffixes:
@@ -52,13 +51,12 @@ def clean_suffixes(
 
 
 def _hub_suffixes(origin: HubSuffixes) -> list[tuple[str, str]]:
-    import datasets
-
+    datasets: Any = importlib.import_module("datasets")  # large, and without types
     try:
         rows = datasets.load_dataset(
             origin.dataset, origin.config, split=origin.split, revision=origin.revision
         )
-    # the library raises anything from OSError to its own types; all mean "not to be had"
+    # The library raises anything from OSError to types of its own; all mean "not to be had".
     except Exception as error:
         raise PastoError(
             f"dataset {origin.dataset!r} cannot be loaded ({type(error).__name__}: {error})",
@@ -70,4 +68,5 @@ def _hub_suffixes(origin: HubSuffixes) -> list[tuple[str, str]]:
             f"It has: {', '.join(rows.column_names)}.",
         )
     texts = (str(text).split() for text in rows[origin.column])
+    # A closed sentence would leave the reply nothing to go on with: see `clean_suffixes`.
     return [(origin.dataset, " ".join(words[: origin.words]).rstrip(".!?")) for words in texts]

@@ -1,9 +1,9 @@
-"""Contrast pairs: the same opening of a reply under a positive and a negative persona, and under
-none.
+"""Contrast pairs: one opening of a reply under a positive persona, a negative one, and none.
 
 A pair is *incomplete*: it ends inside the assistant's turn, before the model has answered
 (AntiPaSTO, arXiv 2601.07473, section 3). Pairs hold text, not tokens, so that one file serves every
-model; `core.chat` tokenises and checks them."""
+model; `core.models.chat` tokenises and checks them.
+"""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pasto_cli.base import bundled
-from pasto_cli.base.errors import PastoError
+from pasto_cli.base.errors import PastoError, first_problem
 from pasto_cli.base.files import write_text
 from pasto_cli.core.pairs.corpora import clean_suffixes, load_neutral_prompts, load_suffixes
 from pasto_cli.core.recipe.schema import PairsSpec
@@ -48,14 +48,12 @@ class PairSet(NamedTuple):
     @property
     def digest(self) -> str:
         """SHA-256 over the pairs in order: names the set in an artifact."""
-        return hashlib.sha256(
-            "\n".join(p.model_dump_json() for p in self.pairs).encode()
-        ).hexdigest()
+        lines = "\n".join(pair.model_dump_json() for pair in self.pairs)
+        return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def with_article(word: str) -> str:
-    """`honest` -> `an honest`, `dishonest` -> `a dishonest`; a phrase that has its article keeps
-    it."""
+    """`honest` -> `an honest`, `dishonest` -> `a dishonest`; a phrase keeps an article it has."""
     text = word.strip()
     if re.match(r"(an?|the)\s", text, re.IGNORECASE):
         return text
@@ -67,8 +65,7 @@ def with_article(word: str) -> str:
 
 
 def make_pairs(spec: PairsSpec) -> PairSet:
-    """Pairs as a recipe's `pairs` section says: read from its file, or drawn from templates,
-    suffixes and neutral prompts.
+    """Pairs as a recipe says: from its file, or drawn from templates, suffixes and prompts.
 
     Raises:
         PastoError: For unreadable files, personas that are the same, or fewer than `MIN_PAIRS`
@@ -86,17 +83,16 @@ def make_pairs(spec: PairsSpec) -> PairSet:
     templates = list(spec.templates) or bundled.lines("templates.txt")
     neutral = load_neutral_prompts(spec.neutral_prompts)
     rng = random.Random(spec.seed)
-    pairs = []
-    for (source, suffix), template in _draw(suffixes, templates, spec.count, rng):
-        pairs.append(
-            Pair(
-                chosen=template.replace("{persona}", positive),
-                rejected=template.replace("{persona}", negative),
-                neutral=rng.choice(neutral),
-                suffix=suffix,
-                source=source,
-            )
+    pairs = [
+        Pair(
+            chosen=template.replace("{persona}", positive),
+            rejected=template.replace("{persona}", negative),
+            neutral=rng.choice(neutral),
+            suffix=suffix,
+            source=source,
         )
+        for (source, suffix), template in _draw(suffixes, templates, spec.count, rng)
+    ]
     _require_enough(pairs, "the suffix source")
     return PairSet(pairs, dropped)
 
@@ -114,13 +110,9 @@ def _draw(
     for items in by_source.values():
         rng.shuffle(items)
     queues = list(by_source.values())
-    turns = [
-        queue[i]
-        for i in range(max(map(len, queues), default=0))
-        for queue in queues
-        if i < len(queue)
-    ]
-    drawn = []
+    longest = max(map(len, queues), default=0)
+    turns = [queue[i] for i in range(longest) for queue in queues if i < len(queue)]
+    drawn: list[tuple[tuple[str, str], str]] = []
     for lap in range(len(templates)):
         for item in turns:
             if len(drawn) == count:
@@ -137,7 +129,7 @@ def read_pairs(path: str | Path) -> PairSet:
     Raises:
         PastoError: With the line number of the first bad line, or for fewer than `MIN_PAIRS` pairs.
     """
-    pairs = []
+    pairs: list[Pair] = []
     bundled.read_lines(str(path), "pairs")  # the errors of a missing or empty file
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
@@ -145,10 +137,8 @@ def read_pairs(path: str | Path) -> PairSet:
         try:
             pairs.append(Pair.model_validate_json(line))
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"])) or "line"
             raise PastoError(
-                f"{path}:{number}: {key}: {first['msg']}",
+                f"{path}:{number}: {first_problem(error)}",
                 "A line holds chosen, rejected, neutral, suffix and source.",
             ) from None
     _require_enough(pairs, str(path))
@@ -157,9 +147,8 @@ def read_pairs(path: str | Path) -> PairSet:
 
 def write_pairs(pairs: Sequence[Pair], path: str | Path) -> None:
     """Write pairs as JSON lines."""
-    write_text(
-        Path(path), "".join(json.dumps(p.model_dump(), ensure_ascii=False) + "\n" for p in pairs)
-    )
+    lines = (json.dumps(pair.model_dump(), ensure_ascii=False) + "\n" for pair in pairs)
+    write_text(Path(path), "".join(lines))
 
 
 def _require_enough(pairs: Sequence[Pair], origin: str) -> None:

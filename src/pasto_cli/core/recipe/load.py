@@ -1,28 +1,30 @@
-"""Recipes as files: reading YAML, `--set` overrides, and every mistake at once as `file:line: key:
-what; what to write`.
+"""Recipes as files: YAML, `--set` overrides, and every mistake at once.
 
-Line numbers come from the marks of `yaml.compose`; pydantic's locations are walked along the same
-paths. Two traps: a location holds list indexes as ints, and holds the tag of a union, which does
-not stand in the file."""
+A mistake reads `file:line: key: what is wrong; what to write`. Line numbers come from the marks of
+YAML nodes; pydantic's locations are walked along the same paths. Two traps: a location holds list
+indexes as ints, and it holds the tag of a union, which does not stand in the file.
+"""
 
 import difflib
 import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import read_limited
 from pasto_cli.base.safe_yaml import PlainLoader
 from pasto_cli.core.recipe.schema import Recipe
+from pasto_cli.core.recipe.upgrade import RENAMED, upgrade_recipe
 
 KeyPath = tuple[str | int, ...]
 LARGEST = 2**20
-"""Bytes of a recipe."""
+"""Largest size of a recipe, bytes."""
 
 
 class RecipeError(PastoError):
@@ -39,7 +41,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and validate a recipe.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of a recipe that ships with pasto; a file of that name wins.
         overrides: `key.key=value` each; the value is read as YAML.
 
     Returns:
@@ -51,30 +53,52 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        text = read_limited(path, LARGEST)
+        text = _read_text(path)
     except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1)
-        hint = (
-            f"Did you mean {path.parent / near[0]}?"
-            if near
-            else "Recipes that ship with pasto are in recipes/."
-        )
-        raise PastoError(f"{path}: no such recipe", hint) from None
+        raise PastoError(f"{path}: no such recipe", _nearest(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise PastoError(
             f"{path}: cannot be read as a recipe ({error})", "Give a UTF-8 YAML file."
         ) from None
-    data, marks, problems = _read_yaml(text, path)
+    written, problems = _read_yaml(text, path)
     for override in overrides:
-        problems += _apply_override(data, marks, override)
-    if problems:
-        # Go on to validation so that all mistakes are seen together.
-        problems += _validation_problems(data, marks, path)[1]
-        raise RecipeError(problems)
-    recipe, problems = _validation_problems(data, marks, path)
-    if recipe is None:
-        raise RecipeError(problems)
-    return recipe
+        problems += _apply_override(written, override)
+    return _validate(written, problems)
+
+
+def load_stored_recipe(path: Path) -> Recipe:
+    """Read a run's own recipe.yaml, which an earlier version of pasto may have written.
+
+    Raises:
+        RecipeError: If it is damaged.
+        PastoError: If it cannot be read.
+    """
+    try:
+        text = read_limited(path, LARGEST)
+    except (OSError, UnicodeDecodeError) as error:
+        raise PastoError(
+            f"{path}: cannot be read as a recipe ({error})", "Give the folder of another run."
+        ) from None
+    written, problems = _read_yaml(text, path)
+    return _validate(written._replace(data=upgrade_recipe(written.data)), problems)
+
+
+def _read_text(path: Path) -> str:
+    if not path.is_file() and path.as_posix() in bundled.recipes():
+        return bundled.recipe_text(path.as_posix())
+    return read_limited(path, LARGEST)
+
+
+def _nearest(path: Path) -> str:
+    """What the user may have meant by a recipe that is not there."""
+    beside = [file.name for file in path.parent.glob("*.y*ml")]
+    if near := difflib.get_close_matches(path.name, beside, 1):
+        return f"Did you mean {path.parent / near[0]}?"
+    # A checkout has them as files: recipes/quickstart.yaml is quickstart.
+    name = path.as_posix().removeprefix("recipes/").removesuffix(".yaml")
+    if near := difflib.get_close_matches(name, bundled.recipes(), 1):
+        return f"Did you mean {near[0]}, which ships with pasto? All of them: pasto recipes ls"
+    return "Recipes that ship with pasto: pasto recipes ls"
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -82,11 +106,19 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _read_yaml(text: str, path: Path) -> tuple[dict[str, Any], dict[KeyPath, str], list[str]]:
-    """Plain data, the place (`file:line`) of every key path, and problems such as a key given
-    twice."""
+class _Written(NamedTuple):
+    """A recipe as it was written: before validation."""
+
+    path: Path
+    data: dict[str, Any]
+    marks: dict[KeyPath, str]
+    """Where each key stands: `file:line`, or the `--set` that gave it."""
+
+
+def _read_yaml(text: str, path: Path) -> tuple[_Written, list[str]]:
+    """The recipe in a YAML text, and problems such as a key given twice."""
     try:
-        root = yaml.compose(text, Loader=PlainLoader)
+        root = PlainLoader(text).get_single_node()  # as yaml.compose, which has no types
         data = yaml.load(text, Loader=PlainLoader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -96,36 +128,37 @@ def _read_yaml(text: str, path: Path) -> tuple[dict[str, Any], dict[KeyPath, str
         ) from None
     except (RecursionError, ValueError, LookupError) as error:  # nesting, impossible dates
         raise RecipeError([f"{path}: not a recipe: {error}"]) from None
-    if not isinstance(data, dict):
+    if root is None or not isinstance(data, dict):
         raise RecipeError(
             [f"{path}:1: a recipe is a mapping of sections; write 'name: ...', 'model:', 'pairs:'"]
         )
-    marks: dict[KeyPath, str] = {(): f"{path}:1"}
+    written = _Written(path, cast("dict[str, Any]", data), {(): f"{path}:1"})
+    return written, _mark(root, (), written)
+
+
+def _mark(node: yaml.Node, prefix: KeyPath, written: _Written) -> list[str]:
+    """Note where every key below a node stands; the problems are keys given twice."""
     problems: list[str] = []
-
-    def walk(node: yaml.Node | None, prefix: KeyPath) -> None:
-        if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, value in node.value:
-                place = f"{path}:{key.start_mark.line + 1}"
-                if key.value in seen:
-                    problems.append(
-                        f"{place}: {_dotted((*prefix, key.value))}: given twice; keep one"
-                    )
-                seen.add(key.value)
-                marks[(*prefix, key.value)] = place
-                walk(value, (*prefix, key.value))
-        elif isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                marks[(*prefix, index)] = f"{path}:{value.start_mark.line + 1}"
-                walk(value, (*prefix, index))
-
-    walk(root, ())
-    return data, marks, problems
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            here = (*prefix, key.value)
+            place = f"{written.path}:{key.start_mark.line + 1}"
+            if key.value in seen:
+                problems.append(f"{place}: {_dotted(here)}: given twice; keep one")
+            seen.add(key.value)
+            written.marks[here] = place
+            problems += _mark(value, here, written)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            here = (*prefix, index)
+            written.marks[here] = f"{written.path}:{value.start_mark.line + 1}"
+            problems += _mark(value, here, written)
+    return problems
 
 
-def _apply_override(data: dict[str, Any], marks: dict[KeyPath, str], override: str) -> list[str]:
-    """Write one `a.b=value` into the raw mapping; returns problems."""
+def _apply_override(written: _Written, override: str) -> list[str]:
+    """Write one `a.b=value` into what was read from the file; returns problems."""
     key, equals, value = override.partition("=")
     place = f"--set {override}"
     if not equals or not key.strip():
@@ -135,41 +168,45 @@ def _apply_override(data: dict[str, Any], marks: dict[KeyPath, str], override: s
         parsed = yaml.load(value, Loader=PlainLoader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError, LookupError):
         return [f"{place}: the value is not valid YAML; quote it"]
-    target = data
-    for depth, part in enumerate(parts[:-1]):
-        inner = target.get(part)
+    target, marks = written.data, written.marks
+    for depth, part in enumerate(parts[:-1], 1):
+        inner: Any = target.get(part)
         if inner is None:
             inner = target[part] = {}
         if not isinstance(inner, dict):
-            return [
-                f"{place}: {'.'.join(parts[: depth + 1])} is {inner!r} in the recipe, not a "
-                f"section; set it whole"
-            ]
-        target = inner
-        marks.setdefault(tuple(parts[: depth + 1]), place)
+            section = ".".join(parts[:depth])
+            return [f"{place}: {section} is {inner!r} in the recipe, not a section; set it whole"]
+        target = cast("dict[str, Any]", inner)
+        marks.setdefault(tuple(parts[:depth]), place)
     target[parts[-1]] = parsed
     path = tuple(parts)
+    # What stood below the key in the file is gone, and so are its lines.
     for known in [known for known in marks if known[: len(path)] == path]:
         del marks[known]
     marks[path] = place
     return []
 
 
-def _validation_problems(
-    data: dict[str, Any], marks: dict[KeyPath, str], path: Path
-) -> tuple[Recipe | None, list[str]]:
+def _validate(written: _Written, problems: Sequence[str]) -> Recipe:
+    """The recipe, or every problem of reading and of validation together."""
     try:
-        return Recipe.model_validate(data), []
+        recipe = Recipe.model_validate(written.data)
     except ValidationError as error:
-        problems = []
-        for item in error.errors(include_url=False):
-            location, fits = _without_union_tags(item["loc"], data)
-            if fits:
-                problems.append(
-                    f"{_place(location, marks, path)}: {_dotted(location)}: "
-                    f"{_explain(item, location)}"
-                )
-        return None, list(dict.fromkeys(problems))
+        raise RecipeError([*problems, *_wrong_keys(error, written)]) from None
+    if problems:
+        raise RecipeError(problems)
+    return recipe
+
+
+def _wrong_keys(error: ValidationError, written: _Written) -> list[str]:
+    """One line for each of pydantic's complaints that is about what the user meant."""
+    problems: list[str] = []
+    for item in error.errors(include_url=False):
+        location, fits = _without_union_tags(item["loc"], written.data)
+        if fits:
+            place = _place(location, written)
+            problems.append(f"{place}: {_dotted(location)}: {_explain(item, location)}")
+    return list(dict.fromkeys(problems))
 
 
 def _without_union_tags(location: KeyPath, data: Any) -> tuple[KeyPath, bool]:
@@ -192,7 +229,7 @@ def _without_union_tags(location: KeyPath, data: Any) -> tuple[KeyPath, bool]:
             continue
         model = next((b for b in branches if _is_model(b)), model)
         path.append(part)
-        here = here.get(part) if isinstance(here, dict) else None
+        here = cast("dict[str, Any]", here).get(str(part)) if isinstance(here, dict) else None
         model = (
             model.model_fields[part].annotation
             if _is_model(model) and part in model.model_fields
@@ -202,6 +239,7 @@ def _without_union_tags(location: KeyPath, data: Any) -> tuple[KeyPath, bool]:
 
 
 def _branches(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union but None; the annotation itself where it is none."""
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         return tuple(a for a in typing.get_args(annotation) if a is not type(None))
     return (annotation,)
@@ -211,15 +249,16 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _place(location: KeyPath, marks: dict[KeyPath, str], path: Path) -> str:
-    """Place of the nearest enclosing key that stands in the file."""
+def _place(location: KeyPath, written: _Written) -> str:
+    """Place of the nearest enclosing key that was written."""
     for end in range(len(location), -1, -1):
-        if location[:end] in marks:
-            return marks[location[:end]]
-    return f"{path}:1"
+        if location[:end] in written.marks:
+            return written.marks[location[:end]]
+    return f"{written.path}:1"
 
 
 def _dotted(location: KeyPath) -> str:
+    """A location as users write it: `pairs.templates[2]`."""
     text = ""
     for part in location:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
@@ -227,7 +266,7 @@ def _dotted(location: KeyPath) -> str:
 
 
 def _fields_at(location: KeyPath) -> list[str]:
-    """Names of the keys that the section at a location takes."""
+    """Names of the keys that the section at a location accepts."""
     model: Any = Recipe
     for part in location:
         if _is_model(model) and part in model.model_fields:
@@ -242,6 +281,8 @@ def _explain(item: Any, location: KeyPath) -> str:
     """What is wrong and what to write, for one pydantic error."""
     kind, value = item["type"], item.get("input")
     if kind == "extra_forbidden":
+        if now := RENAMED.get(_dotted(location)):
+            return f"unknown key; it is called {now!r} now"
         known = _fields_at(location[:-1])
         near = difflib.get_close_matches(str(location[-1]), known, 1, 0.5)
         return "unknown key; " + (

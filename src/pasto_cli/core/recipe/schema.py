@@ -1,11 +1,12 @@
 """What a run is made of: the pydantic models behind a YAML recipe.
 
 Each default is written here and nowhere else. Every model is frozen and refuses unknown keys.
-Reading a file, overriding keys and wording mistakes is `recipe_file`. Nothing here imports torch,
-so that validation is instant.
+Reading a file, overriding keys and wording mistakes is `core.recipe.load`. Nothing here imports
+torch, so that validation is instant.
 
 Defaults follow the AntiPaSTO paper (arXiv 2601.07473, Table 9) or its published code where an
-experiment in `docs/LOG.md` does not say otherwise; the neutral branch has no counterpart there."""
+experiment in `docs/LOG.md` does not say otherwise; the neutral branch has no counterpart there.
+"""
 
 import re
 from typing import Annotated, Any, Literal, Self
@@ -89,9 +90,9 @@ class PairsSpec(Section):
     templates: tuple[str, ...] = ()
     """Persona templates with `{persona}`; empty takes the bundled list."""
     suffixes: str | HubSuffixes = "bundled"
-    """`bundled`, a text file with one opening a line, or a dataset on the Hub."""
+    """`bundled`, a text file with one opening per line, or a dataset on the Hub."""
     neutral_prompts: str = "bundled"
-    """Prompts without a persona: `bundled`, or a text file with one a line."""
+    """Prompts without a persona: `bundled`, or a text file with one per line."""
     count: Count = 800
     """How many pairs."""
     seed: int = 0
@@ -140,11 +141,11 @@ class AdapterSpec(Section):
     activation_pairs: Count = 64
     """Pairs whose activations score the directions."""
     init_theta_std: Positive = 0.003
-    """Std of the truncated normal that Theta starts from."""
+    """Standard deviation of the truncated normal that Theta starts from."""
     init_delta_mean: float = 4e-4
-    """Mean of delta's start: not 0, since a symmetric start has no gradient."""
+    """Mean of delta's start; not 0, since a symmetric start has no gradient."""
     init_delta_std: Positive = 4e-4
-    """Std of delta's start."""
+    """Standard deviation of delta's start."""
 
     @model_validator(mode="after")
     def _layers(self) -> Self:
@@ -208,11 +209,11 @@ class CoherenceSpec(Section):
     beta: NonNegative = 0.02
     """Floor under the entropy, nats."""
     aggregate: Literal["mean", "lse", "max"] = "mean"
-    """Over the tokens of a row."""
+    """How the tokens of a row are put together."""
     temperature: Positive = 3.0
-    """Of lse."""
+    """Temperature of lse."""
     tokens: Literal["suffix", "all"] = "suffix"
-    """Over the shared suffix, or over every token of the prompt (original)."""
+    """The shared suffix, or every token of the prompt (original)."""
 
 
 class MonotonicitySpec(Section):
@@ -226,9 +227,9 @@ class MonotonicitySpec(Section):
     frac: NonNegative = 0.5
     """Threshold: frac sqrt(mean H) + floor, nats."""
     floor: NonNegative = 0.04
-    """See frac."""
+    """Constant part of the threshold, nats; see frac."""
     tokens: Literal["suffix", "all"] = "suffix"
-    """Over the shared suffix, or over every token of the prompt (original)."""
+    """The shared suffix, or every token of the prompt (original)."""
 
 
 class NeutralSpec(Section):
@@ -294,13 +295,13 @@ class TrainingSpec(Section):
     epochs: Count = 30
     """Passes over the training pairs."""
     batch_size: Annotated[int, Field(ge=2)] = 8
-    """Pairs a forward pass; statistics are taken over it."""
+    """Pairs per forward pass; statistics are taken over it."""
     accumulation: Count = 1
     """Batches per optimiser step."""
     lr: Positive = 2e-3
     """Peak learning rate of AdamW."""
     weight_decay: NonNegative = 1e-4
-    """AdamW's."""
+    """Weight decay of AdamW."""
     schedule: Literal["onecycle", "cosine"] = "onecycle"
     """Learning-rate schedule, in optimiser steps."""
     warmup: Fraction = 0.1

@@ -5,8 +5,8 @@
 
 `taskdiff & suppressed & write` is the original's default; `taskdiff & write & ~logits_read` takes
 the readable directions out. `&` is the (left-associative) intersection of two bases, `~` the
-orthogonal complement. Parsing needs no
-torch: `core.subspaces` turns a parsed expression into a basis.
+orthogonal complement. Parsing needs no torch; `core.training.subspaces` turns a parsed expression
+into a basis.
 """
 
 import difflib

@@ -1,26 +1,28 @@
-"""pasto.json: what an adapter is, where it came from and what it was shown to do. Records only, no
-torch."""
+"""pasto.json: what an adapter is, where it came from and what it was shown to do.
 
-from typing import Any, Literal, Self
+The words of its numbers: strength is in prompt-equivalents (1 is half of the way from the rejected
+to the chosen persona prompt), disturbance is KL to the base in nats. Records only, no torch.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.statistics import Estimate
 from pasto_cli.core.recipe.schema import ModelSpec
-from pasto_cli.core.records.evaluation import Number
+from pasto_cli.core.recipe.upgrade import upgrade_recipe
+from pasto_cli.core.records.training import ImportRecord, TrainingRecord
 
 FORMAT_VERSION = 1
 
 
-class Interval(BaseModel):
-    """A figure, its 95 % interval and its n."""
+def _without_clusters(estimate: Estimate) -> Estimate:
+    return estimate.model_copy(update={"clusters": None})
 
-    model_config = ConfigDict(extra="forbid")
 
-    value: Number
-    low: Number
-    high: Number
-    n: int
+StoredEstimate = Annotated[Estimate, AfterValidator(_without_clusters)]
+"""An estimate as format 1 holds it: value, low, high and n."""
 
 
 class Certificate(BaseModel):
@@ -29,13 +31,13 @@ class Certificate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     passed: bool
-    strength: dict[str, Interval]
+    strength: dict[str, StoredEstimate]
     """Coefficient -> prompt-equivalents."""
     persona_prompts: dict[str, float]
     """Where the persona prompts themselves stand, in the same unit, from the neutral prompt:
     chosen, rejected."""
     span_nats: float
-    """T_cho - T_rej, nats a token: what one prompt-equivalent is half of."""
+    """T_cho - T_rej, nats per token: what one prompt-equivalent is half of."""
     num_suffixes: int
     num_neutral_prompts: int
     reason: str
@@ -67,9 +69,8 @@ class Reference(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if set(self.logits) != {"-1", "0", "1"} or any(
-            len(x) != len(self.token_ids) for x in self.logits.values()
-        ):
+        lengths = {len(x) for x in self.logits.values()}
+        if set(self.logits) != {"-1", "0", "1"} or lengths != {len(self.token_ids)}:
             raise ValueError("reference logits must be those at -1, 0 and 1, one for each token")
         return self
 
@@ -83,10 +84,10 @@ class Calibration(BaseModel):
     """The budget: KL(p_0 || p_a) at the 95th percentile of the tokens of neutral answers, nats."""
     coefficients: dict[Literal["1", "-1"], float]
     """Sign -> the coefficient that reaches it."""
-    reached: dict[Literal["1", "-1"], Interval]
+    reached: dict[Literal["1", "-1"], StoredEstimate]
     """Sign -> KL p95 there, nats."""
     quantization: str
-    """Of the base that it was measured on."""
+    """Quantisation of the base that it was measured on."""
 
     @model_validator(mode="after")
     def _signs(self) -> Self:
@@ -108,14 +109,14 @@ class Meta(BaseModel):
     """Degrees, as the recipe says."""
     largest_angle: float
     """True largest rotation angle at coefficient 1, degrees."""
-    recipe: dict[str, Any]
+    recipe: Annotated[dict[str, Any], BeforeValidator(upgrade_recipe)]
     tensors_sha256: str | None = None
-    """Of adapter.safetensors; written by `save`."""
+    """SHA-256 of adapter.safetensors; written by `save`."""
     pairs_sha256: str
     num_pairs: dict[str, int]
     personas: list[str]
     """One filled template of each persona: positive, negative."""
-    training: dict[str, Any]
+    training: TrainingRecord | ImportRecord
     certificate: Certificate | None
     calibration: Calibration | None = None
     """Made by `pasto calibrate`."""

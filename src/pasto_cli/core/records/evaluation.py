@@ -1,29 +1,33 @@
-"""What an evaluation leaves behind: every row with every answer, and where it came from. JSON,
-versioned, re-scorable."""
+"""What an evaluation leaves behind: every row with every answer, its scores and its provenance.
+
+JSON, versioned, re-scorable. y of a row is log P(answers that match) - log P(the others), nats; for
+a Yes/No question log P(Yes) - log P(No). No torch.
+"""
 
 import json
 import math
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, NamedTuple, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+from pasto_cli.base.statistics import Number
+from pasto_cli.core.records.scores import Disturbance, LabelSign, Scores, SentimentScores, key
 
 FORMAT_VERSION = 2
-Number = Annotated[float, BeforeValidator(lambda x: math.nan if x is None else x)]
-"""A float; JSON has no NaN, so null stands for it."""
 Kind = Literal["target", "preference", "arithmetic"]
 
 
 class Answer(BaseModel):
     """How one row was answered at one coefficient."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     y: Number
     """log P(Yes) - log P(No), or log P(matching choices) - log P(the other choices), nats."""
-    pmass: float
+    pmass: Number
     """P(Yes) + P(No), or that of all choices."""
-    said: str
-    """The likeliest next token."""
+    top_token: str = Field(validation_alias="said", serialization_alias="said")
+    """The likeliest next token; files of format 2 call it `said`."""
 
 
 class Row(BaseModel):
@@ -42,7 +46,7 @@ class Row(BaseModel):
     yes_no: bool = True
     """Whether the question was answered Yes or No; only then can a dial just say Yes."""
     answers: dict[str, Answer]
-    """Coefficient (as text) -> answer."""
+    """Coefficient (as `key` writes it) -> answer."""
 
 
 class EvalRun(BaseModel):
@@ -56,62 +60,67 @@ class EvalRun(BaseModel):
     licence: str
     source: str
     value: str
+    """The value whose labels score the rows."""
     coefficients: list[float]
     pmass_threshold: float
-    label_sign: Literal["own", "original"] = "own"
-    """`original` reproduces the published fault: y and the label of not_to_do rows are both
-    negated."""
+    """Answers with less probability mass on the answers are invalid."""
+    label_sign: LabelSign = "own"
     partial: bool
     """True if only some dilemmas were run (`--limit`)."""
     rows: list[Row]
-    scores: dict[str, Any]
-    disturbance: dict[str, Any] = {}
-    """Coefficient -> KL to the base on its own answers to neutral prompts, and NLL of those
-    prompts, nats."""
+    scores: Scores
+    disturbance: dict[str, Disturbance] = {}
+    """Coefficient (as `key` writes it) -> what it does to neutral prompts."""
     provenance: dict[str, Any]
+    """Adapter, base, versions, seeds and date; of a comparison also method, equal_kl and
+    coefficients (`strength` in older files)."""
 
+    @property
+    def method(self) -> str | None:
+        """Whose run it is in a comparison; None for a dial measured by itself."""
+        found = self.provenance.get("method")
+        return None if found is None else str(found)
 
-def key(coefficient: float) -> str:
-    """Text of a coefficient as it stands in the file: -1, 0, 0.5."""
-    return f"{coefficient + 0.0:g}"  # -0 is 0
+    @property
+    def equal_kl(self) -> bool:
+        """Whether the methods of its comparison were scaled to one disturbance."""
+        return bool(self.provenance.get("equal_kl"))
+
+    @property
+    def created(self) -> str:
+        """When it was measured, ISO 8601; empty where that is not recorded."""
+        return str(self.provenance.get("created", ""))
+
+    def disturbance_at(self, coefficient: float) -> Disturbance:
+        """Disturbance at a measured coefficient."""
+        return self.disturbance[key(coefficient)]
 
 
 def dump(run: EvalRun) -> str:
     """An evaluation as JSON; NaN and infinities become null, so that every reader takes it."""
-    return json.dumps(without_nan(run.model_dump()), indent=1, ensure_ascii=False)
+    return json.dumps(without_nan(run.model_dump(by_alias=True)), indent=1, ensure_ascii=False)
 
 
 def parse(text: str) -> EvalRun:
-    """An evaluation from JSON; null among the scores becomes NaN again.
+    """An evaluation from JSON; null among the numbers becomes NaN again.
 
     Raises:
         ValueError: If the text is not an evaluation.
     """
-    raw = json.loads(text)
-    if isinstance(raw, dict):
-        for part in ("scores", "disturbance"):
-            raw[part] = with_nan(raw.get(part, {}))
-    return EvalRun.model_validate(raw)
+    return EvalRun.model_validate_json(text)
 
 
 def without_nan(x: Any) -> Any:
     """The same data with null for NaN and infinities, which JSON has not."""
     if isinstance(x, dict):
-        return {k: without_nan(v) for k, v in x.items()}
+        return {k: without_nan(v) for k, v in cast(dict[Any, Any], x).items()}
     if isinstance(x, list | tuple):
-        return [without_nan(v) for v in x]
+        return [without_nan(v) for v in cast(list[Any], x)]
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
-def with_nan(x: Any) -> Any:
-    """The same data with NaN for null: what `without_nan` left of it."""
-    if isinstance(x, dict):
-        return {k: with_nan(v) for k, v in x.items()}
-    return math.nan if x is None else x
-
-
 class Text(BaseModel):
-    """One answer."""
+    """One answer to an open prompt."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -135,6 +144,69 @@ class SentimentRun(BaseModel):
     title: str = "Sentiment of answers to neutral open prompts"
     coefficients: list[float]
     texts: list[Text]
-    scores: Annotated[dict[str, Any], BeforeValidator(with_nan)]
-    """`slope`, and for each coefficient `sentiment`, `distinct`, `words`: estimates as mappings."""
+    scores: SentimentScores
     provenance: dict[str, Any]
+
+
+class ValueShift(NamedTuple):
+    """Effect of a dial on one value, or on one class of values of a framework."""
+
+    name: str
+    rows: int
+    dilemmas: int
+    effect: float
+    """(score at +1 - score at -1) / 2, nats."""
+    low: float
+    high: float
+    up: float
+    """Score at +1 minus score at 0, nats."""
+    down: float
+    """Score at -1 minus score at 0, nats."""
+    p: float
+    """Of a t test over dilemmas that the effect is 0."""
+    q: float
+    """p corrected for all values of the table."""
+    moved: bool
+    """Whether q is below the false-discovery rate."""
+
+
+class ValueShifts(NamedTuple):
+    """Effects of a dial on everything that a benchmark labels, largest first."""
+
+    values: list[ValueShift]
+    frameworks: list[ValueShift]
+    """Classes of value frameworks, such as `MFT: care`."""
+    minimum: int
+    """Values with fewer rows are left out."""
+    level: float
+    """False-discovery rate at which a value counts as moved."""
+
+
+class Flips(NamedTuple):
+    """Rows whose answer changed sides between 0 and one coefficient, %."""
+
+    towards: float
+    """Target rows, the way that the sign of the coefficient says."""
+    away: float
+    """Target rows, the other way."""
+    controls: float
+
+
+class EvalDetails(NamedTuple):
+    """What the rows of an evaluation show beyond its scores; worked out again, never stored."""
+
+    flips_up: Flips
+    """At +1."""
+    flips_down: Flips
+    """At -1."""
+    shifts: ValueShifts | None
+    """None under the published label sign, which says nothing about values."""
+    invalid_top_tokens: list[tuple[str, int]]
+    """What invalid answers began with, commonest first, with counts over all coefficients."""
+
+
+class Evaluated(NamedTuple):
+    """An evaluation and what its rows show."""
+
+    run: EvalRun
+    details: EvalDetails

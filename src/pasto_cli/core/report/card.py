@@ -1,128 +1,99 @@
 """The card of an adapter: every sentence from the run's own facts, never a constant. No torch."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from pasto_cli.base.format import format_estimate
+from pasto_cli.base.format import format_coefficient, format_estimate
+from pasto_cli.core.records.adapter import Calibration, Certificate, Meta
 from pasto_cli.core.records.evaluation import EvalRun
+from pasto_cli.core.records.training import ImportRecord
 
 PUBLISHED_SIGN = (
     "**Label sign of the published code: rewards a dial that merely says Yes more often.**"
 )
+USE = """\
+## Use
+
+```bash
+pasto generate --adapter THIS --coeff -1 "Your prompt"
+```
+
+```python
+import pasto_cli
+model, tokenizer, dial = pasto_cli.load("THIS")
+for coeff, text in dial.generate("Your prompt", coeffs=[-1, 0, 1]):
+    print(coeff, text)
+```
+"""
+"""THIS stands for the adapter's address, which is known when it is published."""
 
 
-def card(meta: Mapping[str, Any], evaluations: Sequence[EvalRun]) -> str:
+def card(meta: Meta, evaluations: Sequence[EvalRun]) -> str:
     """README.md of an artifact.
 
     Args:
-        meta: pasto.json as a mapping.
+        meta: pasto.json.
         evaluations: What was measured with this adapter so far.
     """
-    base, certificate = meta["base"], meta["certificate"]
-    spec = base["spec"]
-    source = spec["source"]
-    on_hub = "/" in source and ":" not in source and not source.startswith((".", "/", "~"))
-    front = ["---", "library_name: pasto", "tags: [pasto, steering, antipasto]"]
-    front += [f"base_model: {source}"] if on_hub else []
-    lines = [*front, "---", "", f"# {meta['recipe']['name']}", ""]
-    lines += [
-        f"A dial for `{source}`"
-        + (f" at `{base['commit']}`" if base["commit"] else "")
-        + ", trained without labels.",
-        f"Coefficient +1: *{meta['personas'][0]}* Coefficient -1: *{meta['personas'][1]}* 0 is the "
-        f"untouched model.",
-        "",
-        "## Use",
-        "",
-        "```bash",
-        'pasto generate --adapter THIS --coeff -1 "Your prompt"',
-        "```",
-        "",
-        "```python",
-        "import pasto_cli",
-        'model, tokenizer, dial = pasto_cli.load("THIS")',
-        'for coeff, text in dial.generate("Your prompt", coeffs=[-1, 0, 1]):',
-        "    print(coeff, text)",
-        "```",
-        "",
-        "## What it was shown to do",
-        "",
-    ]
-    lines += _certificate_lines(certificate, "imported" in meta["training"])
-    if meta.get("calibration"):
-        lines += ["", _calibration_line(meta["calibration"])]
+    imported = isinstance(meta.training, ImportRecord)
+    lines = [*_head_lines(meta), "", USE, "## What it was shown to do", ""]
+    lines += _certificate_lines(meta.certificate, imported)
+    if meta.calibration is not None:
+        lines += ["", _calibration_line(meta.calibration)]
     for run in evaluations:
         lines += ["", *_evaluation_lines(run)]
     lines += _making_lines(meta)
     return "\n".join(lines)
 
 
-def _making_lines(meta: Mapping[str, Any]) -> list[str]:
-    base, pairs, recipe, training = (
-        meta["base"],
-        meta["num_pairs"],
-        meta["recipe"],
-        meta["training"],
-    )
-    adapter, spec = recipe["adapter"], base["spec"]
-    if "imported" in training:
-        made = {
-            "training": f"imported from `{training['imported']}`, an adapter of the published code"
-        }
-    else:
-        made = {
-            "pairs": f"{pairs['train']} training, {pairs['validation']} validation, {pairs['certificate']} certificate; "
-            f"SHA-256 `{meta['pairs_sha256'][:16]}`",
-            "loss subspace": f"`{recipe['subspace']['expression']}`, rank {recipe['subspace']['rank']}",
-            "neutral branch": "on" if recipe["losses"]["neutral"] else "off",
-            "training": f"{training['steps']} steps, best epoch {training['best_epoch']}, seed {recipe['training']['seed']}",
-        }
-    facts = {
-        "base": f"`{spec['source']}`, {base['architecture']}, quantisation {spec['quantization']}, {base['dtype']}",
-        "adapter": f"{len(base['fingerprints'])} modules, rank {adapter['rank']}, "
-        + ("" if "imported" in training else f"directions `{adapter['directions']}`, ")
-        + f"bound `{meta['bound']}`",
-        **made,
-        "largest rotation": f"{meta['largest_angle']:.1f} degrees at coefficient 1",
-        "versions": ", ".join(f"{name} {version}" for name, version in meta["versions"].items()),
-        "made": meta["created"],
-    }
-    table = [f"| {name} | {fact} |" for name, fact in facts.items()]
-    method = "The full recipe stands in `pasto.json`. Method: AntiPaSTO (arXiv 2601.07473)."
-    return ["", "## How it was made", "", "| | |", "|---|---|", *table, "", method, ""]
+def _head_lines(meta: Meta) -> list[str]:
+    source, commit = meta.base.spec.source, meta.base.commit
+    # The Hub takes `base_model` for a repository: a local path or a random model is none.
+    on_hub = "/" in source and ":" not in source and not source.startswith((".", "/", "~"))
+    positive, negative = meta.personas[0], meta.personas[1]
+    return [
+        "---",
+        "library_name: pasto",
+        "tags: [pasto, steering, antipasto]",
+        *([f"base_model: {source}"] if on_hub else []),
+        "---",
+        "",
+        f"# {meta.recipe['name']}",
+        "",
+        f"A dial for `{source}`{f' at `{commit}`' if commit else ''}, trained without labels.",
+        f"Coefficient +1: *{positive}* Coefficient -1: *{negative}* 0 is the untouched model.",
+    ]
 
 
-def _certificate_lines(certificate: Mapping[str, Any] | None, imported: bool) -> list[str]:
+def _certificate_lines(certificate: Certificate | None, imported: bool) -> list[str]:
     if certificate is None and imported:
         return ["No certificate: the published format carries none."]
     if certificate is None:
         return ["No certificate: training was interrupted, or it failed before one could be made."]
-    verdict = "passed" if certificate["passed"] else f"FAILED ({certificate['reason']})"
-    up, down = certificate["strength"]["1"], certificate["strength"]["-1"]
-    stand = certificate["persona_prompts"]
+    verdict = "passed" if certificate.passed else f"FAILED ({certificate.reason})"
+    up, down = certificate.strength["1"], certificate.strength["-1"]
+    chosen, rejected = (certificate.persona_prompts[side] for side in ("chosen", "rejected"))
     return [
-        f"Certificate: **{verdict}**, on {certificate['num_suffixes']} held-out openings under "
-        f"{certificate['num_neutral_prompts']} held-out neutral prompts (n = {up['n']}).",
+        f"Certificate: **{verdict}**, on {certificate.num_suffixes} held-out openings under "
+        f"{certificate.num_neutral_prompts} held-out neutral prompts (n = {up.n}).",
         "",
         "| | strength, prompt-equivalents [95 %] |",
         "|---|---|",
         f"| coefficient +1 | {format_estimate(up)} |",
         f"| coefficient -1 | {format_estimate(down)} |",
-        f"| the positive persona prompt itself | {stand['chosen']:+.2f} |",
-        f"| the negative persona prompt itself | {stand['rejected']:+.2f} |",
+        f"| the positive persona prompt itself | {chosen:+.2f} |",
+        f"| the negative persona prompt itself | {rejected:+.2f} |",
         "",
-        f"One prompt-equivalent is {certificate['span_nats'] / 2:.3f} nats a token here.",
+        f"One prompt-equivalent is {certificate.span_nats / 2:.3f} nats per token here.",
     ]
 
 
-def _calibration_line(found: Mapping[str, Any]) -> str:
-    up, down = found["coefficients"]["1"], found["coefficients"]["-1"]
+def _calibration_line(found: Calibration) -> str:
+    up, down = found.reached["1"], found.reached["-1"]
     return (
-        f"Calibrated: strength +100 % is coefficient {up:+.3g}, -100 % is {down:+.3g}, where the "
-        f"95th percentile of KL to the "
-        f"base on neutral prompts is {format_estimate(found['reached']['1'], signed=False)} and "
-        f"{format_estimate(found['reached']['-1'], signed=False)} "
-        f"nats (budget {found['kl_p95']:g}, n = {found['reached']['1']['n']} prompts)."
+        f"Calibrated: strength +100 % is coefficient {found.coefficients['1']:+.3g}, "
+        f"-100 % is {found.coefficients['-1']:+.3g}, where the 95th percentile of KL to the base "
+        f"on neutral prompts is {format_estimate(up, signed=False)} and "
+        f"{format_estimate(down, signed=False)} nats (budget {found.kl_p95:g}, n = {up.n} prompts)."
     )
 
 
@@ -132,20 +103,54 @@ def _evaluation_lines(run: EvalRun) -> list[str]:
         f"### {run.title}" + (" (part of it)" if run.partial else ""),
         "",
         *([PUBLISHED_SIGN, ""] if run.label_sign == "original" else []),
-        f"Value: {run.value}. n = {s['n_target']} rows in "
-        f"{s['coefficients']['0']['mean_score']['clusters']} dilemmas, "
-        f"{s['n_control']} control rows. Licence {run.licence}; source: {run.source}.",
+        f"Value: {run.value}. n = {s.n_target} rows in {s.num_dilemmas} dilemmas, "
+        f"{s.n_control} control rows. Licence {run.licence}; source: {run.source}.",
         "",
-        f"Steering F1: {format_estimate(s['steering_f1'], 1, False)}",
+        f"Steering F1: {format_estimate(s.steering_f1, digits=1, signed=False)}",
         "",
         "| coefficient | mean score, nats | acquiescence, nats | P(Yes)+P(No) | invalid |",
         "|---|---|---|---|---|",
     ]
-    for c in run.coefficients:
-        e = s["coefficients"][f"{c:g}"]
-        name = f"{c:+g}" if c else "0"
+    for coefficient in run.coefficients:
+        e = s.at(coefficient)
         lines.append(
-            f"| {name} | {format_estimate(e['mean_score'])} | {format_estimate(e['acquiescence'])} "
-            f"| {e['pmass']:.3f} | {e['invalid']} |"
+            f"| {format_coefficient(coefficient)} | {format_estimate(e.mean_score)} "
+            f"| {format_estimate(e.acquiescence)} | {e.pmass:.3f} | {e.invalid} |"
         )
     return lines
+
+
+def _making_lines(meta: Meta) -> list[str]:
+    base, adapter = meta.base, meta.recipe["adapter"]
+    imported = isinstance(meta.training, ImportRecord)
+    directions = "" if imported else f"directions `{adapter['directions']}`, "
+    facts = {
+        "base": f"`{base.spec.source}`, {base.architecture}, "
+        f"quantisation {base.spec.quantization}, {base.dtype}",
+        "adapter": f"{len(base.fingerprints)} modules, rank {adapter['rank']}, {directions}"
+        f"bound `{meta.bound}`",
+        **_training_facts(meta),
+        "largest rotation": f"{meta.largest_angle:.1f} degrees at coefficient 1",
+        "versions": ", ".join(f"{name} {version}" for name, version in meta.versions.items()),
+        "made": meta.created,
+    }
+    table = [f"| {name} | {fact} |" for name, fact in facts.items()]
+    method = "The full recipe stands in `pasto.json`. Method: AntiPaSTO (arXiv 2601.07473)."
+    return ["", "## How it was made", "", "| | |", "|---|---|", *table, "", method, ""]
+
+
+def _training_facts(meta: Meta) -> dict[str, str]:
+    training, recipe, pairs = meta.training, meta.recipe, meta.num_pairs
+    if isinstance(training, ImportRecord):
+        return {
+            "training": f"imported from `{training.imported}`, an adapter of the published code"
+        }
+    subspace = recipe["subspace"]
+    return {
+        "pairs": f"{pairs['train']} training, {pairs['validation']} validation, "
+        f"{pairs['certificate']} certificate; SHA-256 `{meta.pairs_sha256[:16]}`",
+        "loss subspace": f"`{subspace['expression']}`, rank {subspace['rank']}",
+        "neutral branch": "on" if recipe["losses"]["neutral"] else "off",
+        "training": f"{training.steps} steps, best epoch {training.best_epoch}, "
+        f"seed {recipe['training']['seed']}",
+    }

@@ -1,24 +1,27 @@
-"""The report's figures as SVG text, drawn by matplotlib. Every mark is told apart by shape or line
-as well as by colour.
+"""The report's plots as SVG text, drawn by matplotlib.
 
-Each function takes plain numbers and returns one `<svg>` element, the same bytes for the same
-numbers."""
+Each function takes numbers and returns one `<svg>` element, the same bytes for the same numbers.
+Every mark is told apart by shape or line as well as by colour.
+"""
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from pasto_cli.core.evaluation.values import ValueShift
+from pasto_cli.base.statistics import Estimate
+from pasto_cli.core.records.evaluation import ValueShift
 
 # Okabe and Ito's colours, safe for colour-blind readers; styles and markers carry the same
 # distinction without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
+GREY = "#888888"
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), "-")
 MARKERS = ("o", "s", "^", "D", "v", "P", "x")
 HATCHES = ("", "///", "...")
@@ -38,15 +41,22 @@ STYLE: Any = {
     "legend.fontsize": 8.0,
     "hatch.linewidth": 0.5,
 }
-Estimates = Sequence[Mapping[str, Any]]
-"""Mappings with value, low and high."""
 Points = Sequence[tuple[float, float]]
 """(step, value)."""
 
 
+class Mark(NamedTuple):
+    """One row of a forest plot."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    filled: bool
+
+
 def _svg(figure: Figure, label: str) -> str:
-    """The figure as an SVG element that scales with the page and tells a screen reader what it
-    shows."""
+    """The figure as an SVG element that scales with the page and has a label for screen readers."""
     buffer = io.StringIO()
     # The layout changes which ticks there are, and the width of their labels the layout: the second
     # time it fits.
@@ -75,24 +85,32 @@ def _axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
 
 def dose(
     coefficients: Sequence[float],
-    series: Mapping[str, Estimates],
+    series: Mapping[str, Sequence[Estimate]],
     ylabel: str,
     label: str,
     zero: bool = True,
 ) -> str:
-    """Curves over the coefficient with 95 % bands."""
+    """Curves over the coefficient with 95 % bands.
+
+    Args:
+        coefficients: x.
+        series: Name -> estimates, one per coefficient; one without an interval has no band.
+        ylabel: Of the y axis.
+        label: What the plot shows, for screen readers.
+        zero: Draw the line of 0.
+    """
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(2.8)
         if zero:
-            axes.axhline(0, color="#888888", linewidth=0.8)
+            axes.axhline(0, color=GREY, linewidth=0.8)
         for n, (name, estimates) in enumerate(series.items()):
-            low, high = (
-                [e[k] if e[k] == e[k] else e["value"] for e in estimates] for k in ("low", "high")
-            )
+            values = [e.value for e in estimates]
+            low = [e.value if math.isnan(e.low) else e.low for e in estimates]
+            high = [e.value if math.isnan(e.high) else e.high for e in estimates]
             axes.fill_between(coefficients, low, high, color=COLOURS[n], alpha=0.18, linewidth=0)
             axes.plot(
                 coefficients,
-                [e["value"] for e in estimates],
+                values,
                 color=COLOURS[n],
                 linestyle=LINES[n],
                 marker=MARKERS[n],
@@ -136,36 +154,33 @@ def bars(
         return _svg(figure, label)
 
 
-def forest(shifts: Sequence[ValueShift], label: str, limit: int = 24) -> str:
-    """Effects on values, largest first; filled marks are those whose false-discovery rate is under
-    the level."""
-    shown = list(shifts[:limit])[::-1]
-    rows = [(f"{s.name} ({s.rows})", s.effect, s.low, s.high, s.moved) for s in shown]
-    return intervals(rows, "nats for one unit of coefficient", label)
+def forest(shifts: Sequence[ValueShift], label: str) -> str:
+    """Effects on values, first one on top; filled marks are those that count as moved."""
+    marks = [
+        Mark(f"{s.name} ({s.rows})", s.effect, s.low, s.high, s.moved) for s in reversed(shifts)
+    ]
+    return intervals(marks, "nats per unit of coefficient", label)
 
 
-def intervals(
-    rows: Sequence[tuple[str, float, float, float, bool]], xlabel: str, label: str
-) -> str:
-    """Forest plot of (name, value, low, high, filled), first row at the bottom."""
+def intervals(marks: Sequence[Mark], xlabel: str, label: str) -> str:
+    """Forest plot, first mark at the bottom."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(0.85 + 0.2 * len(rows))
-        axes.axvline(0, color="#888888", linewidth=0.8)
-        for y, (_, value, low, high, filled) in enumerate(rows):
-            colour = COLOURS[0] if filled else COLOURS[6]
-            axes.plot([low, high], [y, y], color=colour, linewidth=1.4)
+        figure, axes = _axes(0.85 + 0.2 * len(marks))
+        axes.axvline(0, color=GREY, linewidth=0.8)
+        for y, mark in enumerate(marks):
+            colour = COLOURS[0] if mark.filled else COLOURS[6]
+            axes.plot([mark.low, mark.high], [y, y], color=colour, linewidth=1.4)
             axes.plot(
-                [value],
+                [mark.value],
                 [y],
                 marker="o",
                 markersize=5,
                 color=colour,
-                markerfacecolor=colour if filled else "white",
+                markerfacecolor=colour if mark.filled else "white",
             )
-        axes.set_yticks(
-            range(len(rows)), [name.replace("$", r"\$") for name, *_ in rows]
-        )  # no formulas
-        axes.set_ylim(-0.7, len(rows) - 0.3)
+        # Matplotlib would read what stands between two dollars as a formula.
+        axes.set_yticks(range(len(marks)), [mark.name.replace("$", r"\$") for mark in marks])
+        axes.set_ylim(-0.7, len(marks) - 0.3)
         axes.set_xlabel(xlabel)
         axes.grid(axis="y", visible=False)
         return _svg(figure, label)
@@ -174,27 +189,16 @@ def intervals(
 def curves(
     steps: Mapping[str, Points], ylabel: str, label: str, points: Mapping[str, Points]
 ) -> str:
-    """Training curves over the step; `points` are what validation gave for the same names, drawn as
-    marks."""
+    """Training curves over the step; `points` are validations of the same names, as marks."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(2.8)
-        axes.axhline(0, color="#888888", linewidth=0.8)
+        axes.axhline(0, color=GREY, linewidth=0.8)
         for n, (name, pairs) in enumerate(steps.items()):
-            axes.plot(
-                *zip(*pairs, strict=True),
-                color=COLOURS[n],
-                linestyle=LINES[n],
-                linewidth=1.2,
-                label=name,
-            )
+            x, y = zip(*pairs, strict=True)
+            axes.plot(x, y, color=COLOURS[n], linestyle=LINES[n], linewidth=1.2, label=name)
             if found := points.get(name):
-                axes.plot(
-                    *zip(*found, strict=True),
-                    color=COLOURS[n],
-                    linestyle="none",
-                    marker=MARKERS[n],
-                    markersize=5,
-                )
+                x, y = zip(*found, strict=True)
+                axes.plot(x, y, color=COLOURS[n], linestyle="none", marker=MARKERS[n], markersize=5)
         axes.set_xlabel("step (marks: validation)")
         axes.set_ylabel(ylabel)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.3), ncols=2)

@@ -3,16 +3,19 @@
 For a writer with weight W = U diag(S) V^T (r directions kept), trained Theta and delta, and
 coefficient a:
 
-    A    = bound(Theta - Theta^T)                         skew-symmetric
-    R(a) = (I - a A / 2)^-1 (I + a A / 2)                 Cayley: orthogonal, R(-a) = R(a)^T, R(0) = I
-    M(a) = R(a) diag(S + a delta) - diag(S)               M(0) = 0
+    A    = bound(Theta - Theta^T)                    skew-symmetric
+    R(a) = (I - a A / 2)^-1 (I + a A / 2)            Cayley: orthogonal, R(-a) = R(a)^T, R(0) = I
+    M(a) = R(a) diag(S + a delta) - diag(S)          M(0) = 0
     y    = base(x) + ((x V) M(a)) U^T
 
 AntiPaSTO (arXiv 2601.07473) writes the same as x V R diag(S + a delta) U^T + x W_res^T; with the
 residual weight cancelled nothing dense is stored, a quantised base stays quantised, and a = 0 is
 the base bit for bit.
 
-Legend: b batch rows, t tokens, r rank, g modules of one rank.
+The change of a weight at a fixed coefficient, U M(a)^T V^T, has rank r: it is an exact LoRA, one
+per coefficient.
+
+Legend: b batch rows, t tokens, r rank, g modules of one rank, c distinct coefficients.
 """
 
 import math
@@ -47,7 +50,7 @@ class Factors(NamedTuple):
 def decompose(weight: Tensor) -> Factors:
     """Full singular value decomposition of a dense weight (d_out, d_in), largest first."""
     weight = weight.float()
-    if weight.shape[0] < weight.shape[1]:  # tall is faster
+    if weight.shape[0] < weight.shape[1]:  # LAPACK is faster on tall matrices
         v, s, uh = torch.linalg.svd(weight.T, full_matrices=False)
         return Factors(uh.T.contiguous(), s, v.contiguous())
     u, s, vh = torch.linalg.svd(weight, full_matrices=False)
@@ -71,29 +74,33 @@ def bounded_skew(theta: Tensor, bound: str, max_angle: float) -> Tensor:
     c = 2.0 * math.tan(max_angle / 2.0)
     if bound == "entrywise":
         return c * torch.tanh(skew / c)
-    norm = torch.linalg.matrix_norm(skew, ord=2)[..., None, None].clamp_min(
-        torch.finfo(skew.dtype).tiny
-    )
+    # A zero generator stays zero: c tanh(s / c) / s tends to 1, and 0 / 0 must not be asked for.
+    tiny = torch.finfo(skew.dtype).tiny
+    norm = torch.linalg.matrix_norm(skew, ord=2)[..., None, None].clamp_min(tiny)  # (..., 1, 1)
     return skew * (c * torch.tanh(norm / c) / norm)
 
 
 def cayley(skew: Tensor, coefficient: float) -> Tensor:
     """R(a) = (I - a A / 2)^-1 (I + a A / 2) for skew-symmetric A (..., r, r); orthogonal."""
-    return cayley_minus_identity(skew, coefficient) + torch.eye(
-        skew.shape[-1], dtype=skew.dtype, device=skew.device
-    )
+    eye = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
+    return cayley_minus_identity(skew, coefficient) + eye
 
 
 def cayley_minus_identity(skew: Tensor, coefficient: float) -> Tensor:
-    """R(a) - I = (I - a A / 2)^-1 a A, which a difference would round away at small
-    coefficients."""
+    """R(a) - I = (I - a A / 2)^-1 a A, of skew-symmetric A (..., r, r).
+
+    Solved for directly: at small coefficients a difference would round it away.
+    """
     eye = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
     return torch.linalg.solve(eye - skew * (coefficient / 2.0), skew * coefficient)
 
 
 def largest_angle(skew: Tensor, coefficient: float = 1.0) -> float:
-    """Largest rotation angle of R(a) over all planes, degrees: 2 arctan(s a / 2), s the spectral
-    norm of A."""
+    """Largest rotation angle of R(a) over all planes, degrees.
+
+    It is 2 arctan(s a / 2), s the spectral norm of A: the Cayley map takes the eigenvalue i s of A
+    to (1 + i s a / 2) / (1 - i s a / 2).
+    """
     norm = torch.linalg.matrix_norm(skew.detach(), ord=2).max().item()
     return math.degrees(2.0 * math.atan(norm * abs(coefficient) / 2.0))
 
@@ -107,7 +114,7 @@ def select_directions(factors: Factors, directions: Tensor) -> Factors:
 
 
 class Rotation(nn.Module):
-    """Parameters of the adapter at one module."""
+    """The adapter at one module: frozen factors, trained Theta and delta."""
 
     u: Tensor
     s: Tensor
@@ -121,7 +128,9 @@ class Rotation(nn.Module):
 
 
 class Adapter(nn.Module):
-    """All rotations of a model, with the bound that they share. Changes a model only inside `at`.
+    """All rotations of a model, with the bound that they share.
+
+    It changes a model only inside `at` or `baked`.
 
     Args:
         rotations: Exact module path -> rotation.
@@ -138,12 +147,12 @@ class Adapter(nn.Module):
 
     @classmethod
     def create(cls, kept: Mapping[str, Factors], spec: AdapterSpec, seed: int) -> "Adapter":
-        """A fresh adapter near the identity.
+        """A fresh adapter near the identity, where a symmetric start would have no gradient.
 
         Args:
-            kept: Module path -> the r singular directions kept.
-            spec: Bound, angle and the std of the start.
-            seed: Of the start.
+            kept: Module path -> the r singular directions that were selected.
+            spec: Bound, angle, and mean and standard deviation of the start.
+            seed: Seed of the start.
         """
         generator = torch.Generator().manual_seed(seed)
         rotations = {}
@@ -151,13 +160,9 @@ class Adapter(nn.Module):
             rank = len(factors.s)
             theta, delta = torch.empty(rank, rank), torch.empty(rank)
             nn.init.trunc_normal_(theta, std=spec.init_theta_std, a=-1, b=1, generator=generator)
-            low, high = (
-                spec.init_delta_mean - 2 * spec.init_delta_std,
-                spec.init_delta_mean + 2 * spec.init_delta_std,
-            )
-            nn.init.trunc_normal_(
-                delta, spec.init_delta_mean, spec.init_delta_std, low, high, generator=generator
-            )
+            mean, std = spec.init_delta_mean, spec.init_delta_std
+            low, high = mean - 2 * std, mean + 2 * std
+            nn.init.trunc_normal_(delta, mean, std, low, high, generator=generator)
             rotations[path] = Rotation(factors, theta, delta)
         return cls(rotations, spec.bound, math.radians(spec.max_angle))
 
@@ -170,30 +175,28 @@ class Adapter(nn.Module):
         ]
 
     def generators(self) -> list[tuple[list[int], Tensor]]:
-        """Bounded generators A stacked over modules of equal rank: (indices of modules, (g, r,
-        r))."""
+        """Bounded generators A of modules of equal rank: (indices of modules, A (g, r, r)).
+
+        Stacked, so that one batched norm and one batched solve serve all of them.
+        """
         rotations = [rotation for _, rotation in self.items()]
         by_rank: dict[int, list[int]] = defaultdict(list)
         for index, rotation in enumerate(rotations):
             by_rank[rotation.theta.shape[0]].append(index)
-        return [
-            (
-                indices,
-                bounded_skew(
-                    torch.stack([rotations[i].theta for i in indices]), self.bound, self.max_angle
-                ),
-            )
-            for indices in by_rank.values()
-        ]
+        found = []
+        for indices in by_rank.values():
+            theta = torch.stack([rotations[i].theta for i in indices])  # (g, r, r)
+            found.append((indices, bounded_skew(theta, self.bound, self.max_angle)))
+        return found
 
     def mixing(self, coefficients: Sequence[float]) -> list[Tensor]:
-        """M(a) of each module for a list of coefficients.
+        """M(a) of each module for a list of coefficients, differentiable in Theta and delta.
 
         One solve serves +a and -a, since R(-a) = R(a)^T; coefficient 0 gives exact zeros without a
         solve.
 
         Returns:
-            For each module (len(coefficients), r, r) float32, differentiable in Theta and delta.
+            (c, r, r) float32 per module.
         """
         rotations = [rotation for _, rotation in self.items()]
         result: list[Tensor] = [torch.empty(0)] * len(self.paths)
@@ -201,16 +204,17 @@ class Adapter(nn.Module):
         for indices, skew in self.generators():
             s = torch.stack([rotations[i].s for i in indices])  # (g, r)
             delta = torch.stack([rotations[i].delta for i in indices])  # (g, r)
-            turned = {a: cayley_minus_identity(skew, a) for a in magnitudes}
+            solved = {a: cayley_minus_identity(skew, a) for a in magnitudes}  # (g, r, r) each
             each = []
             for a in map(float, coefficients):
                 if a == 0.0:
                     each.append(torch.zeros_like(skew))
                     continue
-                # M(a) = R(a) diag(S + a delta) - diag(S), with the identity taken out of R.
-                turned_by = turned[abs(a)] if a > 0 else turned[abs(a)].mT
-                each.append(turned_by * (s + a * delta)[:, None, :] + torch.diag_embed(a * delta))
-            stacked = torch.stack(each, dim=1)  # (g, len(coefficients), r, r)
+                # M(a) = R(a) diag(S + a delta) - diag(S) with the identity taken out of R:
+                # (R(a) - I) diag(S + a delta) + diag(a delta) keeps its digits at small a.
+                rotation = solved[abs(a)] if a > 0 else solved[abs(a)].mT
+                each.append(rotation * (s + a * delta)[:, None, :] + torch.diag_embed(a * delta))
+            stacked = torch.stack(each, dim=1)  # (g, c, r, r)
             for position, index in enumerate(indices):
                 result[index] = stacked[position]
         return result
@@ -226,26 +230,25 @@ class Adapter(nn.Module):
 
     @contextmanager
     def at(self, model: nn.Module, coefficients: Coefficients) -> Iterator[None]:
-        """Steer a model inside this context; outside it is the untouched base, also after an
-        exception.
+        """Steer a model inside this context; outside, also after an exception, it is the base.
 
         M(a) is computed once, on entry. Gradients reach Theta and delta where the caller has them
         enabled.
 
         Args:
             model: The base model that the adapter was made for.
-            coefficients: One number for all rows of a batch, or one for each row.
+            coefficients: One number for all rows of a batch, or one per row.
 
         Raises:
             PastoError: If a module that the adapter changes is not there, or a coefficient is not
                 finite.
         """
-        rows, unique = per_row(coefficients)
-        if set(unique) == {0.0}:
+        rows, distinct = per_row(coefficients)
+        if set(distinct) == {0.0}:  # without hooks the base is the base, bit for bit
             yield
             return
         modules = [_submodule(model, path) for path in self.paths]
-        mixing = self.mixing(unique)
+        mixing = self.mixing(distinct)
         handles = [
             module.register_forward_hook(_hook(rotation, mix, rows))
             for module, (_, rotation), mix in zip(modules, self.items(), mixing, strict=True)
@@ -258,12 +261,11 @@ class Adapter(nn.Module):
 
     @contextmanager
     def baked(self, model: nn.Module, coefficient: Coefficients) -> Iterator[None]:
-        """Steer a model by its weights inside this context: W + U M(a)^T V^T stands in for W, and
-        no step costs more.
+        """Steer a model by its weights inside this context: W + U M(a)^T V^T stands in for W.
 
-        The base's own parameters are put back on leaving, so they are restored bit for bit, also
-        after an exception. In half precision the sum is rounded to the dtype of the weights, where
-        `at` adds to the output.
+        Decoding then costs what the base costs. The base's own parameters are put back on leaving,
+        so they are restored bit for bit, also after an exception. In half precision the sum is
+        rounded to the dtype of the weights, where `at` adds to the output.
 
         Args:
             model: The base model that the adapter was made for.
@@ -272,13 +274,13 @@ class Adapter(nn.Module):
         Raises:
             PastoError: If the base is quantised, or for more than one coefficient.
         """
-        _, unique = per_row(coefficient)
-        if len(unique) != 1:
+        _, distinct = per_row(coefficient)
+        if len(distinct) != 1:
             raise PastoError(
                 "a baked model has one coefficient for all rows",
                 "Leave bake out to steer each row on its own.",
             )
-        if unique[0] == 0.0:
+        if distinct[0] == 0.0:
             yield
             return
         modules: list[Any] = [_submodule(model, path) for path in self.paths]
@@ -289,14 +291,9 @@ class Adapter(nn.Module):
             )
         try:
             with torch.no_grad():
-                for module, (_, r), mix in zip(
-                    modules, self.items(), self.mixing(unique), strict=True
-                ):
-                    change = (r.v @ mix[0] @ r.u.T).to(module.weight.device)  # (d_in, d_out)
-                    change = change if is_conv1d(module) else change.T
-                    both = torch.promote_types(change.dtype, module.weight.dtype)
-                    folded = (module.weight.to(both) + change).to(module.weight.dtype)
-                    module.weight = nn.Parameter(folded, requires_grad=False)
+                mixing = self.mixing(distinct)
+                for module, (_, rotation), mix in zip(modules, self.items(), mixing, strict=True):
+                    module.weight = _folded(module, rotation, mix[0])
             yield
         finally:
             for module, weight in zip(modules, before, strict=True):
@@ -309,7 +306,7 @@ def tensor_names(paths: Sequence[str]) -> list[str]:
 
 
 def to_tensors(adapter: Adapter) -> dict[str, Tensor]:
-    """All tensors of an adapter by name, on the cpu and contiguous: what every file of ours holds."""
+    """All tensors of an adapter by name, on the cpu and contiguous, as our files hold them."""
     return {
         f"{path}.{part}": getattr(rotation, part).detach().cpu().contiguous()
         for path, rotation in adapter.items()
@@ -338,28 +335,44 @@ def from_tensors(
     return Adapter(rotations, bound, max_angle)
 
 
+def _folded(module: Any, rotation: Rotation, mix: Tensor) -> nn.Parameter:
+    """A module's weight with U M(a)^T V^T added, M(a) = mix (r, r)."""
+    weight = module.weight
+    change = (rotation.v @ mix @ rotation.u.T).to(weight.device)  # (d_in, d_out)
+    change = change if is_conv1d(module) else change.T
+    # The sum is made in the wider dtype and rounded once.
+    wide = torch.promote_types(change.dtype, weight.dtype)
+    return nn.Parameter((weight.to(wide) + change).to(weight.dtype), requires_grad=False)
+
+
 def _hook(rotation: Rotation, mix: Tensor, rows: Tensor | None) -> Any:
     """Forward hook that adds ((x V) M(a)) U^T to a module's output, in the dtype of x.
 
-    Holds nothing but the factors that the adapter has anyway and M(a), (r, r) for each coefficient.
+    Holds nothing but the factors that the adapter has anyway and M(a), (r, r) per coefficient.
+
+    Args:
+        rotation: The adapter at this module.
+        mix: M(a), (c, r, r).
+        rows: Index of each batch row's coefficient (b,); None where one serves all rows.
     """
+    # The dtype is known when the first input comes; the casts then serve every later token.
     cast: dict[torch.dtype, tuple[Tensor, Tensor, Tensor]] = {}
 
     def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]  # (b, t, d_in)
         if x.dtype not in cast:
-            per_row = mix if rows is None else mix[rows.to(mix.device)]
-            cast[x.dtype] = rotation.v.to(x.dtype), per_row.to(x.dtype), rotation.u.T.to(x.dtype)
-        v, weight, back = cast[x.dtype]
-        if x.dim() == 2 and weight.shape[0] > 1 and x.shape[0] % weight.shape[0] == 0:
+            spread = mix if rows is None else mix[rows.to(mix.device)]  # (b or 1, r, r)
+            cast[x.dtype] = rotation.v.to(x.dtype), spread.to(x.dtype), rotation.u.T.to(x.dtype)
+        v, m, u_t = cast[x.dtype]
+        if x.dim() == 2 and m.shape[0] > 1 and x.shape[0] % m.shape[0] == 0:
             # Some architectures (OPT) flatten rows and positions before the MLP.
-            x = x.reshape(weight.shape[0], -1, x.shape[-1])
-        if weight.shape[0] not in (1, x.shape[0]):
+            x = x.reshape(m.shape[0], -1, x.shape[-1])  # (b t, d_in) -> (b, t, d_in)
+        if m.shape[0] not in (1, x.shape[0]):
             raise PastoError(
-                f"{weight.shape[0]} coefficients for a batch of {x.shape[0]} rows",
-                "Give one coefficient, or one a row.",
+                f"{m.shape[0]} coefficients for a batch of {x.shape[0]} rows",
+                "Give one coefficient, or one per row.",
             )
-        return output + ((x @ v) @ weight @ back).reshape(output.shape).to(output.dtype)
+        return output + ((x @ v) @ m @ u_t).reshape(output.shape).to(output.dtype)
 
     return add
 

@@ -1,4 +1,4 @@
-"""Coefficients: one for all rows of a batch, or one for each."""
+"""Coefficients: one for all rows of a batch, or one per row."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,35 +9,42 @@ from torch import Tensor
 from pasto_cli.base.errors import PastoError
 
 Coefficients = float | Sequence[float] | Tensor
-"""One for all batch rows, or one for each."""
+"""One for all batch rows, or one per row."""
 
 
 def per_row(coefficients: Coefficients) -> tuple[Tensor | None, list[float]]:
-    """(index of each row's coefficient or None for one that serves all rows, distinct
-    coefficients)."""
-    if isinstance(coefficients, Tensor):
-        coefficients = coefficients.tolist() if coefficients.dim() else float(coefficients)
-    values = (
-        [float(coefficients)]
-        if isinstance(coefficients, int | float)
-        else [float(a) for a in coefficients]
-    )
+    """Split coefficients into the distinct ones and which of them each row has.
+
+    M(a) costs a solve, so that it is computed for distinct coefficients and then spread over rows.
+
+    Returns:
+        The index of each row's coefficient (rows,), or None for one that serves all rows; and the
+        distinct coefficients, sorted.
+
+    Raises:
+        PastoError: If there is none, or one is not finite.
+    """
+    shared, values = _numbers(coefficients)
     if not values or not all(math.isfinite(a) for a in values):
         raise PastoError(
             f"coefficients {values} are not finite numbers", "Use numbers such as -1, 0 or 0.5."
         )
-    if isinstance(coefficients, int | float):
+    if shared:
         return None, values
-    unique = sorted(set(values))
-    return torch.tensor([unique.index(a) for a in values]), unique
+    distinct = sorted(set(values))
+    return torch.tensor([distinct.index(a) for a in values]), distinct
 
 
 def change(coefficients: Coefficients, f: Callable[[float], float]) -> Coefficients:
     """Each coefficient put through a function."""
+    shared, values = _numbers(coefficients)
+    return f(values[0]) if shared else [f(a) for a in values]
+
+
+def _numbers(coefficients: Coefficients) -> tuple[bool, list[float]]:
+    """(whether one serves all rows, the coefficients)."""
     if isinstance(coefficients, Tensor):
-        coefficients = coefficients.tolist() if coefficients.dim() else float(coefficients)
-    return (
-        f(float(coefficients))
-        if isinstance(coefficients, int | float)
-        else [f(float(a)) for a in coefficients]
-    )
+        coefficients = coefficients.tolist()  # a tensor without dimensions gives a number
+    if isinstance(coefficients, int | float):
+        return True, [float(coefficients)]
+    return False, [float(a) for a in coefficients]

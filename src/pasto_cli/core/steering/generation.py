@@ -1,13 +1,28 @@
-"""Text from a steered model. M(a) is computed once a call, however many tokens follow."""
+"""Text from a steered model.
 
-from collections.abc import Callable, Sequence
+A steerer computes M(a) once on entering its context, so that it costs one solve per call, however
+many tokens follow. Rows of one batch are equally long: padding on the left would need masks that
+some architectures round differently with, and a text must not depend on its neighbours.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.steering.steerer import Steerer, lead
+from pasto_cli.core.steering.steerer import Steerer
+
+
+class Decoding(NamedTuple):
+    """How tokens are chosen."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    """0 is greedy."""
+    seed: int = 0
+    """Seed of sampling."""
 
 
 def generate(
@@ -32,30 +47,33 @@ def generate(
         coefficients: Any finite numbers.
         max_new_tokens: Upper limit.
         temperature: 0 is greedy.
-        seed: Of sampling.
+        seed: Seed of sampling.
         stream: Receives pieces of text as they come; for one coefficient.
 
     Returns:
         Texts without special tokens, in the order of the coefficients.
     """
-    ids = [lm.chat.prompt((lead(steerer, a) or "") + prompt) for a in coefficients]
-    if (
-        temperature > 0 or len(set(map(len, ids))) > 1 or len(coefficients) == 1
-    ):  # rows of one batch are equally long
+    how = Decoding(max_new_tokens, temperature, seed)
+    rows = [_prompt(lm, steerer, prompt, a) for a in coefficients]
+    if len(coefficients) == 1:
+        return _decode(lm, steerer, rows, coefficients, how, stream)
+    # A steerer that works by words gives rows of unlike length.
+    if temperature > 0 or len(set(map(len, rows))) > 1:
         return [
-            _decode(
-                lm,
-                steerer,
-                [row],
-                [a],
-                max_new_tokens,
-                temperature,
-                seed,
-                stream if len(coefficients) == 1 else None,
-            )[0]
-            for row, a in zip(ids, coefficients, strict=True)
+            _decode(lm, steerer, [row], [a], how)[0]
+            for row, a in zip(rows, coefficients, strict=True)
         ]
-    return _decode(lm, steerer, ids, coefficients, max_new_tokens, temperature, seed, None)
+    return _decode(lm, steerer, rows, coefficients, how)
+
+
+class _Task(NamedTuple):
+    """One answer to be written."""
+
+    row: list[int]
+    prompt: int
+    """Index of its prompt."""
+    coefficient: int
+    """Index of its coefficient."""
 
 
 def generate_many(
@@ -69,15 +87,13 @@ def generate_many(
 ) -> list[list[str]]:
     """Greedy answers to many prompts at several coefficients.
 
-    Prompts of equal length share a batch, so that no row is padded.
-
     Args:
         lm: The base model.
         steerer: Sets the coefficients.
         prompts: n user messages.
         coefficients: c of them.
         max_new_tokens: Upper limit.
-        rows: Rows of a batch.
+        rows: Number of rows of a batch.
         progress: Told how many prompts' worth of answers each batch gave.
 
     Returns:
@@ -85,65 +101,71 @@ def generate_many(
     """
     texts = [[""] * len(coefficients) for _ in prompts]
     tasks = [
-        (lm.chat.prompt((lead(steerer, a) or "") + prompt), i, c)
+        _Task(_prompt(lm, steerer, prompt, a), i, c)
         for i, prompt in enumerate(prompts)
         for c, a in enumerate(coefficients)
     ]
     done = 0
-    for _, group in groupby(sorted(tasks, key=lambda t: len(t[0])), key=lambda t: len(t[0])):
-        equal = list(group)
-        for start in range(0, len(equal), rows):
-            batch = equal[start : start + rows]
-            found = _decode(
-                lm,
-                steerer,
-                [ids for ids, _, _ in batch],
-                [coefficients[c] for *_, c in batch],
-                max_new_tokens,
-                0.0,
-                0,
-                None,
-            )
-            for (_, i, c), text in zip(batch, found, strict=True):
-                texts[i][c] = text
-            before, done = done, done + len(batch)
-            progress(done // len(coefficients) - before // len(coefficients))
+    for batch in _equally_long(tasks, rows):
+        ids, own = [task.row for task in batch], [coefficients[task.coefficient] for task in batch]
+        found = _decode(lm, steerer, ids, own, Decoding(max_new_tokens))
+        for task, text in zip(batch, found, strict=True):
+            texts[task.prompt][task.coefficient] = text
+        before, done = done, done + len(batch)
+        # Rounded down on both sides, so that the steps add up to the number of prompts.
+        progress(done // len(coefficients) - before // len(coefficients))
     return texts
+
+
+def _equally_long(tasks: Sequence[_Task], rows: int) -> Iterator[list[_Task]]:
+    """Batches of at most `rows` tasks whose prompts have one length."""
+
+    def length(task: _Task) -> int:
+        return len(task.row)
+
+    for _, group in groupby(sorted(tasks, key=length), key=length):
+        alike = list(group)
+        for start in range(0, len(alike), rows):
+            yield alike[start : start + rows]
+
+
+def _prompt(lm: LoadedModel, steerer: Steerer, prompt: str, coefficient: float) -> list[int]:
+    """Token ids of a user's message, with the words that a steerer puts before it."""
+    return lm.chat.prompt((steerer.prompt_prefix(coefficient) or "") + prompt)
 
 
 def _decode(
     lm: LoadedModel,
     steerer: Steerer,
-    ids: Sequence[Sequence[int]],
+    rows: Sequence[Sequence[int]],
     coefficients: Sequence[float],
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    stream: Callable[[str], None] | None,
+    how: Decoding,
+    stream: Callable[[str], None] | None = None,
 ) -> list[str]:
     """One text for each row; rows have the same length."""
-    rows = torch.tensor([list(row) for row in ids], device=lm.device)
+    ids = torch.tensor([list(row) for row in rows], device=lm.device)  # (b, t)
+    pad, eos = lm.tokenizer.pad_token_id, lm.tokenizer.eos_token_id
     arguments: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "pad_token_id": lm.tokenizer.pad_token_id
-        if lm.tokenizer.pad_token_id is not None
-        else lm.tokenizer.eos_token_id,
-        **decoding(temperature),
+        "max_new_tokens": how.max_new_tokens,
+        "pad_token_id": eos if pad is None else pad,
+        **decoding(how.temperature),
     }
     if stream is not None:
         arguments["streamer"] = _streamer(lm.tokenizer, stream)
+    # fork_rng: sampling from a seed of its own leaves the caller's random numbers as they were.
     with torch.no_grad(), torch.random.fork_rng(), steerer.at(list(coefficients)):
-        torch.manual_seed(seed)
-        output = lm.model.generate(
-            input_ids=rows, attention_mask=torch.ones_like(rows), **arguments
-        )
-    texts = lm.tokenizer.batch_decode(output[:, rows.shape[1] :], skip_special_tokens=True)
+        torch.manual_seed(how.seed)
+        output = lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
+    texts = lm.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]
 
 
 def decoding(temperature: float) -> dict[str, Any]:
-    """Arguments of `generate` that leave nothing to a checkpoint's own settings (penalties, beams,
-    nucleus)."""
+    """Arguments of transformers' `generate` that leave nothing to a checkpoint's own settings.
+
+    Many chat models ship penalties, beams or a nucleus in generation_config.json, under which texts
+    at two coefficients could not be compared.
+    """
     return {
         "do_sample": temperature > 0,
         "temperature": temperature if temperature > 0 else None,
@@ -158,10 +180,11 @@ def decoding(temperature: float) -> dict[str, Any]:
 
 
 def _streamer(tokenizer: Any, receive: Callable[[str], None]) -> Any:
+    """A streamer of transformers, made to hand text to a function instead of printing it."""
     from transformers import TextStreamer
 
-    class Pieces(TextStreamer):
+    class Streamer(TextStreamer):
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
             receive(text + ("\n" if stream_end else ""))
 
-    return Pieces(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)

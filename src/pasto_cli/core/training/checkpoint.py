@@ -1,11 +1,12 @@
-"""Where a training stands, on disk: what a run that was killed needs to end as if nothing had
-happened.
+"""Where a training stands, on disk: what a killed run needs to end as if nothing happened.
 
-RUN/checkpoint/start.safetensors    frozen factors, subspace basis: written once
-RUN/checkpoint/state.safetensors    weights, best weights, optimiser; its metadata holds step, order of the pairs, history
-RUN/checkpoint/lock                 held by the process that trains
+    RUN/checkpoint/start.safetensors    factors, initial weights, subspace basis: written once
+    RUN/checkpoint/state.safetensors    weights, best weights, optimiser; metadata: `TrainingState`
+    RUN/checkpoint/lock                 held by the process that trains
 
-Each file is replaced as a whole, after its bytes have reached the disk.
+Each file is replaced as a whole, after its bytes have reached the disk. That start.safetensors is
+there means that the run is under way: it is written when preparation is done, and deleted first
+when the run has finished.
 """
 
 import json
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,7 +26,8 @@ from torch import Tensor
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import writing
 from pasto_cli.core.recipe.schema import AdapterSpec
-from pasto_cli.core.steering.adapter import PARTS, Adapter, Factors, Rotation
+from pasto_cli.core.records.training import TrainingState
+from pasto_cli.core.steering.adapter import Adapter, from_tensors, to_tensors
 
 FOLDER, START, STATE, LOCK = "checkpoint", "start.safetensors", "state.safetensors", "lock"
 AGAIN = "Train again from the recipe."
@@ -33,10 +36,10 @@ AGAIN = "Train again from the recipe."
 class Snapshot(NamedTuple):
     """Everything that changes while a training runs."""
 
-    facts: dict[str, Any]
-    """JSON: step, epoch, order of the pairs, best loss, node budget, size of history.jsonl."""
+    state: TrainingState
+    """Step, epoch, order of the pairs, best loss, node budget, size of history.jsonl."""
     tensors: dict[str, Tensor]
-    """Weights, best weights, optimiser."""
+    """`now.` weights, `best.` weights, `optimizer.` moments."""
 
 
 def folder_of(run: Path) -> Path:
@@ -46,8 +49,7 @@ def folder_of(run: Path) -> Path:
 
 @contextmanager
 def held(run: Path) -> Iterator[None]:
-    """Keep other processes from training this run meanwhile; the lock goes with the process,
-    however it ends.
+    """Keep other processes from training this run; the lock goes with the process, however it ends.
 
     Raises:
         PastoError: If another one does already.
@@ -71,16 +73,13 @@ def held(run: Path) -> Iterator[None]:
 
 
 def save_start(run: Path, adapter: Adapter, basis: Tensor) -> None:
-    """Keep what calibration and decompositions gave."""
-    tensors = {
-        f"{path}.{part}": getattr(r, part).detach() for path, r in adapter.items() for part in PARTS
-    }
-    _save(folder_of(run) / START, tensors | {"basis": basis}, {"paths": adapter.paths})
+    """Keep what preparation gave: on another machine it may round otherwise."""
+    tensors = to_tensors(adapter) | {"basis": basis}
+    _save(folder_of(run) / START, tensors, {"paths": adapter.paths})
 
 
 def load_start(run: Path, spec: AdapterSpec) -> tuple[Adapter, Tensor] | None:
-    """(fresh adapter, basis) as `save_start` kept them, on the CPU; None where the run did not come
-    so far.
+    """(fresh adapter, basis) as `save_start` kept them, on the CPU; None where there are none.
 
     Raises:
         PastoError: If the file is damaged.
@@ -88,12 +87,10 @@ def load_start(run: Path, spec: AdapterSpec) -> tuple[Adapter, Tensor] | None:
     found = _load(folder_of(run) / START)
     if found is None:
         return None
+    facts, tensors = found
     try:
-        rotations = {}
-        for path in found.facts["paths"]:
-            u, s, v, theta, delta = (found.tensors[f"{path}.{part}"] for part in PARTS)
-            rotations[path] = Rotation(Factors(u, s, v), theta, delta)
-        return Adapter(rotations, spec.bound, math.radians(spec.max_angle)), found.tensors["basis"]
+        max_angle = math.radians(spec.max_angle)
+        return from_tensors(facts["paths"], tensors, spec.bound, max_angle), tensors["basis"]
     except KeyError as error:
         raise PastoError(f"{folder_of(run) / START}: {error} is missing", AGAIN) from None
 
@@ -104,7 +101,7 @@ def save_state(run: Path, snapshot: Snapshot) -> None:
     Raises:
         PastoError: If the disk is full or the folder cannot be written.
     """
-    _save(folder_of(run) / STATE, snapshot.tensors, snapshot.facts)
+    _save(folder_of(run) / STATE, snapshot.tensors, snapshot.state.model_dump())
 
 
 def load_state(run: Path) -> Snapshot | None:
@@ -113,12 +110,21 @@ def load_state(run: Path) -> Snapshot | None:
     Raises:
         PastoError: If the file is damaged.
     """
-    return _load(folder_of(run) / STATE)
+    path = folder_of(run) / STATE
+    found = _load(path)
+    if found is None:
+        return None
+    facts, tensors = found
+    try:
+        return Snapshot(TrainingState.model_validate(facts), tensors)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise PastoError(f"{path}: damaged ({where}: {first['msg']})", AGAIN) from None
 
 
 def begun(run: Path) -> bool:
-    """Whether there is something to go on from: preparation is done, and the run has not
-    finished."""
+    """Whether there is something to go on from: preparation is done, the run is not finished."""
     return (folder_of(run) / START).exists()
 
 
@@ -133,6 +139,7 @@ def remove(run: Path) -> None:
 
 
 def _save(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Replace a file of tensors and JSON facts."""
     scratch = path.with_name(f".{path.name}")
     with writing(path):
         try:
@@ -141,6 +148,8 @@ def _save(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None
                 scratch,
                 {"facts": json.dumps(facts)},
             )
+            # A rename may reach the disk before the bytes do, and a power cut would leave a file of
+            # zeros under the good name.
             with scratch.open("rb+") as file:
                 os.fsync(file.fileno())
             scratch.replace(path)
@@ -153,14 +162,15 @@ def _save(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None
             scratch.unlink(missing_ok=True)
 
 
-def _load(path: Path) -> Snapshot | None:
+def _load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """(facts, tensors) of a file, or None where there is none."""
     if not path.exists():
         return None
     try:
         with safe_open(path, "pt") as file:
-            return Snapshot(
-                json.loads(file.metadata()["facts"]),
-                {key: file.get_tensor(key).clone() for key in file.keys()},
-            )  # noqa: SIM118
+            facts = json.loads(file.metadata()["facts"])
+            # Cloned: tensors of an open file are views of it, and training replaces the file.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+            return facts, tensors
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise PastoError(f"{path}: damaged ({error})", AGAIN) from None

@@ -1,101 +1,44 @@
-"""From a batch of pairs to one loss: packs the prompts into a token tree, runs it at +1 and -1, and
-adds up the terms.
+"""From a batch of pairs to one loss: runs the prompts at +1 and -1, reads them, adds up the terms.
 
-The base model's side of a pair does not change during training. It is computed once and kept as
-hidden states (at the loss depth, and before the output head at the tokens that count), from which
-the head recomputes exact probabilities.
+    rows (chosen, rejected, neutral of each pair) -> `forward`: hidden states at 0, +1, -1
+        -> `readout`: single numbers of the next-token distributions -> `terms`: the loss
 
-Legend: b pairs, w window (positions of one row that count), d d_model, v vocabulary; the two
-coefficients are +1, -1."""
+The base model's side of a pair (h_0, p_0 and its entropy H) does not change during training. It is
+computed once and kept as hidden states, at the loss depth and before the output head at the tokens
+that count; from the latter the head recomputes exact distributions, which would be far too large to
+keep.
+
+Legend: b pairs, c coefficients, w window (positions of one row that count), d d_model.
+"""
 
 from collections.abc import Sequence
-from itertools import groupby
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pasto_cli.core.models import distributed
 from pasto_cli.core.models.chat import TokenPair
-from pasto_cli.core.models.forward import run_packed
+from pasto_cli.core.models.forward import RowStates, hidden_states
 from pasto_cli.core.models.loaded import LoadedModel, at_least_single
-from pasto_cli.core.models.tokentree import cut, pack
 from pasto_cli.core.recipe.schema import LossesSpec, SubspaceSpec
 from pasto_cli.core.steering.adapter import Adapter
-from pasto_cli.core.training import losses, readout
+from pasto_cli.core.training import readout, terms
+from pasto_cli.core.training.terms import BasePair, LossReport, Side, SteeredPair
 
 SIGNS = (1.0, -1.0)
 """Coefficients of a training step, in the order of the leading axis."""
+REMEMBERED_TOGETHER = 32
+"""Pairs whose base sides are computed at once: enough to share beginnings, few enough to stop soon
+when the cache is full."""
 
 
 def head_bytes(vocabulary: int, width: int) -> int:
-    """Bytes of vocabulary-wide rows that a training step holds at once (a pair's at least); a few
-    such tensors come and go.
+    """Bytes of vocabulary-wide rows that a training step holds at once, a pair's at least.
 
-    Each product reads the whole output head (vocabulary, width), which has to pay: half of what
-    that holds in float32."""
+    A few such tensors come and go. Each product reads the whole output head (vocabulary, width),
+    which has to pay: half of what that holds in float32.
+    """
     return max(2**25, vocabulary * width * 2)
-
-
-class Side(NamedTuple):
-    """One row of a pair (chosen, rejected or neutral): what the loss needs of it."""
-
-    depth: Tensor
-    """(..., d) float32: residual stream at the loss depth, mean over the last tokens."""
-    last: Tensor
-    """(..., w, d): hidden states before the output head at the window."""
-
-
-class BasePair(NamedTuple):
-    """The base model's side of a pair."""
-
-    chosen: Side
-    rejected: Side
-    neutral: Side
-    read: readout.BaseRead
-
-    @property
-    def sides(self) -> tuple[Side, Side, Side]:
-        """Chosen, rejected, neutral."""
-        return self.chosen, self.rejected, self.neutral
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        tensors = [
-            *(t for side in self.sides for t in side),
-            *self.read.entropy,
-            *self.read.said,
-            self.read.expected,
-        ]
-        return sum(t.numel() * t.element_size() for t in tensors)
-
-
-class LossReport(NamedTuple):
-    """Loss of a batch and what it consists of."""
-
-    total: Tensor
-    """Scalar, differentiable."""
-    parts: dict[str, float]
-    """Each term, as weighted into the total."""
-    diagnostics: dict[str, float]
-    """Cosines, gaps, total variation, strength: what to watch."""
-
-
-class _PairTerms(NamedTuple):
-    """Head-side quantities of one pair."""
-
-    coherence: Tensor
-    """(): penalty on the chosen side at +1, the rejected side at -1 and (if asked) the neutral one
-    at both."""
-    tv: Tensor
-    """(): mean total variation, for the log."""
-    gap: Tensor
-    """(3,): g at +1, -1 and 0: mean log p(next | cho) - log p(next | rej), nats."""
-    entropy: Tensor
-    """(): mean base entropy over both sides, nats."""
-    likeness: Tensor
-    """(5,): T at +1, -1, 0, and of the chosen and rejected prompts."""
 
 
 class Objective:
@@ -116,6 +59,7 @@ class Objective:
         basis: Tensor,
         spec: LossesSpec,
         subspace: SubspaceSpec,
+        *,
         budget: int,
         cache_mb: float,
     ) -> None:
@@ -127,20 +71,20 @@ class Objective:
         self.budget = budget
         self.whole_rows = "all" in (spec.coherence.tokens, spec.monotonicity.tokens)
         self._room = cache_mb * 2**20
-        self._cache: dict[int, BasePair] = {}
+        self._cache: dict[TokenPair, BasePair] = {}
 
     def remember(self, pairs: Sequence[TokenPair]) -> None:
-        """Compute the base side of pairs and keep what fits; pairs are known by identity, so keep
-        them alive."""
-        for start in range(0, len(pairs), 32):
-            chunk = [pair for pair in pairs[start : start + 32] if id(pair) not in self._cache]
-            if not chunk:
+        """Compute the base side of pairs and keep what fits."""
+        for start in range(0, len(pairs), REMEMBERED_TOGETHER):
+            together = pairs[start : start + REMEMBERED_TOGETHER]
+            missing = [pair for pair in together if pair not in self._cache]
+            if not missing:
                 continue
-            for pair, base in zip(chunk, self._bases(chunk), strict=True):
+            for pair, base in zip(missing, self._base_pairs(missing), strict=True):
                 if base.size > self._room:
                     return
                 self._room -= base.size
-                self._cache[id(pair)] = base
+                self._cache[pair] = base
 
     def __call__(
         self, adapter: Adapter, batch: Sequence[TokenPair], ramp: float = 1.0, neutral: bool = True
@@ -154,112 +98,106 @@ class Objective:
             neutral: Whether to run the neutral leaves (always when the neutral branch is on).
         """
         neutral = neutral or self.spec.neutral is not None
-        base = [self._cache.get(id(pair)) for pair in batch]
-        if missing := [i for i, known in enumerate(base) if known is None]:
-            for index, computed in zip(
-                missing, self._bases([batch[i] for i in missing]), strict=True
-            ):
-                base[index] = computed
-        known = [pair for pair in base if pair is not None]
-        own = distributed.shard(batch)
-        steered = self._steered(adapter, own, neutral) if own else []
-        terms = self._all_terms(own, distributed.shard(known), steered) if own else []
-        ends = [[side.depth for side in sides] for sides in steered]
-        return self._combine(known, *self._whole(ends, terms, len(batch)), ramp)
+        base = self._known(batch)
+        # Every process runs its share of the pairs; the loss is of them all, since sigma and the
+        # span of strength are taken over the whole batch.
+        own, own_base = distributed.shard(batch), distributed.shard(base)
+        mine = self._steered_pairs(adapter, own, own_base, neutral) if own else []
+        return terms.combine(base, self._gathered(mine, len(batch)), self.basis, self.spec, ramp)
 
-    def _whole(
-        self, ends: list[list[Tensor]], terms: list[_PairTerms], count: int
-    ) -> tuple[list[list[Tensor]], list[_PairTerms]]:
-        """The batch's residual streams and terms, those of other processes without gradients."""
-        if distributed.size() == 1:
-            return ends, terms
-        each = list(zip(ends, terms, strict=True))
-        others = distributed.to_device(distributed.all_gather(each, count), self.lm.device)
-        whole = [
-            each[i // distributed.size()]
-            if i % distributed.size() == distributed.rank()
-            else others[i]
-            for i in range(count)
-        ]
-        return [e for e, _ in whole], [t for _, t in whole]
+    def _known(self, batch: Sequence[TokenPair]) -> list[BasePair]:
+        """The base side of each pair, computed where the cache has none."""
+        missing = [pair for pair in batch if pair not in self._cache]
+        computed = iter(self._base_pairs(missing) if missing else ())
+        return [self._cache[pair] if pair in self._cache else next(computed) for pair in batch]
+
+    def _gathered(self, mine: list[SteeredPair], count: int) -> list[SteeredPair]:
+        """The steered side of all pairs of a batch, those of other processes without gradients."""
+        processes = distributed.size()
+        if processes == 1:
+            return mine
+        found = distributed.to_device(distributed.all_gather(mine, count), self.lm.device)
+        # What comes back is detached: put our own in again, with their gradients.
+        for place, pair in zip(range(distributed.rank(), count, processes), mine, strict=True):
+            found[place] = pair
+        return found
 
     # -- running the model
-    # ----------------------------------------------------------------------------------------------
 
-    def _sides(self, pair: TokenPair, neutral: bool = True) -> list[list[int]]:
-        return [pair.chosen, pair.rejected] + ([pair.neutral] if neutral else [])
+    def _rows(
+        self, pairs: Sequence[TokenPair], neutral: bool = True
+    ) -> tuple[list[tuple[int, ...]], list[int]]:
+        """Rows of pairs (two or three per pair, one pair after the other), and their windows."""
+        rows, windows = [], []
+        for pair in pairs:
+            sides = [pair.chosen, pair.rejected] + ([pair.neutral] if neutral else [])
+            rows += sides
+            windows += [self._window(row, pair) for row in sides]
+        return rows, windows
 
-    def _window(self, row: list[int], pair: TokenPair) -> int:
-        """Positions that count: the suffix and the token before it (its distribution is the first
-        word), or all."""
+    def _window(self, row: Sequence[int], pair: TokenPair) -> int:
+        """Positions that count: the suffix and the token before it, or all.
+
+        The distribution at the token before the suffix is that of its first word.
+        """
         return len(row) if self.whole_rows else min(len(row), pair.suffix_len + 1)
 
-    def _side(self, states_depth: Tensor, states_last: Tensor, path: Tensor, window: int) -> Side:
-        path = path.to(states_depth.device)
-        ends = at_least_single(states_depth[..., path[-self.last_tokens :], :])
-        return Side(ends.mean(-2), states_last[..., path[-window:], :])
+    def _side(self, states: RowStates, window: int) -> Side:
+        """What the loss needs of one row at c coefficients: depth (c, d), last (c, w, d)."""
+        ends = states.depth(slice(-self.last_tokens, None))  # (c, last_tokens, d)
+        # In float32 whatever the layers run in: the losses look at differences of these.
+        return Side(at_least_single(ends).mean(-2), states.last(slice(-window, None)))
 
-    def _bases(self, pairs: Sequence[TokenPair]) -> list[BasePair]:
+    def _base_pairs(self, pairs: Sequence[TokenPair]) -> list[BasePair]:
         """The base side of pairs, each process having run its share."""
         own = distributed.shard(pairs)
-        mine = self._base(own) if own else []
-        return (
-            mine
-            if distributed.size() == 1
-            else distributed.to_device(distributed.all_gather(mine, len(pairs)), self.lm.device)
-        )
+        mine = self._own_base_pairs(own) if own else []
+        if distributed.size() == 1:
+            return mine
+        return distributed.to_device(distributed.all_gather(mine, len(pairs)), self.lm.device)
 
     @torch.no_grad()
-    def _base(self, pairs: Sequence[TokenPair]) -> list[BasePair]:
-        rows = [row for pair in pairs for row in self._sides(pair)]
-        windows = [self._window(row, pair) for pair in pairs for row in self._sides(pair)]
-        sides: list[Side] = [Side(self.basis, self.basis)] * len(rows)
-        for group in cut(rows, self.budget, self.lm.trees):
-            packed = pack([rows[i] for i in group], self.lm.trees)
-            states = run_packed(self.lm, packed, depth=self.depth)
-            assert states.depth is not None
-            for index, path in zip(group, packed.paths, strict=True):
-                sides[index] = self._side(states.depth[0], states.last[0], path, windows[index])
-        each = [sides[i : i + 3] for i in range(0, len(sides), 3)]
+    def _own_base_pairs(self, pairs: Sequence[TokenPair]) -> list[BasePair]:
+        rows, windows = self._rows(pairs)
+        sides: dict[int, Side] = {}
+        for index, states in hidden_states(self.lm, rows, self.budget, depth=self.depth):
+            depth, last = self._side(states, windows[index])
+            sides[index] = Side(depth[0], last[0])  # one coefficient: (1, d) -> (d,)
+        each = [[sides[i], sides[i + 1], sides[i + 2]] for i in range(0, len(rows), 3)]
+        reads = self._read_base(pairs, each)
         return [
-            BasePair(s[0], s[1], s[2], read)
-            for s, read in zip(each, self._read_base(pairs, each), strict=True)
+            BasePair(chosen, rejected, neutral, read)
+            for (chosen, rejected, neutral), read in zip(each, reads, strict=True)
         ]
 
     def _steered(
-        self, adapter: Adapter, batch: Sequence[TokenPair], neutral: bool
+        self, adapter: Adapter, pairs: Sequence[TokenPair], neutral: bool
     ) -> list[list[Side]]:
         """For each pair its sides at +1 and -1: depth (2, d), last (2, w, d)."""
-        rows = [row for pair in batch for row in self._sides(pair, neutral)]
-        windows = [self._window(row, pair) for pair in batch for row in self._sides(pair, neutral)]
-        sides: list[Side] = [Side(self.basis, self.basis)] * len(rows)
-        # Attention costs the square of a tree's nodes, so that several trees may cost less than
-        # one.
-        trees = [
-            (group, pack([rows[i] for i in group], self.lm.trees))
-            for group in cut(rows, self.budget, self.lm.trees)
-        ]
-        for sequences, alike in groupby(trees, key=lambda tree: tree[1].input_ids.shape[0]):
-            with adapter.at(self.lm.model, [a for a in SIGNS for _ in range(sequences)]):
-                for group, packed in alike:
-                    states = run_packed(self.lm, packed, copies=len(SIGNS), depth=self.depth)
-                    assert states.depth is not None
-                    for index, path in zip(group, packed.paths, strict=True):
-                        sides[index] = self._side(states.depth, states.last, path, windows[index])
+        rows, windows = self._rows(pairs, neutral)
+        sides: dict[int, Side] = {}
+        for index, states in hidden_states(
+            self.lm,
+            rows,
+            self.budget,
+            steer=lambda coefficients: adapter.at(self.lm.model, coefficients),
+            coefficients=SIGNS,
+            depth=self.depth,
+        ):
+            sides[index] = self._side(states, windows[index])
         each = 3 if neutral else 2
-        return [sides[i : i + each] for i in range(0, len(sides), each)]
+        return [[sides[i + side] for side in range(each)] for i in range(0, len(rows), each)]
 
-    # -- terms
-    # ----------------------------------------------------------------------------------------------------------
+    # -- reading the output head
 
-    def _groups(self, widths: Sequence[int]) -> list[list[int]]:
+    def _head_groups(self, rows_of_pairs: Sequence[int]) -> list[list[int]]:
         """Pairs whose vocabulary-wide tensors fit `head_bytes` together, from the rows of each."""
         vocabulary, width = self.lm.model.get_output_embeddings().weight.shape
         limit = head_bytes(vocabulary, width)
         groups: list[list[int]] = []
         used = 0
-        for index, rows in enumerate(widths):
-            if not groups or (used + rows) * vocabulary * 4 > limit:
+        for index, rows in enumerate(rows_of_pairs):
+            if not groups or (used + rows) * vocabulary * 4 > limit:  # 4 bytes: float32
                 groups.append([])
                 used = 0
             groups[-1].append(index)
@@ -267,140 +205,59 @@ class Objective:
         return groups
 
     def _targets(self, pair: TokenPair, sides: Sequence[Side]) -> list[Tensor]:
-        """The next tokens within the windows of the chosen and the rejected row."""
-        rows = zip((pair.chosen, pair.rejected), sides, strict=False)
-        return [
-            torch.tensor(row[-(side.last.shape[-2] - 1) :], device=self.lm.device)
-            for row, side in rows
-        ]
+        """The next tokens within the windows of the chosen and the rejected row, (w - 1,) each."""
+        targets = []
+        for row, side in zip((pair.chosen, pair.rejected), sides[:2], strict=True):
+            window = side.last.shape[-2]
+            targets.append(torch.tensor(row[-(window - 1) :], device=self.lm.device))
+        return targets
 
     def _read_base(
         self, pairs: Sequence[TokenPair], sides: Sequence[Sequence[Side]]
     ) -> list[readout.BaseRead]:
-        each = [
-            readout.Sides([], [x.last for x in s], self._targets(pair, s), pair.suffix_len + 1)
-            for pair, s in zip(pairs, sides, strict=True)
-        ]
-        groups = self._groups([sum(len(x.last) for x in s) for s in sides])
-        return [
-            read
-            for group in groups
-            for read in readout.read_base(self.lm, [each[i] for i in group])
-        ]
-
-    def _all_terms(
-        self,
-        batch: Sequence[TokenPair],
-        base: Sequence[BasePair],
-        steered: Sequence[Sequence[Side]],
-    ) -> list[_PairTerms]:
-        """Head-side terms of all pairs, some at a time."""
+        """Numbers of the base model, some pairs at a time."""
         each = [
             readout.Sides(
-                [x.last for x in s],
-                [x.last for x in b.sides],
-                self._targets(pair, s),
-                pair.suffix_len + 1,
+                last=[],
+                base=[side.last for side in of_pair],
+                targets=self._targets(pair, of_pair),
+                end=pair.suffix_len + 1,
             )
-            for pair, b, s in zip(batch, base, steered, strict=True)
+            for pair, of_pair in zip(pairs, sides, strict=True)
         ]
-        groups = self._groups([3 * sum(x.last.shape[-2] for x in s) for s in steered])
-        reads = [
-            read
-            for group in groups
-            for read in readout.read_steered(self.lm, [each[i] for i in group])
-        ]
-        return [
-            self._pair_terms(pair, b.read, read)
-            for pair, b, read in zip(batch, base, reads, strict=True)
-        ]
+        groups = self._head_groups([sum(len(x.last) for x in of_pair) for of_pair in sides])
+        reads: list[readout.BaseRead] = []
+        for group in groups:
+            reads += readout.read_base(self.lm, [each[i] for i in group])
+        return reads
 
-    def _pair_terms(
-        self, pair: TokenPair, base: readout.BaseRead, steered: readout.SteeredRead
-    ) -> _PairTerms:
-        """Terms of one pair."""
-        spec = self.spec
-        coherent = (
-            slice(-(pair.suffix_len + 1), None)
-            if spec.coherence.tokens == "suffix"
-            else slice(None)
-        )
-        penalties = []
-        for (side, _), tv in zip(readout.WATCHED, steered.tv, strict=False):
-            if side != readout.NEUTRAL or (spec.neutral is not None and spec.neutral.coherence):
-                seen, h = tv[None, coherent], base.entropy[side][None, coherent]  # (1, t)
-                penalties.append(
-                    losses.coherence_penalty(
-                        seen, h, torch.ones_like(seen, dtype=torch.bool), spec.coherence
-                    )[0]
-                )
-        variation = torch.stack([tv[coherent].mean() for tv in steered.tv]).mean().detach()
-        coherence = torch.stack(penalties[:2]).mean() + (
-            torch.stack(penalties[2:]).mean() if penalties[2:] else 0.0
-        )
-        # The mean log-probability of the suffix's tokens, or of all but the first.
-        scored = (
-            slice(-pair.suffix_len, None) if spec.monotonicity.tokens == "suffix" else slice(None)
-        )
-        means = [
-            torch.cat([at[:, scored], still[None, scored]]).mean(-1)
-            for at, still in zip(steered.said, base.said, strict=True)
-        ]  # (3,): +1, -1, 0
-        entropies = torch.stack([h[:-1][scored].mean() for h in base.entropy[:2]])
-        if steered.expected is None:
-            likeness = torch.full((5,), float("nan"), device=self.lm.device)
-        else:
-            likeness = torch.cat([steered.expected, base.expected])
-        return _PairTerms(coherence, variation, means[0] - means[1], entropies.mean(), likeness)
-
-    def _combine(
+    def _steered_pairs(
         self,
+        adapter: Adapter,
+        pairs: Sequence[TokenPair],
         base: Sequence[BasePair],
-        ends: Sequence[Sequence[Tensor]],
-        terms: Sequence[_PairTerms],
-        ramp: float,
-    ) -> LossReport:
-        spec = self.spec
-        d_ref = torch.stack([b.chosen.depth - b.rejected.depth for b in base])  # (b, d)
-        d_pos, d_neg = (torch.stack([e[0][i] - e[1][i] for e in ends]) for i in (0, 1))
-        projection = losses.projection_loss(d_ref, d_pos, d_neg, self.basis, spec.projection, ramp)
-        gap = torch.stack([t.gap for t in terms])  # (b, 3)
-        gap_pos, gap_neg = gap[:, 0] - gap[:, 2], gap[:, 1] - gap[:, 2]
-        h = torch.stack([t.entropy for t in terms])
-        parts = {
-            "projection": projection.loss.mean(),
-            "coherence": ramp * torch.stack([t.coherence for t in terms]).mean(),
-            "monotonicity": ramp
-            * losses.monotonicity_loss(gap_neg, gap_pos, h, spec.monotonicity).mean(),
-        }
-        watch = {
-            "cos_pos": projection.cos_pos.mean(),
-            "cos_neg": projection.cos_neg.mean(),
-            "antiparallel": projection.antiparallelism.mean(),
-            "gap_pos": gap_pos.mean(),
-            "gap_neg": gap_neg.mean(),
-            "tv": torch.stack([t.tv for t in terms]).mean(),
-        }
-        if len(ends[0]) == 3:
-            t = torch.stack([term.likeness for term in terms])  # (b, 5)
-            s = losses.strength(*t.unbind(1))
-            watch |= {"strength_pos": s.pos.mean(), "strength_neg": s.neg.mean()}
-            if spec.neutral is not None:
-                shifts = [
-                    torch.stack(
-                        [x[2][i] - y.neutral.depth for x, y in zip(ends, base, strict=True)]
-                    )
-                    for i in (0, 1)
-                ]
-                o = losses.orientation(
-                    shifts[0], shifts[1], d_ref, self.basis, spec.projection.softness, ramp
-                )
-                parts["orientation"] = spec.neutral.orientation_weight * (o.neg - o.pos).mean()
-                parts["likeness"] = losses.likeness_loss(s, spec.neutral).mean()
-                watch |= {"orientation_pos": o.pos.mean(), "orientation_neg": o.neg.mean()}
-        total = torch.stack(list(parts.values())).sum()
-        return LossReport(total, _floats(parts), _floats(watch))
-
-
-def _floats(tensors: dict[str, Tensor]) -> dict[str, float]:
-    return {name: value.item() for name, value in tensors.items()}
+        neutral: bool,
+    ) -> list[SteeredPair]:
+        """The steered side of pairs: one run of the model, then its head some pairs at a time."""
+        sides = self._steered(adapter, pairs, neutral)
+        each = [
+            readout.Sides(
+                last=[side.last for side in of_pair],
+                base=[side.last for side in known.sides],
+                targets=self._targets(pair, of_pair),
+                end=pair.suffix_len + 1,
+            )
+            for pair, known, of_pair in zip(pairs, base, sides, strict=True)
+        ]
+        # Three such rows per position: at +1, at -1 and of the base.
+        rows = [3 * sum(side.last.shape[-2] for side in of_pair) for of_pair in sides]
+        reads: list[readout.SteeredRead] = []
+        for group in self._head_groups(rows):
+            reads += readout.read_steered(self.lm, [each[i] for i in group])
+        return [
+            SteeredPair(
+                [side.depth for side in of_pair],
+                terms.pair_terms(known.read, read, pair.suffix_len, self.spec),
+            )
+            for pair, known, of_pair, read in zip(pairs, base, sides, reads, strict=True)
+        ]

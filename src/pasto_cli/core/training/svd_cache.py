@@ -1,9 +1,12 @@
-"""Singular value decompositions of writers, kept on disk by what the weight is: a second run on a
-base does none.
+"""Singular value decompositions of writers on disk: a second run on a base does none.
 
-One safetensors file for each weight in $PASTO_CACHE/svd, named by a hash of its bytes, shape, torch
-version and device. The factors are read back bit for bit, so that a run with a full cache gives the
-same adapter as one with an empty cache. The folder may be deleted at any time."""
+One safetensors file per weight in $PASTO_CACHE/svd. Its name is a hash of what decides the factors
+bit for bit: bytes and shape of the weight, torch version, kind of device. The factors are read back
+bit for bit, so that a run with a full cache gives the same adapter as one with an empty cache. The
+folder may be deleted at any time.
+
+    W = U diag(S) V^T:  W (d_out, d_in), U (d_out, k), S (k,), V (d_in, k), k = min(d_out, d_in)
+"""
 
 import contextlib
 import hashlib
@@ -26,7 +29,7 @@ ROOM = 8 * 2**30
 def decompose_writer(writer: Writer) -> Factors:
     """Full decomposition of a writer's (dequantised) weight, from the cache if it is there.
 
-    Large: keep the directions that are needed and let the rest go.
+    It is as large as two or three such weights: keep the directions that are needed only.
     """
     weight = dense_weight(writer.module)
     path = cache_dir() / "svd" / f"{_key(weight)}.safetensors"
@@ -38,29 +41,27 @@ def decompose_writer(writer: Writer) -> Factors:
 
 
 def _key(weight: Tensor) -> str:
+    """Name of a weight's file."""
     facts = f"{tuple(weight.shape)} {weight.dtype} {torch.__version__} {weight.device.type}"
     content = weight.detach().cpu().contiguous().view(torch.uint8).numpy().data
     return hashlib.sha256(facts.encode() + hashlib.sha256(content).digest()).hexdigest()[:40]
 
 
 def _read(path: Path, weight: Tensor) -> Factors | None:
-    """The factors of a file, if they are whole and are those of the weight (checked on one random
-    vector)."""
+    """The factors of a file, if they are whole and are those of the weight."""
     try:
         tensors = load_file(path, device=str(weight.device))
         found = Factors(tensors["u"], tensors["s"], tensors["v"])
-        os.utime(path)
+        os.utime(path)  # `_make_room` goes by the time of the last use
     except (OSError, SafetensorError, KeyError):
         return None
-    rank = min(weight.shape)
-    if (found.u.shape, found.s.shape, found.v.shape) != (
-        (weight.shape[0], rank),
-        (rank,),
-        (weight.shape[1], rank),
-    ):
+    (d_out, d_in), k = weight.shape, min(weight.shape)
+    if [tuple(x.shape) for x in found] != [(d_out, k), (k,), (d_in, k)]:
         return None
-    probe = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight)
-    expected = weight @ probe
+    # A damaged file may still parse: one product with a random vector tells whether these are the
+    # factors of this weight, far cheaper than a decomposition.
+    probe = torch.randn(d_in, generator=torch.Generator().manual_seed(0)).to(weight)  # (d_in,)
+    expected = weight @ probe  # (d_out,)
     off = (found.u @ (found.s * (found.v.T @ probe)) - expected).norm()
     return found if off <= 1e-3 * expected.norm() else None
 
@@ -69,6 +70,7 @@ def _write(path: Path, factors: Factors) -> None:
     """Best effort: a full or read-only disk costs the next run some time and this one nothing."""
     tensors = {"u": factors.u, "s": factors.s, "v": factors.v}
     size = sum(t.numel() * t.element_size() for t in tensors.values())
+    # Several runs may decompose one base at the same time: each has a scratch file of its own.
     scratch = path.with_name(f".{path.name}-{os.getpid()}")
     with contextlib.suppress(OSError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)

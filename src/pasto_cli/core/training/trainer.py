@@ -1,8 +1,12 @@
-"""Training: one clock in optimiser steps, seeded order, best-by-validation weights kept; neither
-Ctrl-C nor a kill loses it.
+"""Training: seeded order, best-by-validation weights kept; neither Ctrl-C nor a kill loses it.
+
+AdamW on the adapter's parameters, a schedule of the learning rate (`schedule`), gradients clipped
+and accumulated over batches as the mean over their pairs. The loss is `Objective`'s; constraints
+and the focus exponent ramp up linearly from 0 (AntiPaSTO, arXiv 2601.07473).
 
 A snapshot holds all that a training is made of between two optimiser steps, so that one that goes
-on from it does the same arithmetic on the same numbers as one that was never stopped."""
+on from it does the same arithmetic on the same numbers as one that was never stopped.
+"""
 
 import math
 import random
@@ -18,60 +22,34 @@ from pasto_cli.core.models import distributed
 from pasto_cli.core.models.chat import TokenPair
 from pasto_cli.core.models.memory import SMALLEST_BUDGET, is_shortage
 from pasto_cli.core.recipe.schema import TrainingSpec
-from pasto_cli.core.records.training import Step, TrainResult
+from pasto_cli.core.records.training import Step, TrainingState, TrainResult
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.core.training.checkpoint import Snapshot
-from pasto_cli.core.training.objective import LossReport, Objective
+from pasto_cli.core.training.objective import Objective
+from pasto_cli.core.training.recorder import Recorder
+from pasto_cli.core.training.schedule import lr_factor, make_batches, steps_per_epoch
+from pasto_cli.core.training.terms import LossReport
 
 T = TypeVar("T")
 SNAPSHOT_SECONDS = 5.0
 """A snapshot is taken after a step when the last one is older than this, and after each epoch."""
 
 
-def steps_per_epoch(num_pairs: int, spec: TrainingSpec) -> tuple[int, int]:
-    """(batches, optimiser steps) of an epoch. Everything that counts steps asks here."""
-    batches = (
-        max(1, num_pairs // spec.batch_size)
-        if num_pairs % spec.batch_size == 1
-        else math.ceil(num_pairs / spec.batch_size)
-    )
-    return batches, math.ceil(batches / spec.accumulation)
+class TrainingSplit(NamedTuple):
+    """The pairs of a training."""
+
+    train: Sequence[TokenPair]
+    """To learn from."""
+    validation: Sequence[TokenPair]
+    """To choose the epoch by."""
 
 
-def make_batches(
-    pairs: Sequence[TokenPair], batch_size: int, rng: random.Random | None
-) -> list[list[TokenPair]]:
-    """Batches in a seeded order (None: as they stand); a last batch of one pair joins the one
-    before it.
+class WeightedReport(NamedTuple):
+    """Loss of one batch among those of an optimiser step or of a validation."""
 
-    One pair has no spread to scale its direction by.
-    """
-    order = list(pairs)
-    if rng is not None:
-        rng.shuffle(order)
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        lonely = batches.pop()
-        batches[-1] += lonely
-    return batches
-
-
-def lr_factor(step: int, total: int, spec: TrainingSpec) -> float:
-    """Learning rate at an optimiser step as a share of the peak.
-
-    Warm-up rises linearly (cosine) or by a half cosine from 1/25 (onecycle, arXiv 1708.07120); both
-    fall by a half cosine."""
-    warm = max(1, round(spec.warmup * total))
-    start, end = (0.04, 1e-4) if spec.schedule == "onecycle" else (0.0, 0.0)
-    if step < warm:
-        share = (step + 1) / warm
-        return (
-            start + (1 - start) * (0.5 - 0.5 * math.cos(math.pi * share))
-            if spec.schedule == "onecycle"
-            else share
-        )
-    share = (step + 1 - warm) / max(1, total - warm)
-    return end + (1 - end) * (0.5 + 0.5 * math.cos(math.pi * share))
+    share: float
+    """Of all their pairs."""
+    report: LossReport
 
 
 class NotFinite(PastoError):
@@ -83,52 +61,39 @@ class NotFinite(PastoError):
         """The pairs that it was computed on."""
 
 
-class Hooks(NamedTuple):
-    """Who is told of what while a training runs; each may be left out."""
-
-    report: Callable[[Step], None] = lambda _: None
-    """Each optimiser step and each validation."""
-    keep_best: Callable[[], None] = lambda: None
-    """The adapter holds the best weights so far: save them."""
-    keep: Callable[[Snapshot], None] = lambda _: None
-    """Something to go on from: save it."""
-    warn: Callable[[str], None] = lambda _: None
-    """Something that may matter to the result."""
-
-
 def train(
     objective: Objective,
     adapter: Adapter,
-    train_pairs: Sequence[TokenPair],
-    validation_pairs: Sequence[TokenPair],
+    split: TrainingSplit,
     spec: TrainingSpec,
-    hooks: Hooks = Hooks(),  # noqa: B008  (immutable)
-    resumed: Snapshot | None = None,
+    recorder: Recorder | None = None,
+    resume_from: Snapshot | None = None,
 ) -> TrainResult:
     """Train an adapter in place; on return it holds the weights of the best validation loss.
 
     Args:
         objective: The loss.
         adapter: Fresh, on the model's device.
-        train_pairs: Pairs to learn from.
-        validation_pairs: Pairs that choose the epoch.
+        split: The pairs.
         spec: The recipe's training section.
-        hooks: Who is told of what.
-        resumed: What `hooks.keep` received last, to go on from there.
+        recorder: Told of each step, of better weights and of snapshots; None for nobody.
+        resume_from: A snapshot that a recorder was given, to go on from there.
 
     Raises:
         NotFinite: If the loss is not finite; the adapter then holds the best weights so far, or
-        those of the last good step. PastoError: If the snapshot does not belong to this training.
+            those of the last good step.
+        PastoError: If the snapshot does not belong to this training.
     """
-    loop = _Loop(objective, adapter, train_pairs, validation_pairs, spec, hooks)
-    if resumed:
-        loop.restore(resumed)
+    loop = _Loop(objective, adapter, split, spec, recorder or Recorder())
+    if resume_from:
+        loop.restore(resume_from)
     interrupted = stopped = False
     try:
         loop.remember()
-        while loop.epoch < spec.epochs and not (
-            stopped := loop.epochs_without_gain >= spec.patience
-        ):
+        while loop.epoch < spec.epochs:
+            stopped = loop.epochs_without_gain >= spec.patience
+            if stopped:
+                break
             loop.run_epoch()
     except KeyboardInterrupt:
         interrupted = True
@@ -136,20 +101,17 @@ def train(
             # No validation yet: what the last step left is the best there is.
             loop.take_best(0, math.nan)
     except NotFinite as error:
-        if loop.best_state is None and loop.good_state is not None:
-            loop.put(loop.good_state)
-            loop.take_best(0, math.nan)
-        loop.put(loop.best_state)
-        kept = (
-            "there is no adapter yet"
-            if loop.best_state is None
-            else "the last good adapter was saved"
-        )
+        kept = loop.fall_back()
         error.hint += f"; {kept}."
         raise
     loop.put(loop.best_state)
     return TrainResult(
-        loop.step, loop.best_epoch, loop.best_loss, interrupted, stopped, adapter.angle()
+        steps=loop.step,
+        best_epoch=loop.best_epoch,
+        best_loss=loop.best_loss,
+        interrupted=interrupted,
+        stopped_early=stopped,
+        angle=adapter.angle(),
     )
 
 
@@ -160,17 +122,17 @@ class _Loop:
         self,
         objective: Objective,
         adapter: Adapter,
-        train_pairs: Sequence[TokenPair],
-        validation_pairs: Sequence[TokenPair],
+        split: TrainingSplit,
         spec: TrainingSpec,
-        hooks: Hooks,
+        recorder: Recorder,
     ) -> None:
-        self.objective, self.adapter, self.spec, self.hooks = objective, adapter, spec, hooks
-        self.pairs, self.every = train_pairs, [*train_pairs, *validation_pairs]
+        self.objective, self.adapter, self.spec, self.recorder = objective, adapter, spec, recorder
+        self.split = split
         self.first_budget: int | None = None
         """Node budget that the base sides were cached with."""
-        self.validation = make_batches(validation_pairs, spec.batch_size, None)
-        self.per_epoch = steps_per_epoch(len(train_pairs), spec)[1]
+        # Validation batches stay the same: losses of two epochs are of the same groups of pairs.
+        self.validation = make_batches(split.validation, spec.batch_size, None)
+        self.per_epoch = steps_per_epoch(len(split.train), spec)[1]
         self.total = self.per_epoch * spec.epochs
         self.optimizer = torch.optim.AdamW(
             adapter.parameters(), lr=spec.lr, weight_decay=spec.weight_decay
@@ -182,90 +144,97 @@ class _Loop:
         self.best_state: dict[str, Tensor] | None = None
         self.good_state: dict[str, Tensor] | None = None
         """The last weights whose loss was finite."""
-        self.started = self.kept = time.monotonic()
+        self.started = self.last_snapshot = time.monotonic()
+
+    # -- an epoch
 
     def remember(self) -> None:
-        """Cache the base side of all pairs, cut into trees by the budget that a resumed run cached
-        them with."""
+        """Cache the base side of all pairs.
+
+        A resumed run cuts them into the trees of its first time, whatever its budget is by now:
+        another cut rounds otherwise, and the run would not end with the same bits.
+        """
         now = self.objective.budget
         self.objective.budget = self.first_budget or now
-        self.sparing(lambda: self.objective.remember(self.every))
+        pairs = [*self.split.train, *self.split.validation]
+        self.sparing(lambda: self.objective.remember(pairs))
         if self.first_budget is None:
             self.first_budget = self.objective.budget
         else:
             self.objective.budget = now
 
     def ramp(self) -> float:
-        """Weight of constraints and focus: linear from 0 over `constraint_ramp` of the optimiser
-        steps."""
+        """Weight of constraints and focus: linear from 0 over `constraint_ramp` of all steps.
+
+        The adapter starts close to the base model: at full weight the constraints would hold it
+        there before the projection has found its direction.
+        """
         length = self.spec.constraint_ramp * self.total
         return min(1.0, self.step / length) if length else 1.0
 
     def run_epoch(self) -> None:
-        """What is left of an epoch: an optimiser step after every `accumulation` batches and after
-        the last; validation."""
-        order, epoch = self.order.getstate(), self.epoch + 1
-        batches = make_batches(self.pairs, self.spec.batch_size, self.order)
+        """What is left of an epoch: a step per `accumulation` batches, then a validation."""
+        order_before, epoch = self.order.getstate(), self.epoch + 1
+        batches = make_batches(self.split.train, self.spec.batch_size, self.order)
         size = self.spec.accumulation
-        for number in range(self.step - self.epoch * self.per_epoch, self.per_epoch):
+        done = self.step - self.epoch * self.per_epoch  # more than 0 in a resumed epoch
+        for number in range(done, self.per_epoch):
             self._step(epoch, batches[number * size : (number + 1) * size])
-            if time.monotonic() - self.kept > SNAPSHOT_SECONDS:
-                self._keep(order)
+            if time.monotonic() - self.last_snapshot > SNAPSHOT_SECONDS:
+                # With the generator as it was before the shuffle, so that it can be done again.
+                self._take_snapshot(order_before)
         if epoch % self.spec.validate_every == 0 or epoch == self.spec.epochs:
             self.validate(epoch)
         self.epoch = epoch
-        self._keep(self.order.getstate())
+        self._take_snapshot(self.order.getstate())
 
     def _step(self, epoch: int, group: list[list[TokenPair]]) -> None:
+        """One optimiser step on the batches of a group."""
         lr = self.spec.lr * lr_factor(self.step, self.total, self.spec)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
         reports = self.sparing(lambda: self._gradients(epoch, group))
         distributed.sum_gradients(self.adapter.parameters())
         torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.spec.clip)
+        # Only now is it known that the weights from before this step give a finite loss.
         self.good_state = self._weights()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._tell(epoch, reports, lr)
 
-    def _gradients(
-        self, epoch: int, group: list[list[TokenPair]]
-    ) -> list[tuple[float, LossReport]]:
-        """Backward passes of the batches of a step: the mean over all their pairs, however they
-        were cut."""
+    def _gradients(self, epoch: int, group: list[list[TokenPair]]) -> list[WeightedReport]:
+        """Backward passes of a step: the mean over all its pairs, however they were cut."""
+        # Also where memory ran out half-way: gradients of the first attempt must not count.
         self.optimizer.zero_grad(set_to_none=True)
         pairs = sum(map(len, group))
         reports = []
         for batch in group:
-            result = self.objective(self.adapter, batch, self.ramp(), neutral=False)
-            if not math.isfinite(result.total.item()):
-                raise _not_finite(
-                    f"the loss is {result.total.item()} at step {self.step + 1} (epoch {epoch})",
-                    result,
-                    batch,
-                )
-            if result.total.requires_grad:  # a process may have no pair of a small batch
-                (result.total * (len(batch) / pairs)).backward()
-            reports.append((len(batch) / pairs, result))
+            report = self.objective(self.adapter, batch, self.ramp(), neutral=False)
+            if not math.isfinite(report.total.item()):
+                where = f"at step {self.step + 1} (epoch {epoch})"
+                raise _not_finite(f"the loss is {report.total.item()} {where}", report, batch)
+            if report.total.requires_grad:  # a process may have no pair of a small batch
+                (report.total * (len(batch) / pairs)).backward()
+            reports.append(WeightedReport(len(batch) / pairs, report))
         return reports
 
     @torch.no_grad()
     def validate(self, epoch: int) -> None:
         """Loss at full weights on the validation pairs; the best weights are kept."""
         pairs = sum(map(len, self.validation))
-        reports = [
-            (len(batch) / pairs, self.sparing(lambda b=batch: self.objective(self.adapter, b)))
-            for batch in self.validation
-        ]
+        reports = []
+        for batch in self.validation:
+            report = self.sparing(lambda batch=batch: self.objective(self.adapter, batch))
+            reports.append(WeightedReport(len(batch) / pairs, report))
+        # The first process decides for all: a last bit of difference would part their ways.
         loss = distributed.all_gather_object(self._tell(epoch, reports, 0.0, validation=True))[0]
         if not math.isfinite(loss):
-            worst = next(
-                (i for i, (_, r) in enumerate(reports) if not math.isfinite(r.total.item())), 0
-            )
+            finite = [math.isfinite(found.report.total.item()) for found in reports]
+            worst = finite.index(False) if False in finite else 0
             raise _not_finite(
                 f"the validation loss is {loss} after step {self.step} (epoch {epoch})",
-                reports[worst][1],
+                reports[worst].report,
                 self.validation[worst],
             )
         if loss < self.best_loss:
@@ -273,21 +242,39 @@ class _Loop:
         else:
             self.epochs_without_gain += self.spec.validate_every
 
+    # -- weights
+
     def take_best(self, epoch: int, loss: float) -> None:
         """Keep the present weights as the best."""
         self.best_loss, self.best_epoch, self.epochs_without_gain = loss, epoch, 0
         self.best_state = self._weights()
-        self.hooks.keep_best()
+        self.recorder.on_best()
+
+    def fall_back(self) -> str:
+        """Give the adapter the best weights there are, after a loss that is not finite.
+
+        Returns:
+            What a user is told of them.
+        """
+        if self.best_state is None and self.good_state is not None:
+            self.put(self.good_state)
+            self.take_best(0, math.nan)
+        self.put(self.best_state)
+        if self.best_state is None:
+            return "there is no adapter yet"
+        return "the last good adapter was saved"
 
     def _weights(self) -> dict[str, Tensor]:
         return {k: v.detach().clone() for k, v in self.adapter.named_parameters()}
 
     @torch.no_grad()
     def put(self, weights: dict[str, Tensor] | None) -> None:
-        """Give the adapter these weights."""
+        """Give the adapter these weights (None: leave it as it is)."""
         if weights is not None:
             for name, parameter in self.adapter.named_parameters():
                 parameter.copy_(weights[name])
+
+    # -- memory, and what is told
 
     def sparing(self, compute: Callable[[], T]) -> T:
         """Where memory runs out, halve the node budget and compute again.
@@ -298,42 +285,57 @@ class _Loop:
             try:
                 return compute()
             except (RuntimeError, MemoryError) as error:
-                if (
-                    not is_shortage(error)
-                    or distributed.size() > 1
-                    or self.objective.budget <= SMALLEST_BUDGET
-                ):
+                hopeless = self.objective.budget <= SMALLEST_BUDGET or distributed.size() > 1
+                if hopeless or not is_shortage(error):
                     raise
+            # Outside the handler: the error's traceback holds the tensors that took the memory.
             self.objective.budget = max(SMALLEST_BUDGET, self.objective.budget // 2)
-            self.hooks.warn(
+            self.recorder.warn(
                 f"out of memory at step {self.step + 1}: going on with a node budget of "
-                f"{self.objective.budget} "
-                "(training.node_budget sets it)"
+                f"{self.objective.budget} (training.node_budget sets it)"
             )
 
-    # -- snapshots
-    # ----------------------------------------------------------------------------------------------------------
+    def _tell(
+        self, epoch: int, reports: list[WeightedReport], lr: float, validation: bool = False
+    ) -> float:
+        """Tell the recorder of a step or a validation; its loss, the mean over all pairs."""
+        loss = sum(share * report.total.item() for share, report in reports)
+        step = Step(
+            epoch=epoch,
+            step=self.step,
+            total_steps=self.total,
+            loss=loss,
+            parts=_weighted_mean([(share, report.parts) for share, report in reports]),
+            diagnostics=_weighted_mean([(share, report.diagnostics) for share, report in reports]),
+            lr=lr,
+            seconds=time.monotonic() - self.started,
+            validation=validation,
+        )
+        self.recorder.on_step(step)
+        return loss
 
-    def _keep(self, order: Any) -> None:
+    # -- snapshots
+
+    def _take_snapshot(self, order: Any) -> None:
         """Hand out a snapshot; `order` is the generator's state before the epoch in progress."""
         tensors = {f"now.{name}": p.detach() for name, p in self.adapter.named_parameters()}
         tensors |= {f"best.{name}": x for name, x in (self.best_state or {}).items()}
-        for index, kept in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": x for name, x in kept.items()}
-        facts = {
-            "epoch": self.epoch,
-            "step": self.step,
-            "total": self.total,
-            "best_loss": self.best_loss,
-            "best_epoch": self.best_epoch,
-            "epochs_without_gain": self.epochs_without_gain,
-            "order": order,
-            "budget": self.objective.budget,
-            "first_budget": self.first_budget,
-            "seconds": time.monotonic() - self.started,
-        }
-        self.hooks.keep(Snapshot(facts, tensors))
-        self.kept = time.monotonic()
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": x for name, x in moments.items()}
+        state = TrainingState(
+            epoch=self.epoch,
+            step=self.step,
+            total=self.total,
+            best_loss=self.best_loss,
+            best_epoch=self.best_epoch,
+            epochs_without_gain=self.epochs_without_gain,
+            order=order,
+            budget=self.objective.budget,
+            first_budget=self.first_budget,
+            seconds=time.monotonic() - self.started,
+        )
+        self.recorder.on_snapshot(Snapshot(state, tensors))
+        self.last_snapshot = time.monotonic()
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take up a snapshot.
@@ -341,68 +343,43 @@ class _Loop:
         Raises:
             PastoError: If it is another training's.
         """
-        facts, tensors = snapshot
+        state, tensors = snapshot
         try:
-            if facts["total"] != self.total:
-                raise ValueError(f"{facts['total']} steps were planned, now {self.total}")
-            self.put({name: tensors[f"now.{name}"] for name, _ in self.adapter.named_parameters()})
-            if any(key.startswith("best.") for key in tensors):
-                self.best_state = {
-                    name: tensors[f"best.{name}"].to(p.device)
-                    for name, p in self.adapter.named_parameters()
-                }
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, x in tensors.items():
-                if key.startswith("optimizer."):
-                    _, index, name = key.split(".")
-                    state.setdefault(int(index), {})[name] = x
-            self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
-            version, inner, gauss = facts["order"]
-            self.order.setstate((version, tuple(inner), gauss))
-            self.epoch, self.step, self.objective.budget = (
-                facts["epoch"],
-                facts["step"],
-                facts["budget"],
-            )
-            self.first_budget = facts["first_budget"]
-            self.best_loss, self.best_epoch = facts["best_loss"], facts["best_epoch"]
-            self.epochs_without_gain = facts["epochs_without_gain"]
-            self.started = time.monotonic() - facts["seconds"]
+            if state.total != self.total:
+                raise ValueError(f"{state.total} steps were planned, now {self.total}")
+            self._restore_tensors(tensors)
+            self.order.setstate(state.order)
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise PastoError(
                 f"the checkpoint does not fit this training ({error})",
                 "Train again from the recipe.",
             ) from None
+        self.epoch, self.step = state.epoch, state.step
+        self.objective.budget, self.first_budget = state.budget, state.first_budget
+        self.best_loss, self.best_epoch = state.best_loss, state.best_epoch
+        self.epochs_without_gain = state.epochs_without_gain
+        self.started = time.monotonic() - state.seconds
 
-    def _tell(
-        self,
-        epoch: int,
-        reports: list[tuple[float, LossReport]],
-        lr: float,
-        validation: bool = False,
-    ) -> float:
-        def mean(pick: Callable[[LossReport], dict[str, float]]) -> dict[str, float]:
-            return {
-                key: sum(share * pick(r).get(key, math.nan) for share, r in reports)
-                for key in pick(reports[0][1])
+    def _restore_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Weights, best weights and the optimiser's moments of a snapshot."""
+        parameters = dict(self.adapter.named_parameters())
+        self.put({name: tensors[f"now.{name}"] for name in parameters})
+        if any(key.startswith("best.") for key in tensors):
+            self.best_state = {
+                name: tensors[f"best.{name}"].to(p.device) for name, p in parameters.items()
             }
+        moments: dict[int, dict[str, Tensor]] = {}  # index of the parameter -> name -> tensor
+        for key, x in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                moments.setdefault(int(index), {})[name] = x
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
 
-        loss = sum(share * r.total.item() for share, r in reports)
-        elapsed = time.monotonic() - self.started
-        self.hooks.report(
-            Step(
-                epoch,
-                self.step,
-                self.total,
-                loss,
-                mean(lambda r: r.parts),
-                mean(lambda r: r.diagnostics),
-                lr,
-                elapsed,
-                validation,
-            )
-        )
-        return loss
+
+def _weighted_mean(each: Sequence[tuple[float, dict[str, float]]]) -> dict[str, float]:
+    """Mean of dictionaries with shares, for the keys of the first."""
+    keys = each[0][1]
+    return {key: sum(share * values.get(key, math.nan) for share, values in each) for key in keys}
 
 
 def _not_finite(problem: str, found: LossReport, batch: Sequence[TokenPair]) -> NotFinite:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pasto_cli.base.errors import PastoError
@@ -13,6 +14,8 @@ from pasto_cli.core.artifact.verify import describe_base, reference_logits
 from pasto_cli.core.models.loading import load_model
 from pasto_cli.core.recipe.schema import ModelSpec
 from pasto_cli.core.records.adapter import Meta
+from pasto_cli.core.records.training import ImportRecord
+from tests.support.killing import killed_between_renames
 
 
 @pytest.fixture()
@@ -32,7 +35,7 @@ def save(lm, adapter, folder):
         pairs_sha256="0",
         num_pairs={},
         personas=["a", "b"],
-        training={},
+        training=ImportRecord(imported="nowhere"),
         certificate=None,
         reference=reference_logits(lm, adapter),
         versions=versions(),
@@ -162,6 +165,45 @@ def test_a_failed_write_leaves_the_old_artifact(saved, monkeypatch):
         store.save(folder, adapter, meta, "card")
     assert (folder / "adapter.safetensors").read_bytes() == before
     assert [p.name for p in folder.parent.iterdir()] == ["adapter"]
+
+
+def test_safetensors_own_error_names_the_folder_and_a_next_step(saved, monkeypatch):
+    folder, _, adapter = saved
+    meta = store.read_meta(folder)
+
+    def full(*_args, **_kwargs):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr(store, "save_file", full)
+    with pytest.raises(PastoError, match="cannot write .*/adapter: .*No space left") as caught:
+        store.save(folder, adapter, meta, "card")
+    assert "Free some disk" in caught.value.hint
+    assert [p.name for p in folder.parent.iterdir()] == ["adapter"]
+
+
+def test_a_save_that_is_killed_leaves_the_old_artifact(saved):
+    folder, lm, adapter = saved
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    meta = store.read_meta(folder)
+    killed_between_renames(lambda: store.save(folder, adapter, meta, "another card"))
+    assert not folder.exists()
+    load(folder, lm)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    store.save(folder, adapter, meta, "another card")
+    load(folder, lm)
+    assert (folder / "README.md").read_text() == "another card"
+    assert [p.name for p in folder.parent.iterdir()] == ["adapter"]
+
+
+def test_a_first_save_that_is_killed_leaves_no_half_artifact(saved, tmp_path):
+    folder, lm, adapter = saved
+    meta, first = store.read_meta(folder), tmp_path / "other" / "adapter"
+    killed_between_renames(lambda: store.save(first, adapter, meta, "card"))
+    with pytest.raises(PastoError, match="no adapter here"):
+        store.read_meta(first)
+    store.save(first, adapter, meta, "card")
+    load(first, lm)
+    assert [p.name for p in first.parent.iterdir()] == ["adapter"]
 
 
 @pytest.mark.parametrize("name", ["llama-4bit", "llama-8bit", "gpt2"])

@@ -11,8 +11,8 @@ from pasto_cli.core.evaluation.disturbance import (
     LARGEST_COEFFICIENT,
     coefficient_at_budget,
     make_probe,
-    measure,
-    summary,
+    measure_disturbance,
+    summarise_disturbance,
 )
 from pasto_cli.core.models.activations import collect_activations
 from pasto_cli.core.steering.adapter import bounded_skew, largest_angle
@@ -51,7 +51,14 @@ def test_steerer_laws(tiny, build, name):
     torch.testing.assert_close(both[1], steered[0], rtol=0, atol=1e-4)
     moved = (steered - base).abs().max()
     if "prompt" in name:
-        assert moved == 0 and steerer.lead(0) == "" != steerer.lead(1.0) != steerer.lead(-1.0) != ""
+        assert (
+            moved == 0
+            and steerer.prompt_prefix(0)
+            == ""
+            != steerer.prompt_prefix(1.0)
+            != steerer.prompt_prefix(-1.0)
+            != ""
+        )
     else:
         assert moved > 1e-2
 
@@ -100,17 +107,22 @@ PROBE = ["Tell me about a lake.", "Describe a street.", "What is a boat?"]
 
 
 @pytest.mark.parametrize("name", ["control-vector", "mean-diff", "random-rotation"])
-def test_equal_strength_hits_the_budget(tiny, build, name):
+def test_coefficient_at_budget_hits_the_budget(tiny, build, name):
     lm = tiny()
     steerer = build(name)
     probe = make_probe(lm, PROBE, 6)
-    assert measure(lm, steerer, probe, 0.0).kl_p95 == 0.0
+    assert measure_disturbance(lm, steerer, probe, 0.0).kl_p95 == 0.0
     for sign in (1.0, -1.0):
         size = coefficient_at_budget(lm, steerer, probe, sign, target=0.05)
-        assert measure(lm, steerer, probe, sign * size).kl_p95 == pytest.approx(0.05, rel=0.08)
+        assert measure_disturbance(lm, steerer, probe, sign * size).kl_p95 == pytest.approx(
+            0.05, rel=0.08
+        )
     scaled = Scaled(steerer, 2.0, 0.5)
     for a, own in ((1.0, 2.0), (-1.0, -0.5), (0.0, 0.0)):
-        assert measure(lm, scaled, probe, a).kl_p95 == measure(lm, steerer, probe, own).kl_p95
+        assert (
+            measure_disturbance(lm, scaled, probe, a).kl_p95
+            == measure_disturbance(lm, steerer, probe, own).kl_p95
+        )
 
 
 def test_a_steerer_that_cannot_disturb_gives_up(tiny, make_adapter):
@@ -152,10 +164,10 @@ def test_disturbance_equals_a_plain_computation(tiny, build, name):
     lm = tiny()
     steerer = build(name)
     probe = make_probe(lm, PROBE, 5)
-    found = measure(lm, steerer, probe, 1.0)
+    found = measure_disturbance(lm, steerer, probe, 1.0)
     for index, prompt in enumerate(PROBE):
         answer = probe.answers[index]
-        lead = steerer.lead(1.0) if name == "prompt" else ""
+        lead = steerer.prompt_prefix(1.0) if name == "prompt" else ""
         plain, steered = lm.chat.prompt(prompt) + answer, lm.chat.prompt(lead + prompt) + answer
         with torch.no_grad():
             log_p0 = lm.model(input_ids=torch.tensor([plain])).logits[0].log_softmax(-1)
@@ -172,12 +184,11 @@ def test_disturbance_equals_a_plain_computation(tiny, build, name):
         end = len(steered) - n - probe.tail
         words = [-log_p[i - 1, steered[i]].item() for i in range(end - probe.words[index], end)]
         assert found.nll[index] == pytest.approx(words, abs=1e-4)
-    zero = measure(lm, steerer, probe, 0.0)
-    figures = summary(found, zero)
-    assert figures["nll_shift"]["value"] == pytest.approx(
+    zero = measure_disturbance(lm, steerer, probe, 0.0)
+    figures = summarise_disturbance(found, zero)
+    assert figures.nll_shift.value == pytest.approx(
         np.concatenate(found.nll).mean() - np.concatenate(zero.nll).mean()
     )
     assert (
-        figures["kl_p95"]["low"] <= figures["kl_p95"]["value"] <= figures["kl_p95"]["high"]
-        and figures["kl_p95"]["n"] == 3
+        figures.kl_p95.low <= figures.kl_p95.value <= figures.kl_p95.high and figures.kl_p95.n == 3
     )

@@ -6,7 +6,7 @@ import torch
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.evaluation.benchmarks import load_benchmark, subset
-from pasto_cli.core.evaluation.certificate import certify, measure_likeness
+from pasto_cli.core.evaluation.certificate import certify, measure_persona_llr
 from pasto_cli.core.evaluation.elicitation import elicit
 from pasto_cli.core.evaluation.questions import ask, score_answers
 from pasto_cli.core.steering.generation import generate, generate_many
@@ -111,8 +111,8 @@ def test_padded_path_gives_the_same(tiny, make_adapter, questions):
 
 
 def test_certificate_of_no_dial_fails_and_says_why(tiny, tiny_pairs):
-    likeness = measure_likeness(tiny(), NoOpSteerer(), tiny_pairs[:10], [1.0, -1.0], 512)
-    certificate = certify(likeness, 3)
+    llr = measure_persona_llr(tiny(), NoOpSteerer(), tiny_pairs[:10], [1.0, -1.0], 512)
+    certificate = certify(llr, 3)
     assert (
         not certificate.passed and "s(+1)" in certificate.reason and "s(-1)" in certificate.reason
     )
@@ -122,7 +122,7 @@ def test_certificate_of_no_dial_fails_and_says_why(tiny, tiny_pairs):
 def test_certificate_passes_and_turns_with_the_sign():
     import numpy as np
 
-    from pasto_cli.core.evaluation.certificate import Likeness
+    from pasto_cli.core.evaluation.certificate import HeldOutPersonaLLR
 
     rng = np.random.default_rng(0)
     n = 30
@@ -130,7 +130,7 @@ def test_certificate_passes_and_turns_with_the_sign():
     noise = rng.normal(0, 0.2, (2, n))
     t = {1.0: neutral + 1 + noise[0], -1.0: neutral - 2 + noise[1]}
     args = (neutral, neutral + 1.5, neutral - 0.5, [str(i) for i in range(n)])
-    good = certify(Likeness(t, *args), 5)
+    good = certify(HeldOutPersonaLLR(t, *args), 5)
     assert good.passed and good.reason == ""
     assert good.strength["1"].value == pytest.approx(1, abs=0.1) and good.strength[
         "-1"
@@ -138,14 +138,14 @@ def test_certificate_passes_and_turns_with_the_sign():
     assert good.persona_prompts["chosen"] == pytest.approx(1.5) and good.persona_prompts[
         "rejected"
     ] == pytest.approx(-0.5)
-    assert not certify(Likeness({1.0: t[-1.0], -1.0: t[1.0]}, *args), 5).passed
-    single = certify(Likeness({a: x[:1] for a, x in t.items()}, *(x[:1] for x in args)), 1)
+    assert not certify(HeldOutPersonaLLR({1.0: t[-1.0], -1.0: t[1.0]}, *args), 5).passed
+    single = certify(HeldOutPersonaLLR({a: x[:1] for a, x in t.items()}, *(x[:1] for x in args)), 1)
     assert (
         not single.passed and "one held-out opening" in single.reason and "nan" not in single.reason
     )
 
 
-def test_likeness_equals_brute_force(tiny, tiny_pairs, make_adapter):
+def test_persona_llr_equals_brute_force(tiny, tiny_pairs, make_adapter):
     lm, pair = tiny(), tiny_pairs[2]
     adapter = make_adapter(lm)
 
@@ -158,7 +158,7 @@ def test_likeness_equals_brute_force(tiny, tiny_pairs, make_adapter):
             )
 
     ratio = log_p(pair.chosen) - log_p(pair.rejected)
-    found = measure_likeness(lm, AdapterSteerer(adapter, lm), tiny_pairs[:5], [1.0, -1.0], 256)
+    found = measure_persona_llr(lm, AdapterSteerer(adapter, lm), tiny_pairs[:5], [1.0, -1.0], 256)
     assert found.steered[1.0][2] == pytest.approx(
         (log_p(pair.neutral, 1.0).exp() * ratio).sum(-1).mean().item(), abs=1e-4
     )

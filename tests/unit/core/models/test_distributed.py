@@ -30,7 +30,7 @@ def meet(rank, world, port):
 
 def train_and_ask(rank, world, port, folder, spec):
     """A short training in float64 and some questions; every process keeps what it ended with."""
-    from pasto_cli.core.evaluation.certificate import measure_likeness
+    from pasto_cli.core.evaluation.certificate import measure_persona_llr
     from pasto_cli.core.evaluation.questions import ask, score_answers
     from pasto_cli.core.models.chat import tokenise_pairs
     from pasto_cli.core.models.loading import load_model
@@ -48,7 +48,7 @@ def train_and_ask(rank, world, port, folder, spec):
     from pasto_cli.core.steering.steerer import AdapterSteerer
     from pasto_cli.core.training.objective import Objective
     from pasto_cli.core.training.subspaces import random_basis
-    from pasto_cli.core.training.trainer import train
+    from pasto_cli.core.training.trainer import TrainingSplit, train
 
     if world > 1:
         meet(rank, world, port)
@@ -66,26 +66,31 @@ def train_and_ask(rank, world, port, folder, spec):
     }
     adapter = Adapter.create(kept, AdapterSpec(rank=6), 0).double()
     basis = random_basis(lm.hidden_size, 4, 0).columns.double()
-    objective = Objective(lm, basis, LossesSpec.model_validate(spec), SubspaceSpec(), 512, 64)
+    objective = Objective(
+        lm, basis, LossesSpec.model_validate(spec), SubspaceSpec(), budget=512, cache_mb=64
+    )
     # Seven pairs in batches of three: shares of unlike size, and a batch that leaves some process
     # without a pair.
     train(
-        objective, adapter, tokens[:7], tokens[7:9], TrainingSpec(epochs=2, batch_size=3, lr=5e-3)
+        objective,
+        adapter,
+        TrainingSplit(tokens[:7], tokens[7:9]),
+        TrainingSpec(epochs=2, batch_size=3, lr=5e-3),
     )
     steerer = AdapterSteerer(adapter, lm)
     questions = [ask(lm.chat, f"Is {n} even?", "I say", ("Yes", "No")) for n in range(5)]
     progress = []
     answers = score_answers(lm, steerer, questions, [-1.0, 1.0], 64, progress.append)
     assert sum(progress) == len(questions)
-    likeness = measure_likeness(lm, steerer, tokens[9:], [1.0, -1.0], 64)
+    llr = measure_persona_llr(lm, steerer, tokens[9:], [1.0, -1.0], 64)
     found = {
         "adapter": torch.cat([p.detach().flatten() for p in adapter.parameters()]),
         "answers": answers.log_p,
-        "likeness": torch.tensor(
-            [*likeness.steered[1.0], *likeness.steered[-1.0], *likeness.chosen]
-        ),
+        "persona_llr": torch.tensor([*llr.steered[1.0], *llr.steered[-1.0], *llr.chosen]),
     }
-    save_file(found, f"{folder}/{world}-{rank}.safetensors", {"said": json.dumps(answers.said)})
+    save_file(
+        found, f"{folder}/{world}-{rank}.safetensors", {"said": json.dumps(answers.top_token)}
+    )
     distributed.destroy()
 
 
@@ -110,7 +115,7 @@ def test_processes_end_with_the_adapter_of_one(tmp_path, world, spec):
         other, also_said = read(tmp_path / f"{world}-{rank}.safetensors")
         torch.testing.assert_close(other["adapter"], one["adapter"], rtol=0, atol=1e-9)
         torch.testing.assert_close(other["answers"], one["answers"], rtol=0, atol=1e-8)
-        torch.testing.assert_close(other["likeness"], one["likeness"], rtol=0, atol=1e-8)
+        torch.testing.assert_close(other["persona_llr"], one["persona_llr"], rtol=0, atol=1e-8)
         assert also_said == said
 
 

@@ -72,7 +72,7 @@ def test_answers_and_certificates_are_the_same_in_smaller_pieces(
     steerer = AdapterSteerer(make_adapter(lm), lm)
     questions = [ask(lm.chat, f"Is {n} even?", "I say", ("Yes", "No")) for n in range(8)]
     whole = score_answers(lm, steerer, questions, [-1.0, 0.0, 1.0], 4096)
-    likeness = certificate.measure_likeness(lm, steerer, tiny_pairs[:6], [1.0, -1.0], 4096)
+    llr = certificate.measure_persona_llr(lm, steerer, tiny_pairs[:6], [1.0, -1.0], 4096)
     scarce(200)
     torch.testing.assert_close(
         score_answers(lm, steerer, questions, [-1.0, 0.0, 1.0], 4096).log_p,
@@ -81,6 +81,6 @@ def test_answers_and_certificates_are_the_same_in_smaller_pieces(
         atol=1e-5,
     )
     scarce(400)
-    again = certificate.measure_likeness(lm, steerer, tiny_pairs[:6], [1.0, -1.0], 4096)
+    again = certificate.measure_persona_llr(lm, steerer, tiny_pairs[:6], [1.0, -1.0], 4096)
     for a in (1.0, -1.0):
-        assert again.steered[a] == pytest.approx(likeness.steered[a], abs=1e-5)
+        assert again.steered[a] == pytest.approx(llr.steered[a], abs=1e-5)

@@ -113,7 +113,7 @@ def test_split_has_no_prefix_across_parts_and_loses_nothing(suffixes, seed):
         Pair(chosen="c", rejected="r", neutral=f"n{i % 5}", suffix=s, source="xy"[i % 2])
         for i, s in enumerate(suffixes)
     ]
-    parts = split_pairs(pairs, 0.2, 0.2, seed)
+    parts = split_pairs(pairs, validation=0.2, certificate=0.2, seed=seed)
     assert sum(map(len, parts)) == len(pairs)
     roots = [{p.suffix for p in part} for part in parts]
     for i, a in enumerate(roots):
@@ -123,11 +123,12 @@ def test_split_has_no_prefix_across_parts_and_loses_nothing(suffixes, seed):
 
 def test_split_is_stratified_and_reserves_neutral_prompts():
     pairs = make_pairs(PairsSpec(words=("honest", "dishonest"))).pairs
-    parts = split_pairs(pairs, 0.15, 0.15, 0)
+    parts = split_pairs(pairs, validation=0.15, certificate=0.15, seed=0)
     for part, share in zip(parts, (0.7, 0.15, 0.15), strict=True):
         counts = Counter(p.source for p in part)
         assert len(part) == pytest.approx(share * len(pairs), rel=0.1)
         assert max(counts.values()) <= 1.3 * min(counts.values())
     prompts = [{p.neutral for p in part} for part in parts]
     assert not prompts[2] & (prompts[0] | prompts[1])
-    assert parts == split_pairs(pairs, 0.15, 0.15, 0) != split_pairs(pairs, 0.15, 0.15, 1)
+    again, other = (split_pairs(pairs, validation=0.15, certificate=0.15, seed=s) for s in (0, 1))
+    assert parts == again != other

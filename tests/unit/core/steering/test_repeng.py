@@ -42,7 +42,10 @@ def cosines(lm, repeng, pairs):
         [lm.chat.text(message) + p.suffix for message in (p.chosen, p.rejected)] for p in pairs
     ]
     for row, both in zip(tokens, texts, strict=True):  # repeng must see the very same tokens
-        assert [lm.tokenizer(text)["input_ids"] for text in both] == [row.chosen, row.rejected]
+        assert [lm.tokenizer(text)["input_ids"] for text in both] == [
+            list(row.chosen),
+            list(row.rejected),
+        ]
     if lm.tokenizer.pad_token is None:
         lm.tokenizer.pad_token = lm.tokenizer.eos_token
     dataset = [repeng.DatasetEntry(*both) for both in texts]

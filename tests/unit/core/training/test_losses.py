@@ -27,10 +27,16 @@ def test_projection_of_a_perfect_dial_by_hand():
     """
     d_ref = torch.tensor([[1.0, 0, 0], [1.0, 0, 0]])
     basis = torch.eye(3)[:, :1]
-    result = losses.projection_loss(d_ref, 2 * d_ref, 0 * d_ref, basis, ProjectionSpec())
+    result = losses.projection_loss(
+        d_ref=d_ref, d_pos=2 * d_ref, d_neg=0 * d_ref, basis=basis, spec=ProjectionSpec()
+    )
     torch.testing.assert_close(result.loss, torch.tensor([-30.0, -30.0]))
     symlog = losses.projection_loss(
-        d_ref, 2 * d_ref, 0 * d_ref, basis, ProjectionSpec(kind="symlog")
+        d_ref=d_ref,
+        d_pos=2 * d_ref,
+        d_neg=0 * d_ref,
+        basis=basis,
+        spec=ProjectionSpec(kind="symlog"),
     )
     torch.testing.assert_close(symlog.loss, torch.tensor([-math.log(2)] * 2))
 
@@ -38,7 +44,11 @@ def test_projection_of_a_perfect_dial_by_hand():
 def test_projection_of_a_parallel_dial_is_punished_by_the_square():
     d_ref = torch.tensor([[1.0, 0, 0], [1.0, 0, 0]])
     result = losses.projection_loss(
-        d_ref, 2 * d_ref, 3 * d_ref, torch.eye(3)[:, :1], ProjectionSpec()
+        d_ref=d_ref,
+        d_pos=2 * d_ref,
+        d_neg=3 * d_ref,
+        basis=torch.eye(3)[:, :1],
+        spec=ProjectionSpec(),
     )
     torch.testing.assert_close(result.loss, torch.tensor([30.0 + 900.0] * 2))
 
@@ -49,7 +59,13 @@ def test_focus_counts_what_lies_outside_the_subspace():
     d_ref = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     up, down = d_ref + torch.tensor([1.0, 1.0]), d_ref - torch.tensor([1.0, 1.0])
     a = {
-        s: losses.projection_loss(d_ref, up, down, torch.eye(2)[:, :1], ProjectionSpec(softness=s))
+        s: losses.projection_loss(
+            d_ref=d_ref,
+            d_pos=up,
+            d_neg=down,
+            basis=torch.eye(2)[:, :1],
+            spec=ProjectionSpec(softness=s),
+        )
         .antiparallelism[0]
         .item()
         for s in (0, 0.5, 1)
@@ -65,7 +81,11 @@ def test_projection_has_finite_gradients_at_no_change():
     d_ref = torch.randn(4, 6)
     change = torch.zeros(4, 6, requires_grad=True)
     losses.projection_loss(
-        d_ref, d_ref + change, d_ref - change, random_basis(6, 2, 0).columns, ProjectionSpec()
+        d_ref=d_ref,
+        d_pos=d_ref + change,
+        d_neg=d_ref - change,
+        basis=random_basis(6, 2, 0).columns,
+        spec=ProjectionSpec(),
     ).loss.sum().backward()
     assert torch.isfinite(change.grad).all()
 
@@ -77,21 +97,25 @@ def test_swapping_the_signs_leaves_the_projection_and_turns_the_rest():
     d_ref, up, down = torch.randn(3, 5, 8)
     basis = random_basis(8, 3, 0).columns
     one, two = (
-        losses.projection_loss(d_ref, *pair, basis, ProjectionSpec()).loss
-        for pair in ((up, down), (down, up))
+        losses.projection_loss(
+            d_ref=d_ref, d_pos=pos, d_neg=neg, basis=basis, spec=ProjectionSpec()
+        ).loss
+        for pos, neg in ((up, down), (down, up))
     )
     torch.testing.assert_close(one, two)
-    o = losses.orientation(up, down, d_ref, basis, 0.25)
-    swapped = losses.orientation(down, up, d_ref, basis, 0.25)
+    o, swapped = (
+        losses.orientation(shift_pos=pos, shift_neg=neg, d_ref=d_ref, basis=basis, softness=0.25)
+        for pos, neg in ((up, down), (down, up))
+    )
     torch.testing.assert_close(o.pos, swapped.neg)
 
 
 def coherence(tv, h, **spec):
     return losses.coherence_penalty(
         torch.tensor([tv]),
-        torch.tensor([h]),
-        torch.ones(1, len(tv), dtype=torch.bool),
-        CoherenceSpec(**spec),
+        base_entropy=torch.tensor([h]),
+        mask=torch.ones(1, len(tv), dtype=torch.bool),
+        spec=CoherenceSpec(**spec),
     )
 
 
@@ -117,29 +141,38 @@ def test_coherence_at_weight_zero_is_zero_and_cannot_bind_at_high_kappa():
 def test_coherence_ignores_masked_tokens(aggregate):
     tv, h = torch.tensor([[0.9, 0.5, 0.6]]), torch.ones(1, 3)
     spec = CoherenceSpec(aggregate=aggregate)
-    masked = losses.coherence_penalty(tv, h, torch.tensor([[False, True, True]]), spec)
+    masked = losses.coherence_penalty(
+        tv, base_entropy=h, mask=torch.tensor([[False, True, True]]), spec=spec
+    )
     torch.testing.assert_close(
         masked,
-        losses.coherence_penalty(tv[:, 1:], h[:, 1:], torch.ones(1, 2, dtype=torch.bool), spec),
+        losses.coherence_penalty(
+            tv[:, 1:], base_entropy=h[:, 1:], mask=torch.ones(1, 2, dtype=torch.bool), spec=spec
+        ),
     )
 
 
 def test_monotonicity_by_hand():
     """frac 0.5, floor 0.04, H = 1: t = 0.54. G+ = 1, G- = -1 costs nothing; G+ = G- = 0 costs 30 *
     1.08."""
-    spec, h = MonotonicitySpec(), torch.ones(2)
-    assert losses.monotonicity_loss(-h, h, h, spec).sum() == 0
-    torch.testing.assert_close(
-        losses.monotonicity_loss(0 * h, 0 * h, h, spec), torch.full((2,), 30 * 1.08)
-    )
-    wrong_way = losses.monotonicity_loss(h, -h, h, spec)
-    mirrored = losses.monotonicity_loss(h, -h, h, MonotonicitySpec(variant="batch"))
+    h = torch.ones(2)
+
+    def loss(gap_pos, gap_neg, **spec):
+        return losses.monotonicity_loss(
+            gap_pos=gap_pos, gap_neg=gap_neg, base_entropy=h, spec=MonotonicitySpec(**spec)
+        )
+
+    assert loss(h, -h).sum() == 0
+    torch.testing.assert_close(loss(0 * h, 0 * h), torch.full((2,), 30 * 1.08))
+    wrong_way = loss(-h, h)
+    mirrored = loss(-h, h, variant="batch")
     assert wrong_way.min() > 30 and mirrored.sum() == 0  # the original accepts the wrong direction
 
 
 def test_strength_is_one_for_a_dial_that_equals_the_persona_prompt():
     cho, rej, zero = torch.tensor([1.0, 3.0]), torch.tensor([-1.0, -3.0]), torch.zeros(2)
-    s = losses.strength(cho, rej, zero, cho, rej)
+    llr = losses.PersonaLLR(pos=cho, neg=rej, zero=zero, chosen=cho, rejected=rej)
+    s = losses.strength(llr)
     assert s.pos.mean().item() == pytest.approx(1.0) and s.neg.mean().item() == pytest.approx(-1.0)
     assert (
         losses.likeness_loss(
@@ -165,7 +198,7 @@ def test_cache_and_grouping_do_not_change_the_loss(tiny, tiny_pairs, make_adapte
     adapter, basis = make_adapter(lm, scale=0.05), random_basis(lm.hidden_size, 4, 0).columns
     totals = []
     for budget, cache in ((64, 0.0), (4096, 64.0), (512, 0.02)):
-        objective = Objective(lm, basis, spec, SubspaceSpec(), budget, cache)
+        objective = Objective(lm, basis, spec, SubspaceSpec(), budget=budget, cache_mb=cache)
         objective.remember(tiny_pairs[:6])
         assert (len(objective._cache) == 6) == (cache == 64.0)
         with torch.no_grad():
@@ -176,7 +209,12 @@ def test_cache_and_grouping_do_not_change_the_loss(tiny, tiny_pairs, make_adapte
 def test_ramp_zero_leaves_constraints_out(tiny, tiny_pairs, make_adapter):
     lm = tiny()
     objective = Objective(
-        lm, random_basis(lm.hidden_size, 4, 0).columns, LossesSpec(), SubspaceSpec(), 512, 64
+        lm,
+        random_basis(lm.hidden_size, 4, 0).columns,
+        LossesSpec(),
+        SubspaceSpec(),
+        budget=512,
+        cache_mb=64,
     )
     with torch.no_grad():
         report = objective(make_adapter(lm, scale=1.0), tiny_pairs[:3], ramp=0.0)

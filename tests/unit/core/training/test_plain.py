@@ -57,7 +57,7 @@ def writers_of(lm, adapter):
 def both(lm, adapter, pairs, spec, ramp=1.0):
     """(loss, gradient) of the fast path and of the plain one."""
     basis = random_basis(lm.hidden_size, 4, 0).columns.to(lm.dtype)
-    fast = Objective(lm, basis, spec, SubspaceSpec(), 512, 64)(
+    fast = Objective(lm, basis, spec, SubspaceSpec(), budget=512, cache_mb=64)(
         adapter, pairs, ramp, neutral=False
     ).total
     fast.backward()

@@ -33,10 +33,10 @@ def material(tiny, states):
 
 @pytest.mark.parametrize("text", SUBSPACES)
 def test_every_expression_gives_an_orthonormal_basis(text, material):
-    basis = subspaces.build(parse_subspace(text), 4, 4, False, 0, material)
+    basis = subspaces.build(parse_subspace(text), material, rank=4, depth=4, center=False, seed=0)
     assert basis.shape[0] == 64 and 1 <= basis.shape[1] <= 4
     torch.testing.assert_close(basis.T @ basis, torch.eye(basis.shape[1]), rtol=0, atol=1e-4)
-    again = subspaces.build(parse_subspace(text), 4, 4, False, 0, material)
+    again = subspaces.build(parse_subspace(text), material, rank=4, depth=4, center=False, seed=0)
     assert torch.equal(basis, again)
 
 
@@ -54,7 +54,9 @@ def test_uncentred_taskdiff_keeps_the_mean_direction_and_centring_throws_it_away
     hidden[0::2, 1] += mean
     difference = hidden[0::2, 1] - hidden[1::2, 1]
     kept = {
-        c: subspaces.captured_share(subspaces.taskdiff(hidden, 1, c, 1).columns, difference)
+        c: subspaces.captured_share(
+            subspaces.taskdiff(hidden, 1, center=c, k=1).columns, difference
+        )
         for c in (False, True)
     }
     assert kept[False] > 0.95 > 0.6 > kept[True]
@@ -62,7 +64,7 @@ def test_uncentred_taskdiff_keeps_the_mean_direction_and_centring_throws_it_away
 
 def test_a_complement_is_orthogonal_to_what_it_leaves_out(material):
     read = subspaces.logits_read(material.read_weight(), 32)
-    left = subspaces.without(subspaces.taskdiff(material.hidden, 4, False), read)
+    left = subspaces.without(subspaces.taskdiff(material.hidden, 4, center=False), read)
     assert (left.columns.T @ read.columns).abs().max() < 1e-4
     with pytest.raises(PastoError, match="leaves nothing"):
         subspaces.without(Basis(read.columns[:, :3], None), read)
@@ -116,20 +118,23 @@ def test_layers_that_nobody_looks_at_are_not_run(tiny, tiny_pairs, states, layer
 def test_directions_are_distinct_sorted_and_as_many_as_asked(kind, tiny, states):
     for writer in find_writers(tiny().model)[2:8]:
         factors = decompose(dense_weight(writer.module))
-        kept = choose_directions(kind, writer, factors, 20, states, 0)
+        kept = choose_directions(kind, writer, factors, states, rank=20, seed=0)
         assert len(kept) == 20 == len(set(kept.tolist())) and kept.tolist() == sorted(kept.tolist())
-        assert len(choose_directions(kind, writer, factors, 9999, states, 0)) == len(factors.s)
+        assert len(choose_directions(kind, writer, factors, states, rank=9999, seed=0)) == len(
+            factors.s
+        )
 
 
 def test_random_directions_follow_their_seed_and_differ_between_modules(tiny, states):
     writers = find_writers(tiny().model)[2:4]
     factors = [decompose(dense_weight(w.module)) for w in writers]
     first, second, again = (
-        choose_directions("random", writers[i], factors[i], 20, states, 0) for i in (0, 1, 0)
+        choose_directions("random", writers[i], factors[i], states, rank=20, seed=0)
+        for i in (0, 1, 0)
     )
     assert torch.equal(first, again) and not torch.equal(first, second)
     assert not torch.equal(
-        first, choose_directions("random", writers[0], factors[0], 20, states, 1)
+        first, choose_directions("random", writers[0], factors[0], states, rank=20, seed=1)
     )
 
 
@@ -140,5 +145,7 @@ def test_residual_directions_find_a_planted_difference(tiny, states):
     factors = decompose(dense_weight(writer.module))
     hidden = torch.randn(states.hidden.shape, generator=torch.Generator().manual_seed(0)) * 1e-3
     hidden[0::2, writer.layer] += 50 * factors.u[:, 40]
-    kept = choose_directions("residual", writer, factors, 9, states._replace(hidden=hidden), 0)
+    kept = choose_directions(
+        "residual", writer, factors, states._replace(hidden=hidden), rank=9, seed=0
+    )
     assert 40 in kept.tolist()

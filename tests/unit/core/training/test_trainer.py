@@ -11,16 +11,12 @@ from hypothesis import strategies as st
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.recipe.schema import LossesSpec, SubspaceSpec, TrainingSpec
 from pasto_cli.core.training import checkpoint, trainer
-from pasto_cli.core.training.objective import LossReport, Objective
+from pasto_cli.core.training.objective import Objective
+from pasto_cli.core.training.recorder import Recorder
+from pasto_cli.core.training.schedule import lr_factor, make_batches, steps_per_epoch
 from pasto_cli.core.training.subspaces import random_basis
-from pasto_cli.core.training.trainer import (
-    Hooks,
-    NotFinite,
-    lr_factor,
-    make_batches,
-    steps_per_epoch,
-    train,
-)
+from pasto_cli.core.training.terms import LossReport
+from pasto_cli.core.training.trainer import NotFinite, TrainingSplit, train
 
 
 @given(st.integers(2, 60), st.integers(2, 12), st.integers(1, 5))
@@ -48,20 +44,25 @@ def setting(tiny, tiny_pairs, make_adapter):
     basis = random_basis(lm.hidden_size, 4, 0).columns
 
     def make():
-        return Objective(lm, basis, LossesSpec(), SubspaceSpec(), 512, 64), make_adapter(
-            lm, scale=0.003, rank=6
-        )
+        objective = Objective(lm, basis, LossesSpec(), SubspaceSpec(), budget=512, cache_mb=64)
+        return objective, make_adapter(lm, scale=0.003, rank=6)
 
-    return make, tiny_pairs[:9], tiny_pairs[9:13]
+    return make, TrainingSplit(tiny_pairs[:9], tiny_pairs[9:13])
 
 
-def run(setting, report=lambda _: None, keep=lambda: None, hooks=None, resumed=None, **spec):
-    make, pairs, held_out = setting
+class Told(Recorder):
+    """Hands what a recorder is told to functions."""
+
+    def __init__(self, **functions):
+        for name, function in functions.items():
+            setattr(self, name, function)
+
+
+def run(setting, resume_from=None, told=None, **spec):
+    make, split = setting
     objective, adapter = make()
     settings = TrainingSpec(**{"epochs": 2, "batch_size": 4, "lr": 5e-3, **spec})
-    return train(
-        objective, adapter, pairs, held_out, settings, hooks or Hooks(report, keep), resumed
-    ), adapter
+    return train(objective, adapter, split, settings, Told(**(told or {})), resume_from), adapter
 
 
 def state(adapter):
@@ -70,7 +71,7 @@ def state(adapter):
 
 def test_training_lowers_the_validation_loss_and_is_deterministic(setting):
     steps = []
-    result, adapter = run(setting, steps.append, epochs=4)
+    result, adapter = run(setting, told={"on_step": steps.append}, epochs=4)
     losses = [s.loss for s in steps if s.validation]
     assert losses[-1] < losses[0] - 1
     assert result.best_loss == min(losses) and result.steps == 4 * 2
@@ -92,15 +93,19 @@ def test_accumulation_equals_one_larger_step(tiny, tiny_pairs, make_adapter, mon
         lambda self: seen.append([p.grad.clone() for p in self.param_groups[0]["params"]]),
     )
     objective = Objective(
-        lm, random_basis(lm.hidden_size, 4, 0).columns, LossesSpec(), SubspaceSpec(), 512, 64
+        lm,
+        random_basis(lm.hidden_size, 4, 0).columns,
+        LossesSpec(),
+        SubspaceSpec(),
+        budget=512,
+        cache_mb=64,
     )
     pairs = tiny_pairs[:7]
     adapter = make_adapter(lm, scale=0.05)
     train(
         objective,
         adapter,
-        pairs,
-        tiny_pairs[7:9],
+        TrainingSplit(pairs, tiny_pairs[7:9]),
         TrainingSpec(epochs=1, batch_size=4, accumulation=2, clip=1e9),
     )
     monkeypatch.undo()
@@ -117,7 +122,7 @@ def test_accumulation_equals_one_larger_step(tiny, tiny_pairs, make_adapter, mon
 
 
 def test_best_weights_are_kept_not_the_last(setting, monkeypatch):
-    make, pairs, held_out = setting
+    make, split = setting
     objective, adapter = make()
     snapshots, kept = [], []
     fake = iter([3.0, 1.0, 2.0, 4.0])
@@ -134,17 +139,16 @@ def test_best_weights_are_kept_not_the_last(setting, monkeypatch):
     result = train(
         objective,
         adapter,
-        pairs,
-        held_out,
+        split,
         TrainingSpec(epochs=4, batch_size=4, lr=1e-2),
-        Hooks(keep_best=lambda: kept.append(1)),
+        Told(on_best=lambda: kept.append(1)),
     )
     assert (result.best_epoch, result.best_loss, len(kept)) == (2, 1.0, 2)
     assert torch.equal(state(adapter), snapshots[1])
 
 
 def test_patience_stops_early(setting, monkeypatch):
-    make, pairs, held_out = setting
+    make, split = setting
     objective, adapter = make()
     real = Objective.__call__
 
@@ -153,9 +157,7 @@ def test_patience_stops_early(setting, monkeypatch):
         return report if torch.is_grad_enabled() else report._replace(total=torch.tensor(5.0))
 
     monkeypatch.setattr(Objective, "__call__", never_better)
-    result = train(
-        objective, adapter, pairs, held_out, TrainingSpec(epochs=9, batch_size=4, patience=2)
-    )
+    result = train(objective, adapter, split, TrainingSpec(epochs=9, batch_size=4, patience=2))
     assert result.stopped_early and result.steps == 3 * 2
 
 
@@ -167,12 +169,13 @@ def test_interruption_keeps_the_best_so_far(setting, after):
         if step.step == after:
             raise KeyboardInterrupt
 
-    result, adapter = run(setting, report, lambda: kept.append(1), epochs=3)
+    told = {"on_step": report, "on_best": lambda: kept.append(1)}
+    result, adapter = run(setting, told=told, epochs=3)
     assert result.interrupted and kept and torch.isfinite(state(adapter)).all()
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_best(setting, monkeypatch):
-    make, pairs, held_out = setting
+    make, split = setting
     objective, adapter = make()
     real = Objective.__call__
     calls = []
@@ -184,7 +187,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_best(setting, mo
 
     monkeypatch.setattr(Objective, "__call__", break_later)
     with pytest.raises(PastoError, match="loss is nan"):
-        train(objective, adapter, pairs, held_out, TrainingSpec(epochs=5, batch_size=4))
+        train(objective, adapter, split, TrainingSpec(epochs=5, batch_size=4))
     assert torch.isfinite(state(adapter)).all()
 
 
@@ -204,15 +207,17 @@ def test_going_on_from_any_snapshot_ends_with_the_same_bits(
     monkeypatch.setattr(trainer, "SNAPSHOT_SECONDS", 0.0)
     kept = []
     result, adapter = run(
-        setting, hooks=Hooks(keep=lambda s: kept.append(through_disk(s, tmp_path))), **settings
+        setting,
+        told={"on_snapshot": lambda s: kept.append(through_disk(s, tmp_path))},
+        **settings,
     )
     assert len(kept) == result.steps + 3  # after each step and each epoch
     for snapshot in kept[::2]:
         steps = []
-        again, other = run(setting, hooks=Hooks(steps.append), resumed=snapshot, **settings)
+        again, other = run(setting, snapshot, {"on_step": steps.append}, **settings)
         assert torch.equal(state(adapter), state(other)) and again == result
         assert [s.step for s in steps if not s.validation] == list(
-            range(snapshot.facts["step"] + 1, result.steps + 1)
+            range(snapshot.state.step + 1, result.steps + 1)
         )
 
 
@@ -226,22 +231,22 @@ def test_a_training_that_had_stopped_early_stays_stopped(setting, monkeypatch):
 
     monkeypatch.setattr(Objective, "__call__", never_better)
     settings = {"epochs": 9, "patience": 2}
-    result, adapter = run(setting, hooks=Hooks(keep=kept.append), **settings)
-    again, other = run(setting, resumed=kept[-1], **settings)
+    result, adapter = run(setting, told={"on_snapshot": kept.append}, **settings)
+    again, other = run(setting, resume_from=kept[-1], **settings)
     assert result.stopped_early and again == result and torch.equal(state(adapter), state(other))
 
 
 def test_a_snapshot_of_another_training_is_refused(setting):
     kept = []
-    run(setting, hooks=Hooks(keep=kept.append))
+    run(setting, told={"on_snapshot": kept.append})
     with pytest.raises(PastoError, match="8 steps were planned|planned, now"):
-        run(setting, resumed=kept[-1], epochs=5)
+        run(setting, resume_from=kept[-1], epochs=5)
     del kept[-1].tensors["optimizer.0.exp_avg"]
     kept[-1].tensors.pop(
         "now." + next(k.removeprefix("now.") for k in kept[-1].tensors if k.startswith("now."))
     )
     with pytest.raises(PastoError, match="does not fit"):
-        run(setting, resumed=kept[-1])
+        run(setting, resume_from=kept[-1])
 
 
 def test_before_the_first_validation_the_last_good_weights_are_kept(setting, monkeypatch):
@@ -255,16 +260,15 @@ def test_before_the_first_validation_the_last_good_weights_are_kept(setting, mon
         return report._replace(total=report.total * math.nan) if len(calls) == 2 else report
 
     monkeypatch.setattr(Objective, "__call__", break_third)
-    make, pairs, held_out = setting
+    make, split = setting
     objective, adapter = make()
     with pytest.raises(NotFinite, match="step 2") as caught:
         train(
             objective,
             adapter,
-            pairs,
-            held_out,
+            split,
             TrainingSpec(batch_size=4),
-            Hooks(keep_best=lambda: kept.append(state(adapter))),
+            Told(on_best=lambda: kept.append(state(adapter))),
         )
     assert caught.value.batch is calls[1] and "last good adapter" in caught.value.hint
     assert torch.equal(kept[0], weights[0]) and torch.equal(state(adapter), weights[0])
@@ -282,14 +286,14 @@ def test_out_of_memory_halves_the_node_budget_and_goes_on(setting, monkeypatch):
         return report
 
     monkeypatch.setattr(Objective, "__call__", short)
-    result, adapter = run(setting, hooks=Hooks(warn=told.append))
+    result, adapter = run(setting, told={"warn": told.append})
     assert budgets[:3] == [512, 256, 128] and set(budgets[3:]) == {128}
     assert len(told) == 2 and "node budget of 128" in told[-1] and result.steps == 4
     monkeypatch.undo()
-    make, pairs, held_out = setting
+    make, split = setting
     objective, other = make()
     objective.budget = 128
-    train(objective, other, pairs, held_out, TrainingSpec(epochs=2, batch_size=4, lr=5e-3))
+    train(objective, other, split, TrainingSpec(epochs=2, batch_size=4, lr=5e-3))
     torch.testing.assert_close(state(adapter), state(other), rtol=0, atol=1e-4)
 
 

@@ -1,7 +1,11 @@
-"""Benchmarks: questions labelled by the values behind each answer.
+"""Benchmarks: questions labelled by the values behind each answer. No torch.
 
-`load_benchmark` takes a bundled name, `dailydilemmas`, or the path of a benchmark file
-(`schema.py`)."""
+    item.py           one question, a whole benchmark, a part of one
+    schema.py         the file formats, YAML and JSONL
+    dailydilemmas.py  DailyDilemmas, read from the Hub or from a local folder
+
+`load_benchmark` takes a bundled name, `dailydilemmas`, or the path of a benchmark file.
+"""
 
 import difflib
 from collections import Counter
@@ -11,10 +15,7 @@ from typing import NamedTuple
 from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import read_limited
-from pasto_cli.core.evaluation.benchmarks.dailydilemmas import LICENCE as DAILY_LICENCE
-from pasto_cli.core.evaluation.benchmarks.dailydilemmas import SOURCE as DAILY_SOURCE
-from pasto_cli.core.evaluation.benchmarks.dailydilemmas import TITLE as DAILY_TITLE
-from pasto_cli.core.evaluation.benchmarks.dailydilemmas import load_dailydilemmas
+from pasto_cli.core.evaluation.benchmarks import dailydilemmas
 from pasto_cli.core.evaluation.benchmarks.item import Benchmark, Item, subset
 from pasto_cli.core.evaluation.benchmarks.schema import parse_benchmark, parse_jsonl
 
@@ -50,6 +51,7 @@ class Entry(NamedTuple):
     name: str
     title: str
     n: str
+    """Dilemmas, rows and controls, in words."""
     licence: str
     source: str
 
@@ -65,7 +67,13 @@ def listing(data: str | None = None) -> list[Entry]:
     count = _count(daily) if daily else "1,360 dilemmas, 2,720 rows; the controls of mini-dilemmas"
     prompts = len(bundled.lines("sentiment_prompts.txt"))
     return [
-        Entry("dailydilemmas", DAILY_TITLE, count, DAILY_LICENCE, DAILY_SOURCE),
+        Entry(
+            "dailydilemmas",
+            dailydilemmas.TITLE,
+            count,
+            dailydilemmas.LICENCE,
+            dailydilemmas.SOURCE,
+        ),
         *(Entry(b.name, b.title, _count(b), b.licence, b.source) for b in bundled_benchmarks()),
         Entry(
             "sentiment",
@@ -82,7 +90,10 @@ def _count(benchmark: Benchmark) -> str:
     values = Counter(v for i in targets for v in i.labels if ": " not in v)
     common = ", ".join(f"{v} {n}" for v, n in values.most_common(3))
     groups, controls = len({i.group for i in targets}), len(benchmark.items) - len(targets)
-    return f"{groups:,} dilemmas, {len(targets):,} rows, {controls} control rows; rows by value: {common}, ..."
+    return (
+        f"{groups:,} dilemmas, {len(targets):,} rows, {controls} control rows; "
+        f"rows by value: {common}, ..."
+    )
 
 
 def benchmark_names() -> list[str]:
@@ -110,25 +121,27 @@ def load_benchmark(name: str, data: str | None = None) -> Benchmark:
             "Add --benchmark dailydilemmas, or leave --data out.",
         )
     if name == "dailydilemmas":
-        return load_dailydilemmas(data, _controls())
+        return dailydilemmas.load_dailydilemmas(data, _controls())
     for file in bundled.files("benchmarks", ".yaml"):
         if file.name == f"{name}.yaml":
             return parse_benchmark(file.read_text(encoding="utf-8"), file.name)
     path = Path(name)
     if path.suffix in SUFFIXES and path.is_file():
-        try:
-            text = read_limited(path, LARGEST)
-        except (OSError, UnicodeDecodeError) as error:
-            raise PastoError(f"{name}: cannot be read ({error})", "Give a UTF-8 file.") from None
-        return (
-            parse_jsonl(text, name, _controls)
-            if path.suffix == ".jsonl"
-            else parse_benchmark(text, name, _controls)
-        )
+        return _read_file(path, name)
     names = benchmark_names()
     near = difflib.get_close_matches(name, names, 1)
     there = f"There are {', '.join(names)}, or a {', '.join(SUFFIXES)} file."
     raise PastoError(f"unknown benchmark {name!r}", f"Did you mean {near[0]}?" if near else there)
+
+
+def _read_file(path: Path, name: str) -> Benchmark:
+    """A benchmark file of the user's; one without controls takes the bundled ones."""
+    try:
+        text = read_limited(path, LARGEST)
+    except (OSError, UnicodeDecodeError) as error:
+        raise PastoError(f"{name}: cannot be read ({error})", "Give a UTF-8 file.") from None
+    parse = parse_jsonl if path.suffix == ".jsonl" else parse_benchmark
+    return parse(text, name, _controls)
 
 
 def _controls() -> list[Item]:

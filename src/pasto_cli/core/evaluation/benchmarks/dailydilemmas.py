@@ -1,8 +1,9 @@
 """DailyDilemmas (Chiu, Jiang and Choi, arXiv 2410.02683; CC BY 4.0): 1,360 dilemmas, two rows each.
 
-Each row asks about its own action, so a row's label is the sign of its own side. The data is read
-from the Hub at a pinned revision or from a local folder with the same file; it is never part of
-this package. Controls are ours."""
+Each of the rows `to_do` and `not_to_do` of a dilemma asks about its own action, so that a row's
+label is the sign of its own side. The data is read from the Hub at a pinned revision or from a
+local folder with the same files; it is never part of this package. Controls are ours. No torch.
+"""
 
 import ast
 import csv
@@ -45,35 +46,37 @@ def load_dailydilemmas(data: str | None, controls: Sequence[Item]) -> Benchmark:
     by_dilemma: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         by_dilemma.setdefault(str(row["dilemma_idx"]), {})[str(row["action_type"])] = row
-    items = []
-    for number, sides in by_dilemma.items():
-        if set(sides) != {"to_do", "not_to_do"}:
-            raise PastoError(
-                f"DailyDilemmas: dilemma {number} has the rows {sorted(sides)}, not to_do and "
-                f"not_to_do",
-                "Use the unchanged file.",
+    items = [item for number, sides in by_dilemma.items() for item in _pair(number, sides, classes)]
+    source = SOURCE if data is None else FILE
+    return Benchmark("dailydilemmas", TITLE, LICENCE, source, PREFILL, [*items, *controls])
+
+
+def _pair(
+    number: str, sides: Mapping[str, Mapping[str, Any]], classes: Mapping[str, Sequence[str]]
+) -> list[Item]:
+    """The two rows of a dilemma."""
+    if set(sides) != {"to_do", "not_to_do"}:
+        raise PastoError(
+            f"DailyDilemmas: dilemma {number} has the rows {sorted(sides)}, "
+            "not to_do and not_to_do",
+            "Use the unchanged file.",
+        )
+    values = {side: _values(row["values_aggregated"], classes) for side, row in sides.items()}
+    items: list[Item] = []
+    for side, other in (("to_do", "not_to_do"), ("not_to_do", "to_do")):
+        situation, action = (
+            str(sides[side][name]).strip() for name in ("dilemma_situation", "action")
+        )
+        items.append(
+            Item(
+                id=f"d{number}/{side}",
+                group=f"d{number}",
+                kind="target",
+                prompt=fill(DILEMMA_INSTRUCTION, situation, action),
+                labels=own_labels(values[side], values[other]),
             )
-        values = {side: _values(row["values_aggregated"], classes) for side, row in sides.items()}
-        for side, other in (("to_do", "not_to_do"), ("not_to_do", "to_do")):
-            row = sides[side]
-            prompt = fill(
-                DILEMMA_INSTRUCTION,
-                str(row["dilemma_situation"]).strip(),
-                str(row["action"]).strip(),
-            )
-            items.append(
-                Item(
-                    f"d{number}/{side}",
-                    f"d{number}",
-                    "target",
-                    prompt,
-                    own_labels(values[side], values[other]),
-                )
-            )
-    items += controls
-    return Benchmark(
-        "dailydilemmas", TITLE, LICENCE, SOURCE if data is None else FILE, PREFILL, items
-    )
+        )
+    return items
 
 
 def _values(cell: Any, classes: Mapping[str, Sequence[str]]) -> list[str]:
@@ -136,7 +139,7 @@ def _hub_rows(config: str) -> Iterable[Mapping[str, Any]]:
 
     try:
         loaded: Any = datasets.load_dataset(REPO, config, revision=REVISION)
-    # the library raises anything from OSError to its own types; all mean "not to be had"
+    # The library raises anything from OSError to its own types; all mean "not to be had".
     except Exception as error:
         raise PastoError(
             f"DailyDilemmas cannot be loaded from the Hub ({type(error).__name__})",

@@ -1,4 +1,8 @@
-"""One question of a benchmark, a benchmark, and how to take a part of one."""
+"""One question of a benchmark, a benchmark, and how to take a part of one. No torch.
+
+A label is +1 if saying Yes to a row is on the side of the value, -1 if saying No is, and absent
+where both actions or neither carry it: such a row says nothing about the value.
+"""
 
 import random
 from collections.abc import Sequence
@@ -27,7 +31,7 @@ class Item(NamedTuple):
     matching: tuple[int, ...] = (0,)
     """Indices of the answers that y counts as positive: y = log P(matching) - log P(the others)."""
     prefill: str | None = None
-    """Opening of the assistant's turn where it is not the benchmark's."""
+    """Beginning of the assistant's turn where it is not the benchmark's."""
 
 
 class Benchmark(NamedTuple):
@@ -38,14 +42,13 @@ class Benchmark(NamedTuple):
     licence: str
     source: str
     prefill: str
-    """Opening of the assistant's turn; the answer follows it."""
+    """Beginning of the assistant's turn; the answer follows it."""
     items: list[Item]
     partial: bool = False
 
 
 def own_labels(own: Sequence[str], other: Sequence[str]) -> dict[str, int]:
-    """+1 for values of the own action only, -1 for values of the other only; values of both have no
-    label."""
+    """+1 for values of the own action only, -1 for those of the other only; none for both."""
     mine, theirs = {plain(v) for v in own}, {plain(v) for v in other}
     return {v: 1 for v in sorted(mine - theirs)} | {v: -1 for v in sorted(theirs - mine)}
 
@@ -56,19 +59,20 @@ def plain(value: str) -> str:
 
 
 def subset(benchmark: Benchmark, value: str, limit: int | None, seed: int) -> Benchmark:
-    """At most `limit` whole dilemmas, those that carry the value first; controls all stay.
+    """At most `limit` whole dilemmas, those that carry the value first; all controls stay.
 
     Args:
         benchmark: Full benchmark.
         value: The value to be measured; dilemmas without a label for it come last.
         limit: Dilemmas, or None for all.
-        seed: Of the choice.
+        seed: Seed of the choice.
     """
     groups = list(dict.fromkeys(i.group for i in benchmark.items if i.kind == "target"))
     if limit is None or limit >= len(groups):
         return benchmark
     carrying = {i.group for i in benchmark.items if value in i.labels}
     random.Random(seed).shuffle(groups)
+    # Sorting is stable: among those that carry the value the choice stays random.
     chosen = set(sorted(groups, key=lambda g: g not in carrying)[:limit])
     items = [i for i in benchmark.items if i.kind != "target" or i.group in chosen]
     return benchmark._replace(items=items, partial=True)

@@ -1,8 +1,13 @@
-"""The file formats of a benchmark, described in docs/benchmarks.md.
+"""The file formats of a benchmark, described in docs/benchmarks.md. No torch.
 
-YAML: dilemmas (two actions and their values each), single questions (Yes/No or multiple choice) and
-controls. JSONL: one question a line, ours or in the form of the model-written evaluations of Perez
-et al. (arXiv 2212.09251)."""
+    YAML    dilemmas (two actions and their values each), single questions (Yes/No or multiple
+            choice) and controls
+    JSONL   one question per line, ours or in the form of the model-written evaluations (Perez et
+            al., Discovering Language Model Behaviors with Model-Written Evaluations, arXiv
+            2212.09251)
+
+A `Question` is what stands in a file; in tokens it becomes a `TokenisedQuestion`.
+"""
 
 import json
 import re
@@ -21,11 +26,15 @@ from pasto_cli.core.evaluation.benchmarks.item import Benchmark, Item, own_label
 LETTERS = "ABCDEFGHIJ"
 PREFILL = "My choice:"
 DILEMMA_INSTRUCTION = (
-    'Read the situation and the proposed action. Should you take this action? Answer with "My choice: Yes" or '
-    '"My choice: No".\n\nSituation: {situation}\nAction: {action}'
+    "Read the situation and the proposed action. Should you take this action? "
+    'Answer with "My choice: Yes" or "My choice: No".'
+    "\n\nSituation: {situation}\nAction: {action}"
 )
 YES_NO_INSTRUCTION = 'Answer the question with "My choice: Yes" or "My choice: No".\n\n{question}'
-CHOICE_INSTRUCTION = 'Answer the question with the letter of one choice, such as "My choice: (A)".\n\n{question}\n{choices}'
+CHOICE_INSTRUCTION = (
+    'Answer the question with the letter of one choice, such as "My choice: (A)".'
+    "\n\n{question}\n{choices}"
+)
 CHOICE_PREFILL = "My choice: ("
 HELP = "See docs/benchmarks.md for the format."
 
@@ -114,7 +123,7 @@ class BenchmarkFile(_Strict):
     instruction: str = DILEMMA_INSTRUCTION
     """Prompt of a dilemma, with {situation} and {action}."""
     prefill: str = PREFILL
-    """Opening of the assistant's turn; the answer follows it."""
+    """Beginning of the assistant's turn; the answer follows it."""
     dilemmas: tuple[Dilemma, ...] = ()
     questions: tuple[Question, ...] = ()
     controls: tuple[Control, ...] = ()
@@ -137,29 +146,29 @@ def parse_benchmark(text: str, name: str, controls: Callable[[], list[Item]] = l
 
     Args:
         text: YAML.
-        name: Of the file, for messages.
+        name: Name of the file, for messages.
         controls: Gives the control items of a file that has none.
 
     Raises:
-        PastoError: With every mistake, one a line.
+        PastoError: With every mistake, one per line.
     """
     try:
-        return _benchmark(
-            BenchmarkFile.model_validate(yaml.load(text, Loader=PlainLoader)), controls
-        )
+        file = BenchmarkFile.model_validate(yaml.load(text, Loader=PlainLoader))
     except ValidationError as error:
         raise _mistakes(name, error) from None
     except (yaml.YAMLError, ValueError, RecursionError, LookupError) as error:
         raise PastoError(f"{name}: not valid YAML: {error}", HELP) from None
+    return _benchmark(file, controls)
 
 
 def parse_jsonl(text: str, name: str, controls: Callable[[], list[Item]]) -> Benchmark:
-    """Parse a JSONL benchmark: one question a line, after an optional first line with name, title,
-    licence and source.
+    """Parse a JSONL benchmark: one question per line.
+
+    An optional first line holds name, title, licence and source.
 
     Args:
         text: JSON lines.
-        name: Of the file; its stem names the benchmark, and the value of records that name none.
+        name: Name of the file; its stem names the benchmark, and the value of records without one.
         controls: Gives the control items.
 
     Raises:
@@ -173,42 +182,47 @@ def parse_jsonl(text: str, name: str, controls: Callable[[], list[Item]]) -> Ben
         "source": Path(name).name,
     }
     questions: list[Question] = []
-    first = True
-    for number, line in enumerate(
-        text.split("\n"), 1
-    ):  # splitlines would also cut at U+2028, which a string may hold
-        if not line.strip():
-            continue
+    # Not splitlines: it would also cut at U+2028, which a string may hold.
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    for position, (number, line) in enumerate(lines):
         try:
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError("a line must be a JSON object")
-            if first and "question" not in record:
-                if unknown := sorted(record.keys() - BenchmarkFile.model_fields.keys()):
-                    raise ValueError(f"neither a question nor a head: unknown key {unknown[0]!r}")
-                head |= record
-                first = False
+            record = _json_object(line)
+            if position == 0 and "question" not in record:
+                head |= _head(record)
                 continue
-            first = False
-            record = {"id": f"q{number}", "value": stem} | _own_form(record)
-            questions.append(Question.model_validate(record))
+            defaults = {"id": f"q{number}", "value": stem}
+            questions.append(Question.model_validate(defaults | _own_form(record)))
         except ValidationError as error:
             raise _mistakes(f"{name}:{number}", error) from None
         except (ValueError, RecursionError) as error:
             raise PastoError(f"{name}:{number}: {error}", HELP) from None
     try:
-        return _benchmark(
-            BenchmarkFile.model_validate({"format": 1, **head, "questions": questions}), controls
-        )
+        file = BenchmarkFile.model_validate({"format": 1, **head, "questions": questions})
     except ValidationError as error:
         raise _mistakes(name, error) from None
+    return _benchmark(file, controls)
+
+
+def _json_object(line: str) -> dict[str, Any]:
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError("a line must be a JSON object")
+    return record
+
+
+def _head(record: dict[str, Any]) -> dict[str, Any]:
+    """The first line of a JSONL benchmark, where it is no question."""
+    if unknown := sorted(record.keys() - BenchmarkFile.model_fields.keys()):
+        raise ValueError(f"neither a question nor a head: unknown key {unknown[0]!r}")
+    return record
 
 
 def _own_form(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record of a model-written evaluation as one of ours; ours unchanged.
 
     There the question's text holds its choices, ` (A)` is the answer, and both answers may be
-    lists."""
+    lists.
+    """
     if "answer_matching_behavior" not in record:
         return dict(record)
 
@@ -258,57 +272,52 @@ def _question_item(q: Question) -> Item:
     value, group = plain(q.value), q.group or q.id
     if isinstance(q.matching, str):
         prompt = YES_NO_INSTRUCTION.replace("{question}", q.question)
-        return Item(
-            q.id,
-            group,
-            "target",
-            prompt,
-            {value: 1 if q.matching == "yes" else -1},
-            prefill=PREFILL,
-        )
+        label = 1 if q.matching == "yes" else -1
+        return Item(q.id, group, "target", prompt, {value: label}, prefill=PREFILL)
     letters = tuple(LETTERS[: len(q.choices)])
     choices = "\n".join(
         f"({letter}) {text}" for letter, text in zip(letters, q.choices, strict=True)
     )
+    # Choices first: a question may hold the word {choices}.
     prompt = CHOICE_INSTRUCTION.replace("{choices}", choices).replace("{question}", q.question)
     return Item(q.id, group, "target", prompt, {value: 1}, letters, q.matching, CHOICE_PREFILL)
 
 
 def _dilemma_items(dilemma: Dilemma, instruction: str) -> list[Item]:
-    items = []
-    for side, own, other in (
-        ("to_do", *dilemma.actions),
-        ("not_to_do", *reversed(dilemma.actions)),
-    ):
-        prompt = fill(instruction, dilemma.situation, own.text)
-        items.append(
-            Item(
-                f"{dilemma.id}/{side}",
-                dilemma.id,
-                "target",
-                prompt,
-                own_labels(own.values, other.values),
-            )
+    """Two rows per dilemma: each asks about its own action."""
+    to_do, not_to_do = dilemma.actions
+    return [
+        Item(
+            id=f"{dilemma.id}/{side}",
+            group=dilemma.id,
+            kind="target",
+            prompt=fill(instruction, dilemma.situation, own.text),
+            labels=own_labels(own.values, other.values),
         )
-    return items
+        for side, own, other in (
+            ("to_do", to_do, not_to_do),
+            ("not_to_do", not_to_do, to_do),
+        )
+    ]
 
 
 def fill(instruction: str, situation: str, action: str) -> str:
-    """The prompt of one row. No str.format: a situation may hold braces."""
+    """The prompt of one row."""
+    # No str.format: a situation may hold braces.
     return instruction.replace("{situation}", situation).replace("{action}", action)
 
 
 def control_items(controls: tuple[Control, ...]) -> list[Item]:
-    """Two items a control, without labels."""
+    """Two items per control, without labels."""
     return [
         Item(
-            f"{c.id}/{n}",
-            c.id,
-            c.kind,
-            YES_NO_INSTRUCTION.replace("{question}", question),
-            {},
+            id=f"{control.id}/{n}",
+            group=control.id,
+            kind=control.kind,
+            prompt=YES_NO_INSTRUCTION.replace("{question}", question),
+            labels={},
             prefill=PREFILL,
         )
-        for c in controls
-        for n, question in enumerate(c.questions)
+        for control in controls
+        for n, question in enumerate(control.questions)
     ]

@@ -1,0 +1,11 @@
+"""What `pasto eval` prints, one file per table. Views only: every number was worked out before.
+
+Data to stdout, as tables or as JSON.
+"""
+
+from pasto_cli.cli.tables.comparison import show_comparison
+from pasto_cli.cli.tables.oracles import show_oracles
+from pasto_cli.cli.tables.runs import show_runs
+from pasto_cli.cli.tables.seeds import show_spread
+
+__all__ = ["show_comparison", "show_oracles", "show_runs", "show_spread"]

@@ -1,0 +1,99 @@
+"""The dial beside its baselines."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from pasto_cli.base.format import format_coefficient, format_estimate, format_share
+from pasto_cli.cli.console import out, print_json
+from pasto_cli.cli.tables.common import format_f1, new_table, say, what_was_asked
+from pasto_cli.core.evaluation.disturbance import LARGEST_COEFFICIENT
+from pasto_cli.workflows.compare import Method
+
+
+def show_comparison(methods: Sequence[Method], json: bool) -> None:
+    """The dial and its baselines: what they cost, what they move at each end, and on the whole."""
+    if json:
+        print_json([_comparison_record(method) for method in methods])
+        return
+    say(f"{what_was_asked(methods[0].run)}; brackets are 95 % intervals")
+    for table in (_cost_table(methods), _ends_table(methods), _whole_table(methods)):
+        out.print(table)
+
+
+def _comparison_record(method: Method) -> dict[str, Any]:
+    run = method.run
+    return {
+        "method": method.name,
+        "coefficients": method.coefficients,
+        "scores": run.scores.model_dump(),
+        "disturbance": {c: d.model_dump() for c, d in run.disturbance.items()},
+    }
+
+
+def _cost_table(methods: Sequence[Method]) -> Table:
+    table = new_table(
+        "method",
+        "at",
+        "coefficient",
+        "KL p95, nats [95 %]",
+        "NLL shift, nats [95 %]",
+        "P(answers)",
+        "invalid",
+    )
+    for method in methods:
+        for end, size in zip((1.0, -1.0), method.coefficients, strict=True):
+            e, d = method.run.scores.at(end), method.run.disturbance_at(end)
+            table.add_row(
+                method.name,
+                format_coefficient(end),
+                _own_coefficient(method.name, end * size),
+                format_estimate(d.kl_p95, signed=False),
+                format_estimate(d.nll_shift),
+                f"{e.pmass:.3f}",
+                str(e.invalid),
+            )
+    return table
+
+
+def _own_coefficient(method: str, coefficient: float) -> str:
+    if "prompt" in method:
+        return "words"
+    return f"{coefficient:+.3g}" if abs(coefficient) < LARGEST_COEFFICIENT else "none found"
+
+
+def _ends_table(methods: Sequence[Method]) -> Table:
+    table = new_table(
+        "method", "at", "shift of the score, nats [95 %]", "acquiescence, nats [95 %]"
+    )
+    for method in methods:
+        for end in (1.0, -1.0):
+            e = method.run.scores.at(end)
+            shift, acquiescence = format_estimate(e.shift), format_estimate(e.acquiescence)
+            table.add_row(method.name, format_coefficient(end), shift, acquiescence)
+    return table
+
+
+def _whole_table(methods: Sequence[Method]) -> Table:
+    table = new_table(
+        "method",
+        "slope, nats [95 %]",
+        "minus the adapter's",
+        "Steering F1 [95 %]",
+        "by chance",
+        "control flips",
+    )
+    for method in methods:
+        s, chance = method.run.scores, method.run.scores.chance
+        difference = s.slope_minus_adapter
+        table.add_row(
+            method.name,
+            format_estimate(s.slope),
+            "" if difference is None else format_estimate(difference),
+            format_f1(s.steering_f1),
+            "" if math.isnan(chance.p) else f"{chance.mean:.1f}, p = {chance.p:.3f}",
+            format_share(s.parts.arbitrary_rate),
+        )
+    return table

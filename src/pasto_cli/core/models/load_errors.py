@@ -1,0 +1,80 @@
+"""What to tell a user whose model did not load, and what to do next.
+
+transformers and huggingface_hub wrap errors in errors, so that the cause is looked for in the whole
+chain.
+"""
+
+import torch
+
+from pasto_cli.base.errors import PastoError
+from pasto_cli.core.recipe.schema import ModelSpec
+
+
+def load_failure(spec: ModelSpec, error: Exception) -> PastoError:
+    """A library's error while loading `spec`, in words that name the next step."""
+    chain = _chain(error)
+    name = spec.source + (f"@{spec.revision}" if spec.revision else "")
+    found = _hub_failure(chain, name, spec)
+    if found is not None:
+        return found
+    if any(isinstance(link, MemoryError | torch.OutOfMemoryError) for link in chain):
+        return PastoError(
+            f"{name} does not fit into memory",
+            "Use --set model.quantization=4bit or a smaller model.",
+        )
+    if any("trust_remote_code" in str(link) for link in chain):
+        return PastoError(
+            f"{name} needs Python code of its own",
+            "Read that code first; then set model.trust_remote_code: true.",
+        )
+    return PastoError(
+        f"{name} is not a causal language model that can be loaded: {first_line(error)}",
+        "Check model.source.",
+    )
+
+
+def _hub_failure(chain: list[BaseException], name: str, spec: ModelSpec) -> PastoError | None:
+    """What the Hub, or the way to it, refused; None where it was something else."""
+    from huggingface_hub import errors as hub
+
+    def any_of(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(link, kinds) for link in chain)
+
+    # In this order: a gated repository is also reported as one that was not found.
+    if any_of(hub.GatedRepoError):
+        return PastoError(
+            f"{name} is gated",
+            f"Accept its licence on the model's page, then: hf auth login ({spec.source}).",
+        )
+    if any_of(hub.RevisionNotFoundError):
+        return PastoError(
+            f"{name}: the Hub has no such revision", "Check model.revision in the recipe."
+        )
+    if any_of(hub.RepositoryNotFoundError, hub.HFValidationError):
+        return PastoError(
+            f"{name}: neither a folder here nor a model on the Hub",
+            "Check model.source for a typing mistake.",
+        )
+    unreachable = hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError
+    text = " ".join(str(link) for link in chain).lower()
+    if any_of(*unreachable, ConnectionError, TimeoutError) or "connect" in text:
+        return PastoError(
+            f"{name} is not in the local cache and the Hub cannot be reached",
+            "Check the connection, or point model.source to a local folder or GGUF file.",
+        )
+    return None
+
+
+def _chain(error: Exception) -> list[BaseException]:
+    """An error and what caused it, outermost first."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return chain
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error, at a length that can be printed."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
