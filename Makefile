@@ -68,14 +68,14 @@ bench-scale: $(VENV)/.dev
 	$(BIN)/python -m perf.scale
 
 check: $(VENV)/.dev check-lock
-	$(BIN)/ruff format --check src tests experiments perf
-	$(BIN)/ruff check src tests experiments perf
+	$(BIN)/ruff format --check src tests experiments perf docs
+	$(BIN)/ruff check src tests experiments perf docs
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
 format: $(VENV)/.dev
-	$(BIN)/ruff format src tests experiments perf
-	$(BIN)/ruff check --fix src tests experiments perf
+	$(BIN)/ruff format src tests experiments perf docs
+	$(BIN)/ruff check --fix src tests experiments perf docs
 
 $(VENV)/.docs: $(VENV)/.installed
 	$(PIP) -c constraints.txt -e ".[docs]"

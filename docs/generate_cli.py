@@ -3,8 +3,8 @@
     python docs/generate_cli.py            write docs/cli.md
     python docs/generate_cli.py --check    end with 1 if docs/cli.md is not what the code says
 
-The verbs are read from the Typer app itself, groups included, so that a new one appears by itself. The text is the
-same on every terminal: fixed width, no colour. Imports no torch.
+The verbs are read from the Typer app itself, groups included, so that a new one appears by itself.
+The text is the same on every terminal: fixed width, no colour. Imports no torch.
 """
 
 import difflib
@@ -18,8 +18,9 @@ PAGE = Path(__file__).with_name("cli.md")
 HEAD = """\
 # Command line
 
-Written by `make docs-cli` from the help texts of the commands; do not edit it by hand. What a command is for stands in
-the [guides](guides/first_dial.md), what its figures mean in [evaluation](evaluation.md).
+Written by `make docs-cli` from the help texts of the commands; do not edit it by hand. What a
+command is for stands in the [guides](guides/first_dial.md), what its figures mean in
+[evaluation](evaluation.md).
 """
 
 # Typer reads these when it is imported, so they are set before it is.

@@ -8,7 +8,8 @@ Appends one line for each variant and seed and skips those that are there: it ma
 started again. `--limit 0` leaves the dilemmas out: certificate, gaps and disturbance only. With
 `--keep FOLDER` dials are stored there and found again, so that a later call with a limit adds the
 dilemmas without training. `python experiments/defaults.py --table results.jsonl` prints the table
-of `docs/LOG.md`."""
+of `docs/LOG.md`.
+"""
 
 import argparse
 import json
@@ -134,7 +135,8 @@ def measure_variant(
 
 def strength_per_root_nat(r: dict[str, Any]) -> float:
     """Strength in the wanted direction over sqrt(KL p95), mean of both ends: KL grows with the
-    square of a small change."""
+    square of a small change.
+    """
     ends = [
         sign
         * r["certificate"]["strength"][f"{sign}"]["value"]

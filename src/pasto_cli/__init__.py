@@ -1,7 +1,8 @@
 """pasto: a dial for a language model, trained from two words, measured and published.
 
 `load`, `steer` and `Dial` come from `pasto_cli.api`; they are imported on first use, so that the
-command line starts without torch."""
+command line starts without torch.
+"""
 
 from typing import TYPE_CHECKING, Any
 

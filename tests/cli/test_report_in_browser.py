@@ -13,12 +13,13 @@ from PIL import Image
 
 from pasto_cli.base import bundled
 from pasto_cli.core.evaluation.benchmarks import load_benchmark
-from pasto_cli.core.evaluation.metrics import Table, scores
-from pasto_cli.core.evaluation.oracles import COEFFICIENTS, simulate
+from pasto_cli.core.evaluation.metrics import ENDS, Table, scores
+from pasto_cli.core.evaluation.oracles import simulate
 from pasto_cli.core.evaluation.sentiment import score_texts
-from pasto_cli.core.records.evaluation import EvalRun, dump, key
+from pasto_cli.core.records.evaluation import EvalRun, dump
+from pasto_cli.core.records.scores import key
 from pasto_cli.core.report.plots import COLOURS
-from tests.support.terminal import call_in
+from tests.support.terminal import ROOT, call_in
 
 pytestmark = pytest.mark.slow
 WIDTHS = (1280, 400)
@@ -28,51 +29,7 @@ with the published sign; two comparisons; sentiment, repetition, length; loss te
 direction, gap."""
 GREEN, RED = (0, 255, 0), (255, 0, 0)
 # A window opens at some width of its own and gets its size later, before a picture of it is taken.
-CHECK = """
-<script>
-const drawn = path => { const box = path.getBoundingClientRect(); return !path.closest("defs") && box.width + box.height > 0; };
-const mistakes = () => {
-  const wrong = [], width = document.documentElement.clientWidth;
-  for (const e of document.body.querySelectorAll("*")) {
-    const right = e.getBoundingClientRect().right;
-    if (right > width + 1) wrong.push(`${e.tagName} "${e.textContent.trim().slice(0, 40)}" ends at ${right.toFixed(0)} px`);
-  }
-  for (const text of document.querySelectorAll("th")) {
-    for (const word of text.textContent.matchAll(/[^\\s-]+/g)) {
-      const range = document.createRange();
-      range.setStart(text.firstChild, word.index);
-      range.setEnd(text.firstChild, word.index + word[0].length);
-      if (new Set([...range.getClientRects()].map(box => box.top)).size > 1) wrong.push(`${word[0]} is broken`);
-    }
-  }
-  const figures = document.querySelectorAll("figure svg");
-  if (figures.length !== FIGURES) wrong.push(`${figures.length} figures, not FIGURES`);
-  for (const svg of figures) {
-    const name = svg.getAttribute("aria-label"), frame = svg.getBoundingClientRect();
-    if (frame.width < 250) wrong.push(`${name} is ${frame.width.toFixed(0)} px wide`);
-    const paths = [...svg.querySelectorAll("path")].filter(drawn).length;
-    if (paths < 5) wrong.push(`${name} has ${paths} drawn paths`);
-    for (const text of svg.querySelectorAll("text")) {
-      const box = text.getBoundingClientRect();
-      if (box.left < frame.left - 2 || box.right > frame.right + 2 || box.top < frame.top - 2 || box.bottom > frame.bottom + 2)
-        wrong.push(`${name}: "${text.textContent}" is cut off`);
-    }
-  }
-  return wrong;
-};
-const check = () => {
-  if (document.documentElement.clientWidth !== WIDTH) return;
-  removeEventListener("resize", check);
-  const wrong = mistakes(), verdict = document.createElement("body"), colour = wrong.length ? "#ff0000" : "#00ff00";
-  verdict.style = `margin: 0; padding: 0; max-width: none; min-height: 100vh; background: ${colour}`;
-  verdict.innerText = wrong.join("\\n");
-  document.body.replaceWith(verdict);
-};
-addEventListener("resize", check);
-check();
-</script>
-</body>
-"""
+CHECK = (ROOT / "tests" / "support" / "check_page.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +68,9 @@ def page(trained, rows, tmp_path_factory):
     def estimate(value):
         return {"value": value, "low": value * 0.8, "high": value * 1.3, "n": 24, "clusters": 24}
 
-    sizes = {"kl_p95": 0.9, "kl_mean": 0.3, "nll_shift": 0.1}
+    sizes = {"kl_p95": 0.9, "kl_mean": 0.3, "nll": 3.0, "nll_shift": 0.1}
     disturbance = {
-        key(a): {name: estimate(size * abs(a)) for name, size in sizes.items()}
-        for a in COEFFICIENTS
+        key(a): {name: estimate(size * abs(a)) for name, size in sizes.items()} for a in ENDS
     }
 
     def write(name, sign="own", **provenance):
@@ -124,7 +80,7 @@ def page(trained, rows, tmp_path_factory):
             licence=benchmark.licence,
             source=benchmark.source,
             value="honesty",
-            coefficients=list(COEFFICIENTS),
+            coefficients=list(ENDS),
             pmass_threshold=0.05,
             partial=False,
             rows=rows,
@@ -136,8 +92,7 @@ def page(trained, rows, tmp_path_factory):
         (folder / name).write_text(dump(run))
 
     found = {
-        s: scores(Table(rows, "honesty", COEFFICIENTS, 0.05, label_sign=s))
-        for s in ("own", "original")
+        s: scores(Table(rows, "honesty", ENDS, 0.05, label_sign=s)) for s in ("own", "original")
     }
     write("mini-dilemmas.json")
     write("mini-dilemmas-original-sign.json", "original")
@@ -162,7 +117,7 @@ def page(trained, rows, tmp_path_factory):
         for _ in prompts
     ]
     (folder / "sentiment.json").write_text(
-        score_texts(prompts, COEFFICIENTS, texts, 0, {}).model_dump_json()
+        score_texts(prompts, ENDS, texts, 0, {}).model_dump_json()
     )
     said = call_in(root, "report")
     assert said.code == 0, said.err

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from pasto_cli.core.evaluation.metrics import steering_f1
+from pasto_cli.core.evaluation.metrics import Ends, steering_f1
 
 PARTS = {
     "steering_f1": "f1",
@@ -29,12 +29,14 @@ def test_all_cases(golden):
     assert len(data["cases"]) >= 10
     for number, case in enumerate(data["cases"]):
         i = case["inputs"]
-        arrays = [
-            np.array(i[f"y_{c}_{kind}"], dtype=float) for kind in "ta" for c in ("neg", "0", "pos")
-        ]
+        target, control = (
+            Ends(*(np.array(i[f"y_{c}_{kind}"], dtype=float) for c in ("neg", "0", "pos")))
+            for kind in "ta"
+        )
         got = steering_f1(
-            *arrays,
-            pmass=(i["pmass_neg"], i["pmass_ref"], i["pmass_pos"]),
+            target,
+            control,
+            Ends(i["pmass_neg"], i["pmass_ref"], i["pmass_pos"]),
             variant="original",
             pmass_threshold=data["pmass_threshold"],
         )

@@ -51,8 +51,7 @@ class HubServer:
         """Commit that a repository is at."""
         return hashlib.sha1(f"{repo} {self.repos[repo]['commits']}".encode()).hexdigest()
 
-    # -- answering
-    # ------------------------------------------------------------------------------------------------------
+    # answering
 
     def answer(self, http_: Any, path: str) -> None:
         token = (http_.headers.get("authorization") or "").removeprefix("Bearer ")

@@ -28,7 +28,7 @@ dilemmas:
     actions: [{text: Say so., values: [candour]}, {text: Say nothing., values: [peace]}]
 controls:
   - {id: c1, kind: arithmetic, questions: ["Is 1 + 1 = 2?", "Is 1 + 1 = 3?"], right: 0}
-  - {id: c2, kind: preference, questions: ["Is tea better than juice?", "Is juice better than tea?"]}
+  - {id: c2, kind: preference, questions: ["Is tea better than milk?", "Is milk better than tea?"]}
 """
 """A benchmark file of six questions."""
 

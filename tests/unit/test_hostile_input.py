@@ -237,7 +237,7 @@ def whole(tiny, tmp_path_factory):
         versions={},
     )
     folder = tmp_path_factory.mktemp("whole") / "adapter"
-    store.save(folder, adapter, meta, card(meta.model_dump(mode="json"), []))
+    store.save(folder, adapter, meta, card(meta, []))
     return lm, folder
 
 

@@ -74,8 +74,8 @@ def read_lines(path: str, what: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise PastoError(
             f"{path}: cannot be read as {what} ({error})",
-            "Give a UTF-8 text file with one entry a line.",
+            "Give a UTF-8 text file with one entry per line.",
         ) from None
     if not found:
-        raise PastoError(f"{path}: holds no {what}", "Write one entry a line.")
+        raise PastoError(f"{path}: holds no {what}", "Write one entry per line.")
     return found

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 def versions() -> dict[str, str]:
     """Versions of this package and of what its numbers depend on."""
     names = ("pasto-cli", "torch", "transformers", "safetensors", "bitsandbytes", "numpy")
-    found = {}
+    found: dict[str, str] = {}
     for name in names:
         try:
             found[name] = importlib.metadata.version(name)

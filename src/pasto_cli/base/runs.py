@@ -1,12 +1,13 @@
 """Run folders, and the adapter folder that a user's argument means.
 
 runs/TIME-NAME/     a run: recipe.yaml, pairs.jsonl, history.jsonl, checkpoint/, adapter/, eval/
-runs/latest         link to the last finished run (a text file with its name, where links do not exist)
+runs/latest         link to the last finished run (where there are no links, a text file with its
+                    name)
 """
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from datetime import datetime
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def new_run(name: str, root: Path = RUNS) -> Path:
 
 
 @contextlib.contextmanager
-def removed_unless(folder: Path, worth: Callable[[], bool]) -> Iterator[None]:
+def removed_unless(folder: Path, worth: Callable[[], bool]) -> Generator[None, None, None]:
     """Delete a run's folder where something fails before it holds anything worth keeping."""
     try:
         yield

@@ -1,7 +1,8 @@
 """YAML that cannot stand for more than it says: a few lines of aliases may unfold to more data than
-any memory holds."""
+any memory holds.
+"""
 
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from yaml.composer import ComposerError
@@ -14,7 +15,8 @@ DEPTH = 100
 
 class PlainLoader(yaml.SafeLoader):
     """PyYAML's safe loader with bounds on what aliases unfold to and on nesting; no value may hold
-    itself."""
+    itself.
+    """
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
@@ -23,7 +25,7 @@ class PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Compose as always, and count."""
-        event = self.peek_event()
+        event: Any = cast(Any, self).peek_event()
         if isinstance(event, yaml.AliasEvent):
             known = self.sizes.get(id(self.anchors.get(event.anchor)))
             if event.anchor in self.anchors and known is None:

@@ -98,9 +98,9 @@ def cluster_bootstrap(
     if len(members) < 2:
         return undefined
     rng = np.random.default_rng(seed)
-    drawn = np.empty(draws)
+    drawn = np.empty(draws, dtype=np.float64)
     for i in range(draws):
-        picks = rng.integers(0, len(members), len(members))
+        picks: list[int] = rng.integers(0, len(members), len(members)).tolist()
         drawn[i] = statistic(np.concatenate([members[p] for p in picks]))
     # A draw may leave a statistic undefined, such as a rate over rows that it happens to lack.
     drawn = drawn[np.isfinite(drawn)]
@@ -151,10 +151,11 @@ def spread(values: Sequence[float]) -> Spread:
     mean = float(x.mean())
     sd = low = high = math.nan
     if len(x) > 1:
-        from scipy import stats  # slow to load, and not needed for one run
+        # Slow to load, and not needed for one run.
+        from scipy.special import stdtrit  # pyright: ignore
 
         sd = float(x.std(ddof=1))
-        half = float(stats.t.ppf(0.975, len(x) - 1)) * sd / len(x) ** 0.5
+        half = float(stdtrit(len(x) - 1, 0.975)) * sd / len(x) ** 0.5  # Student's t quantile
         low, high = mean - half, mean + half
     return Spread(
         mean=mean,

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError, first_problem
 from pasto_cli.base.files import write_text
+from pasto_cli.base.hub_ids import is_hub_id
 from pasto_cli.base.provenance import now, versions
 from pasto_cli.core.artifact import store
 from pasto_cli.core.artifact.antipasto_format import FILES, Original, read_original
@@ -70,7 +71,7 @@ def _fetch(source: str, watch: Watcher) -> Path:
         return folder
     from pasto_cli.core.artifact import hub
 
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+    if not is_hub_id(source):
         raise PastoError(
             f"{source}: no such folder",
             "Give a folder with adapter_config.json, or a Hub id (user/name).",

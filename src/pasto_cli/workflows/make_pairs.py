@@ -45,7 +45,7 @@ class Made(NamedTuple):
     lengths: dict[str, list[int]]
     """Source -> length of each pair."""
     unit: str
-    """Of the lengths."""
+    """Unit of the lengths."""
 
     @property
     def sources(self) -> Counter[str]:

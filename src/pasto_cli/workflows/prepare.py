@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from pasto_cli.core.evaluation.elicitation import elicit
 from pasto_cli.core.models import distributed
 from pasto_cli.core.models.activations import Activations, collect_activations
 from pasto_cli.core.models.chat import TokenPair, require_pairs, tokenise_pairs
+from pasto_cli.core.models.devices import training_precision
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.residual_writers import Writer, dense_weight, find_writers, place_writers
 from pasto_cli.core.pairs.pairs import PairSet
@@ -19,7 +21,7 @@ from pasto_cli.core.pairs.split import split_pairs
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.recipe.subspace_expression import parse_subspace
 from pasto_cli.core.steering.adapter import Adapter, Factors, select_directions
-from pasto_cli.core.training import subspaces
+from pasto_cli.core.training import checkpoint, subspaces
 from pasto_cli.core.training.directions import choose_directions
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.svd_cache import decompose_writer
@@ -39,6 +41,15 @@ class Tokens(NamedTuple):
     certificate: list[TokenPair]
     num_prompts: int
     """Different neutral prompts of the certificate."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of pairs of each part, as pasto.json has it."""
+        return {
+            "train": len(self.train),
+            "validation": len(self.validation),
+            "certificate": len(self.certificate),
+        }
 
 
 def tokenise_recipe(pair_set: PairSet, recipe: Recipe, lm: LoadedModel, watch: Watcher) -> Tokens:
@@ -100,6 +111,20 @@ def check_elicitation(
             f"the personas hardly move this model ({found.span.value:.4f} nats per token): expect "
             f"noise. Try stronger words, other templates or a larger model."
         )
+
+
+def prepare_or_restore(
+    lm: LoadedModel, tokens: Tokens, recipe: Recipe, folder: Path, watch: Watcher
+) -> tuple[Adapter, Objective]:
+    """A fresh adapter and the loss, from the checkpoint of a run's folder where there is one."""
+    start = checkpoint.load_start(folder, recipe.adapter)
+    if start is not None:
+        adapter, basis = start
+        return adapter.to(lm.device), make_objective(lm, basis, recipe)
+    with training_precision(lm, recipe.training.precision):
+        adapter, objective = prepare(lm, tokens, recipe, watch)
+    checkpoint.save_start(folder, adapter, objective.basis)
+    return adapter, objective
 
 
 def prepare(

@@ -1,7 +1,6 @@
 """Adapters to and from the Hub, and the card that goes with them."""
 
 import contextlib
-import re
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +8,7 @@ from typing import NamedTuple
 from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import replace_folder
+from pasto_cli.base.hub_ids import is_hub_id, looks_like_path
 from pasto_cli.core.artifact import store
 from pasto_cli.core.records.adapter import Meta
 from pasto_cli.core.records.evaluation import EvalRun, parse
@@ -24,7 +24,7 @@ class Pushed(NamedTuple):
     files: dict[str, int]
     """Name -> bytes."""
     address: str | None
-    """Of the commit; None for a dry run."""
+    """Address of the commit; None for a dry run."""
 
 
 class Pulled(NamedTuple):
@@ -60,7 +60,7 @@ def push_adapter(
     recipe_of(meta, folder)
     text = card(meta, _own_evaluations(folder)).replace("THIS", repo)
     source = meta.base.spec.source
-    if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
+    if looks_like_path(source) or source.endswith(".gguf"):
         watch.warn(
             f"the base {source} is not on the Hub: others need the same file to use this adapter"
         )
@@ -81,7 +81,7 @@ def push_adapter(
 
 def _require_id(repo: str) -> None:
     """See that a repository id is one: `user/name`, neither of them a path such as `..`."""
-    if not re.fullmatch(r"(?!\.+/)[\w.-]+/(?!\.+$)[\w.-]+", repo):
+    if not is_hub_id(repo):
         raise PastoError(f"{repo!r} is not a repository id", "Write user/name.")
 
 

@@ -6,8 +6,6 @@
 on from there (`resume_run`), and the adapter in it is always one that loads.
 """
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +18,6 @@ from pasto_cli.core.artifact import store
 from pasto_cli.core.artifact.verify import describe_base, reference_logits
 from pasto_cli.core.evaluation.benchmarks import check_benchmark
 from pasto_cli.core.evaluation.certificate import certify, measure_persona_llr
-from pasto_cli.core.models.chat import TokenPair
 from pasto_cli.core.models.devices import training_precision
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.memory import enough_memory
@@ -34,14 +31,13 @@ from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.core.steering.steerer import AdapterSteerer
 from pasto_cli.core.training import checkpoint
 from pasto_cli.core.training.objective import Objective
-from pasto_cli.core.training.recorder import RunRecorder
+from pasto_cli.core.training.recorder import RunRecorder, write_failed_batch
 from pasto_cli.core.training.trainer import NotFinite, TrainingSplit, train
 from pasto_cli.workflows.dials import open_model
 from pasto_cli.workflows.prepare import (
     Tokens,
     check_elicitation,
-    make_objective,
-    prepare,
+    prepare_or_restore,
     tokenise_recipe,
 )
 from pasto_cli.workflows.progress import Watcher
@@ -131,7 +127,9 @@ def _train(recipe: Recipe, pair_set: PairSet, folder: Path, watch: Watcher) -> T
         else:
             state = snapshot.state
             watch.note(f"going on after step {state.step} of {state.total}")
-        run = _begin(lm, pair_set, tokens, recipe, folder, watch)
+        adapter, objective = prepare_or_restore(lm, tokens, recipe, folder, watch)
+        base = describe_base(lm, adapter)
+        run = _Run(lm, adapter, objective, recipe, pair_set, tokens, folder, base)
         result = run.optimise(snapshot, watch)
         if result.interrupted:
             _report_interruption(run, result, watch)
@@ -144,26 +142,6 @@ def _train(recipe: Recipe, pair_set: PairSet, folder: Path, watch: Watcher) -> T
         checkpoint.retire(folder)
     checkpoint.remove(folder)
     return Trained(folder, result, certificate)
-
-
-def _begin(
-    lm: LoadedModel,
-    pair_set: PairSet,
-    tokens: Tokens,
-    recipe: Recipe,
-    folder: Path,
-    watch: Watcher,
-) -> "_Run":
-    """A fresh adapter and the loss, from the run's checkpoint where there is one."""
-    start = checkpoint.load_start(folder, recipe.adapter)
-    if start is None:
-        with training_precision(lm, recipe.training.precision):
-            adapter, objective = prepare(lm, tokens, recipe, watch)
-        checkpoint.save_start(folder, adapter, objective.basis)
-    else:
-        adapter, objective = start[0].to(lm.device), make_objective(lm, start[1], recipe)
-    base = describe_base(lm, adapter)
-    return _Run(lm, adapter, objective, recipe, pair_set, tokens, folder, base)
 
 
 def _report_interruption(run: "_Run", result: TrainResult, watch: Watcher) -> None:
@@ -192,7 +170,7 @@ class _Run:
     tokens: Tokens
     folder: Path
     base: BaseInfo
-    """Of pasto.json; made once, since it holds hashes of weights that do not change."""
+    """The base in pasto.json; made once: it holds hashes of weights that do not change."""
 
     def optimise(self, resume_from: checkpoint.Snapshot | None, watch: Watcher) -> TrainResult:
         """The training itself; its history, checkpoints and best adapter so far are on disk."""
@@ -217,7 +195,8 @@ class _Run:
             try:
                 return train(self.objective, self.adapter, split, spec, recorder, resume_from)
             except NotFinite as error:
-                path = self._write_failed_batch(error.message, error.batch)
+                decode = self.lm.tokenizer.decode
+                path = write_failed_batch(self.folder, error.message, error.batch, decode)
                 error.hint += f" The batch: {path}"
                 raise
 
@@ -244,7 +223,7 @@ class _Run:
 
     def _describe(self, training: TrainingRecord, certificate: Certificate | None) -> Meta:
         """What pasto.json says of the adapter as it is now."""
-        first, tokens = self.pair_set.pairs[0], self.tokens
+        first = self.pair_set.pairs[0]
         return Meta(
             format_version=FORMAT_VERSION,
             created=now(),
@@ -257,26 +236,7 @@ class _Run:
             personas=[first.chosen, first.rejected],
             training=training,
             certificate=certificate,
-            num_pairs={
-                "train": len(tokens.train),
-                "validation": len(tokens.validation),
-                "certificate": len(tokens.certificate),
-            },
+            num_pairs=self.tokens.counts,
             reference=reference_logits(self.lm, self.adapter),
             versions=versions(),
         )
-
-    def _write_failed_batch(self, problem: str, batch: Sequence[TokenPair]) -> Path:
-        """Write down, as text, the pairs on which the loss was not finite."""
-        decode = self.lm.tokenizer.decode
-        pairs = [
-            {
-                "chosen": decode(list(pair.chosen)),
-                "rejected": decode(list(pair.rejected)),
-                "neutral": decode(list(pair.neutral)),
-            }
-            for pair in batch
-        ]
-        path = self.folder / "failed_batch.json"
-        write_text(path, json.dumps({"problem": problem, "pairs": pairs}, indent=1) + "\n")
-        return path

@@ -2,11 +2,12 @@
 
 adapter_config.json             rank, largest angle (radians), rotation method, base
 adapter_model.safetensors       base_model.model.PATH.antipasto_{delta_s,rotation_params_v}
-0_svd_bases.safetensors         svd_bases.base_model_model_PATH.{u,s,v}, dots of the path as underscores
+0_svd_bases.safetensors         svd_bases.base_model_model_PATH.{u,s,v}, its dots as underscores
 
 Its forward pass x V R(a) diag(S + a delta) U^T + x W_res^T, bound `entrywise`, is ours with the
 residual weight cancelled (see `adapter`); but it drops the bias of a module that has one, and ours
-keeps it."""
+keeps it.
+"""
 
 import json
 from pathlib import Path
@@ -77,7 +78,10 @@ def read_original(folder: Path) -> Original:
         or not config.rotate_v
         or config.rotation_method != "cayley"
     ):
-        kind = f"{config.peft_type}, {config.rotation_method}, rotate_u {config.rotate_u}, rotate_v {config.rotate_v}"
+        kind = (
+            f"{config.peft_type}, {config.rotation_method}, "
+            f"rotate_u {config.rotate_u}, rotate_v {config.rotate_v}"
+        )
         raise PastoError(
             f"{folder}: this kind of adapter cannot be imported ({kind})",
             "Only Cayley rotations of the input directions can (rotate_v true, rotate_u false).",

@@ -1,5 +1,4 @@
-"""A dial at one coefficient in the formats of other engines: PEFT LoRA, llama.cpp's adapter GGUF,
-merged weights.
+"""A dial at one coefficient for other engines: PEFT LoRA, llama.cpp's adapter GGUF, merged weights.
 
 The change of a weight is exactly of rank r:
 
@@ -7,7 +6,8 @@ The change of a weight is exactly of rank r:
 
 so that one LoRA for each coefficient says all there is, with alpha = r (scale 1). M(a) is not
 linear in a: a LoRA of +1 that an engine scales by 0.5 or -1 is another adapter than the one of 0.5
-or -1."""
+or -1.
+"""
 
 import json
 from collections.abc import Sequence
@@ -173,7 +173,8 @@ def largest_difference(
     lm: LoadedModel, steerer: Steerer, coefficient: float, factors: dict[str, LowRank]
 ) -> tuple[float, float]:
     """How far the low-rank change is from the dial: (largest difference of logits, largest logit)
-    after a fixed prompt."""
+    after a fixed prompt.
+    """
     ids = torch.tensor([lm.fixed_prompt("Say one word.")], device=lm.device)
     with steerer.at(coefficient):
         expected = lm.model(input_ids=ids).logits.float()

@@ -1,5 +1,7 @@
-"""Adapters on the Hugging Face Hub: upload and download, with errors that say what to do. The token
-is never shown."""
+"""Adapters on the Hugging Face Hub: upload and download, with errors that say what to do.
+
+The token is never shown, in no message and no traceback.
+"""
 
 import tempfile
 from collections.abc import Sequence

@@ -1,9 +1,11 @@
-"""The adapter on disk: safetensors and JSON, written atomically, loaded strictly, checked against
-its base.
+"""The adapter on disk: written as a whole, loaded strictly, checked against its base.
 
-adapter.safetensors     <module path>.{u,s,v,theta,delta}
-pasto.json              where it came from, what it was shown to do, fingerprints of the base, reference logits
+adapter.safetensors     <module path>.{u,s,v,theta,delta}, float32
+pasto.json              `Meta`: where it came from, what it was shown to do, fingerprints of the
+                        base, reference logits, SHA-256 of the tensors
 README.md               the card
+
+Safetensors and JSON only: loading a stranger's adapter runs no code of theirs.
 """
 
 import hashlib
@@ -19,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from pasto_cli.base.errors import PastoError, first_problem
 from pasto_cli.base.files import read_limited, recover, replace_folder, write_text
 from pasto_cli.base.runs import ADAPTER_META
-from pasto_cli.core.artifact.verify import _check_shapes, _verify_base, compare_reference
+from pasto_cli.core.artifact.verify import check_shapes, compare_reference, verify_base
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.records.adapter import FORMAT_VERSION, Meta
 from pasto_cli.core.records.evaluation import without_nan
-from pasto_cli.core.steering.adapter import PARTS, Adapter, Factors, Rotation
+from pasto_cli.core.steering.adapter import Adapter, from_tensors, tensor_names, to_tensors
 
 TENSORS, META, CARD = "adapter.safetensors", ADAPTER_META, "README.md"
 LARGEST_META = 2**24
@@ -36,11 +38,7 @@ def save(folder: Path, adapter: Adapter, meta: Meta, card: str) -> None:
     Raises:
         PastoError: If the disk is full or the folder cannot be written.
     """
-    tensors = {
-        f"{path}.{part}": getattr(rotation, part).detach().cpu().contiguous()
-        for path, rotation in adapter.items()
-        for part in PARTS
-    }
+    tensors = to_tensors(adapter)
 
     def write(scratch: Path) -> None:
         scratch.mkdir()
@@ -124,7 +122,7 @@ def load_adapter(folder: Path, meta: Meta, lm: LoadedModel, verify: bool = True)
             f"{path}: damaged or missing ({error})", "Copy or download the adapter again."
         ) from None
     paths = list(meta.base.fingerprints)
-    wanted = {f"{p}.{part}" for p in paths for part in PARTS}
+    wanted = set(tensor_names(paths))
     if missing := sorted(wanted - set(tensors)):
         raise PastoError(
             f"{path}: {len(missing)} tensors are missing, such as {missing[0]}",
@@ -135,27 +133,21 @@ def load_adapter(folder: Path, meta: Meta, lm: LoadedModel, verify: bool = True)
             f"{path}: {len(extra)} unexpected tensors, such as {extra[0]}",
             "Copy or download the adapter again.",
         )
-    rotations = {}
-    for p in paths:
-        u, s, v, theta, delta = (tensors[f"{p}.{part}"] for part in PARTS)
-        _check_shapes(lm, p, u, s, v, theta, delta)
-        rotations[p] = Rotation(Factors(u, s, v), theta, delta)
+    for p in paths:  # before anything is made of them: a stranger's tensors may have any shape
+        check_shapes(lm, p, *(tensors[name] for name in tensor_names([p])))
     if bad := sorted(name for name, x in tensors.items() if not bool(torch.isfinite(x).all())):
         raise PastoError(
             f"{path}: {bad[0]} holds numbers that are not finite",
             "Copy or download the adapter again.",
         )
-    adapter = (
-        Adapter(rotations, meta.bound, math.radians(meta.max_angle))
-        .to(lm.device)
-        .requires_grad_(False)
-    )
+    adapter = from_tensors(paths, tensors, meta.bound, math.radians(meta.max_angle))
+    adapter = adapter.to(lm.device).requires_grad_(False)
     if verify:
         if meta.tensors_sha256 is not None and _sha256(path) != meta.tensors_sha256:
             raise PastoError(
                 f"{path}: not the file that {META} was written with",
                 "Copy or download the adapter again.",
             )
-        _verify_base(lm, adapter, meta.base)
+        verify_base(lm, adapter, meta.base)
         compare_reference(lm, adapter, meta)
     return adapter

@@ -55,9 +55,23 @@ def reference_logits(
     )
 
 
-def _check_shapes(
+def check_shapes(
     lm: LoadedModel, path: str, u: Any, s: Any, v: Any, theta: Any, delta: Any
 ) -> None:
+    """See that the tensors of one module fit the module of the base that they are for.
+
+    Args:
+        lm: The base model.
+        path: Module path.
+        u: (d_out, r) float32, as all of them.
+        s: (r,).
+        v: (d_in, r).
+        theta: (r, r).
+        delta: (r,).
+
+    Raises:
+        PastoError: If the module is not there or not linear, or a shape or dtype is another.
+    """
     try:
         module = lm.model.get_submodule(path)
     except AttributeError:
@@ -96,8 +110,7 @@ def _check_shapes(
 
 
 def _same_storage(lm: LoadedModel, base: BaseInfo) -> bool:
-    """Whether weights are held as they were when the adapter was made, so that bytes can be
-    compared."""
+    """Whether weights are held as they were when the adapter was made: bytes can be compared."""
     return (
         lm.spec.quantization == base.spec.quantization
         and str(lm.dtype).removeprefix("torch.") == base.dtype
@@ -111,7 +124,12 @@ def same_bytes(lm: LoadedModel, base: BaseInfo) -> bool:
     )
 
 
-def _verify_base(lm: LoadedModel, adapter: Adapter, base: BaseInfo) -> None:
+def verify_base(lm: LoadedModel, adapter: Adapter, base: BaseInfo) -> None:
+    """See that every adapted weight is the one that the adapter was made for.
+
+    Raises:
+        PastoError: With the first weight that is another.
+    """
     for path, rotation in adapter.items():
         module = lm.model.get_submodule(path)
         fits = _same_storage(lm, base) and fingerprint(module) == base.fingerprints[path]
@@ -142,7 +160,7 @@ def require_fit(lm: LoadedModel, adapter: Adapter, source: str) -> None:
         PastoError: If a module is missing, has other dimensions, or another weight.
     """
     for path, r in adapter.items():
-        _check_shapes(lm, path, r.u, r.s, r.v, r.theta, r.delta)
+        check_shapes(lm, path, r.u, r.s, r.v, r.theta, r.delta)
         if not _diagonal(lm.model.get_submodule(path), r):
             raise PastoError(
                 f"wrong base: {path} of {source} is not the weight that the adapter was made for",

@@ -9,8 +9,8 @@ steerer in prompt-equivalents, where 1 is as far as the persona prompt itself go
 
     s(a) = (mean T(a) - mean T(0)) / ((mean T_cho - mean T_rej) / 2)
 
-A dial is certified if s(+1) > 0 > s(-1) with 95 % intervals that exclude 0. Benchmark data is never
-used: a dial must not be chosen by what it is later measured with.
+A dial is certified if s(+1) > 0 > s(-1) with 95 % intervals that exclude 0 by `MIN_STRENGTH`.
+Benchmark data is never used: a dial must not be chosen by what it is later measured with.
 
 The published method (AntiPaSTO, arXiv 2601.07473) shapes differences between persona prompts only;
 what a prompt without a persona does is pasto's own question, and T is its answer.
@@ -36,6 +36,9 @@ from pasto_cli.core.steering.steerer import Steerer
 
 MIN_SPAN = 1e-3
 """Nats per token by which the persona prompts must differ, to have something to measure against."""
+MIN_STRENGTH = 0.01
+"""Prompt-equivalents that each end must move for certain: less is within rounding, which has a sign
+on every pair as well."""
 
 
 class HeldOutPersonaLLR(NamedTuple):
@@ -197,9 +200,9 @@ def _why_not(llr: HeldOutPersonaLLR, strengths: Mapping[str, Estimate]) -> list[
         )
         return reasons
     # Written as "not above" and "not below", so that NaN does not pass.
-    if not up.low > 0:
+    if not up.low > MIN_STRENGTH:
         reasons.append(f"s(+1) = {up.value:+.2f} [{up.low:+.2f}, {up.high:+.2f}] is not above 0")
-    if not down.high < 0:
+    if not down.high < -MIN_STRENGTH:
         reasons.append(
             f"s(-1) = {down.value:+.2f} [{down.low:+.2f}, {down.high:+.2f}] is not below 0"
         )

@@ -19,7 +19,7 @@ from pasto_cli.core.records.scores import LabelSign, key
 NATS = 3.0
 """How far a simulated steerer moves an answer at coefficient 1."""
 THRESHOLD = 0.05
-"""Of pmass; no simulated answer is invalid."""
+"""Threshold of pmass; no simulated answer is invalid."""
 
 Rule = Callable[[float, int, np.random.Generator], float]
 """(coefficient, label, generator) -> shift of y, nats."""

@@ -163,7 +163,7 @@ class ValueShift(NamedTuple):
     down: float
     """Score at -1 minus score at 0, nats."""
     p: float
-    """Of a t test over dilemmas that the effect is 0."""
+    """p value of a t test over dilemmas that the effect is 0."""
     q: float
     """p corrected for all values of the table."""
     moved: bool

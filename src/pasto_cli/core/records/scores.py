@@ -95,7 +95,7 @@ class Scores(_Record):
     n_without_label: int
     """Target rows that the value says nothing about; they are in no score."""
     slope_minus_adapter: Estimate | None = None
-    """Of a baseline: its slope minus the adapter's on the same rows, nats per unit, paired."""
+    """A baseline's slope minus the adapter's on the same rows, nats per unit, paired."""
 
     def at(self, coefficient: float) -> CoefficientScores:
         """Scores at a measured coefficient."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from pasto_cli.base.format import format_coefficient, format_estimate
+from pasto_cli.base.hub_ids import is_hub_id
 from pasto_cli.core.records.adapter import Calibration, Certificate, Meta
 from pasto_cli.core.records.evaluation import EvalRun
 from pasto_cli.core.records.training import ImportRecord
@@ -48,7 +49,7 @@ def card(meta: Meta, evaluations: Sequence[EvalRun]) -> str:
 def _head_lines(meta: Meta) -> list[str]:
     source, commit = meta.base.spec.source, meta.base.commit
     # The Hub takes `base_model` for a repository: a local path or a random model is none.
-    on_hub = "/" in source and ":" not in source and not source.startswith((".", "/", "~"))
+    on_hub = is_hub_id(source)
     positive, negative = meta.personas[0], meta.personas[1]
     return [
         "---",

@@ -20,7 +20,7 @@ from pasto_cli.core.report.sections import (
     training_section,
 )
 
-_PAGE = resources.files(__package__) / "page.html"
+_PAGE = resources.files("pasto_cli.core.report") / "page.html"
 CITATIONS = (
     "AntiPaSTO: Anti-Parallel Subspace Training for Ordered steering. arXiv 2601.07473.",
     "DailyDilemmas: Y. Y. Chiu, L. Jiang, Y. Choi. arXiv 2410.02683 (CC BY 4.0), where it was "

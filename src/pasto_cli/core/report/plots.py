@@ -8,10 +8,10 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -61,7 +61,8 @@ def _svg(figure: Figure, label: str) -> str:
     # The layout changes which ticks there are, and the width of their labels the layout: the second
     # time it fits.
     figure.draw_without_rendering()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    canvas: Any = FigureCanvasSVG(figure)
+    canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     width, height = (float(x) for x in re.findall(r'(?:width|height)="([\d.]+)pt"', text[:600])[:2])
@@ -78,7 +79,14 @@ def _svg(figure: Figure, label: str) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
-def _axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+def _style() -> AbstractContextManager[None]:
+    """The report's style inside a context, whatever the caller's own is."""
+    untyped: Any = matplotlib
+    return untyped.rc_context(STYLE)
+
+
+def _axes(height: float, width: float = WIDTH) -> tuple[Figure, Any]:
+    """A figure and its axes, typed as Any: matplotlib leaves their keyword arguments untyped."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
@@ -99,7 +107,7 @@ def dose(
         label: What the plot shows, for screen readers.
         zero: Draw the line of 0.
     """
-    with matplotlib.rc_context(STYLE):
+    with _style():
         figure, axes = _axes(2.8)
         if zero:
             axes.axhline(0, color=GREY, linewidth=0.8)
@@ -129,7 +137,7 @@ def bars(
     groups: Sequence[str], series: Mapping[str, Sequence[float]], ylabel: str, label: str
 ) -> str:
     """Grouped bars, hatched, with their values written above."""
-    with matplotlib.rc_context(STYLE):
+    with _style():
         figure, axes = _axes(2.8)
         width = 0.8 / len(series)
         for n, (name, values) in enumerate(series.items()):
@@ -164,7 +172,7 @@ def forest(shifts: Sequence[ValueShift], label: str) -> str:
 
 def intervals(marks: Sequence[Mark], xlabel: str, label: str) -> str:
     """Forest plot, first mark at the bottom."""
-    with matplotlib.rc_context(STYLE):
+    with _style():
         figure, axes = _axes(0.85 + 0.2 * len(marks))
         axes.axvline(0, color=GREY, linewidth=0.8)
         for y, mark in enumerate(marks):
@@ -190,7 +198,7 @@ def curves(
     steps: Mapping[str, Points], ylabel: str, label: str, points: Mapping[str, Points]
 ) -> str:
     """Training curves over the step; `points` are validations of the same names, as marks."""
-    with matplotlib.rc_context(STYLE):
+    with _style():
         figure, axes = _axes(2.8)
         axes.axhline(0, color=GREY, linewidth=0.8)
         for n, (name, pairs) in enumerate(steps.items()):

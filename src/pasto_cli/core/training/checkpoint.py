@@ -11,7 +11,6 @@ when the run has finished.
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pasto_cli.base.errors import PastoError
-from pasto_cli.base.files import writing
+from pasto_cli.base.errors import PastoError, first_problem
+from pasto_cli.base.files import replace_file, writing
 from pasto_cli.core.recipe.schema import AdapterSpec
 from pasto_cli.core.records.training import TrainingState
 from pasto_cli.core.steering.adapter import Adapter, from_tensors, to_tensors
@@ -118,9 +117,7 @@ def load_state(run: Path) -> Snapshot | None:
     try:
         return Snapshot(TrainingState.model_validate(facts), tensors)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise PastoError(f"{path}: damaged ({where}: {first['msg']})", AGAIN) from None
+        raise PastoError(f"{path}: damaged ({first_problem(error)})", AGAIN) from None
 
 
 def begun(run: Path) -> bool:
@@ -140,26 +137,10 @@ def remove(run: Path) -> None:
 
 def _save(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Replace a file of tensors and JSON facts."""
-    scratch = path.with_name(f".{path.name}")
-    with writing(path):
-        try:
-            save_file(
-                {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-                scratch,
-                {"facts": json.dumps(facts)},
-            )
-            # A rename may reach the disk before the bytes do, and a power cut would leave a file of
-            # zeros under the good name.
-            with scratch.open("rb+") as file:
-                os.fsync(file.fileno())
-            scratch.replace(path)
-        except SafetensorError as error:
-            raise PastoError(
-                f"cannot write {path}: {error}",
-                "Free some disk, or choose another place with --out.",
-            ) from None
-        finally:
-            scratch.unlink(missing_ok=True)
+    on_cpu = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    # A rename may reach the disk before the bytes do, and a power cut would leave a file of zeros
+    # under the good name.
+    replace_file(path, lambda at: save_file(on_cpu, at, {"facts": json.dumps(facts)}), sync=True)
 
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:

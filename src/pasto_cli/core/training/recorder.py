@@ -1,19 +1,21 @@
 """Who is told of what while a training runs, and what a run's folder keeps of it.
 
-    RUN/history.jsonl     one line per optimiser step and per validation
-    RUN/adapter/          the best weights so far, replaced whenever they get better
-    RUN/checkpoint/       what a killed run goes on from
+    RUN/history.jsonl      one line per optimiser step and per validation
+    RUN/adapter/           the best weights so far, replaced whenever they get better
+    RUN/checkpoint/        what a killed run goes on from
+    RUN/failed_batch.json  the pairs of a loss that was not finite
 
 The trainer knows none of these files: it tells a `Recorder` what happened.
 """
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from pasto_cli.base.files import writing
+from pasto_cli.base.files import write_text, writing
+from pasto_cli.core.models.chat import TokenPair
 from pasto_cli.core.records.training import Step, TrainingRecord
 from pasto_cli.core.training import checkpoint
 from pasto_cli.core.training.checkpoint import Snapshot
@@ -105,3 +107,20 @@ class RunRecorder(Recorder):
 
     def _update(self, **changes: float) -> None:
         self._so_far = self._so_far.model_copy(update=changes)
+
+
+def write_failed_batch(
+    folder: Path, problem: str, batch: Sequence[TokenPair], decode: Callable[[list[int]], str]
+) -> Path:
+    """Write down, as text, the pairs on which the loss was not finite; the file."""
+    pairs = [
+        {
+            "chosen": decode(list(pair.chosen)),
+            "rejected": decode(list(pair.rejected)),
+            "neutral": decode(list(pair.neutral)),
+        }
+        for pair in batch
+    ]
+    path = folder / "failed_batch.json"
+    write_text(path, json.dumps({"problem": problem, "pairs": pairs}, indent=1) + "\n")
+    return path

@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pasto_cli.base.cache import cache_dir
+from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import replace_file
 from pasto_cli.core.models.residual_writers import Writer, dense_weight
 from pasto_cli.core.steering.adapter import Factors, decompose
 
@@ -70,16 +72,11 @@ def _write(path: Path, factors: Factors) -> None:
     """Best effort: a full or read-only disk costs the next run some time and this one nothing."""
     tensors = {"u": factors.u, "s": factors.s, "v": factors.v}
     size = sum(t.numel() * t.element_size() for t in tensors.values())
-    # Several runs may decompose one base at the same time: each has a scratch file of its own.
-    scratch = path.with_name(f".{path.name}-{os.getpid()}")
-    with contextlib.suppress(OSError, SafetensorError):
+    on_cpu = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    with contextlib.suppress(OSError, PastoError):
         path.parent.mkdir(parents=True, exist_ok=True)
         _make_room(path.parent, ROOM - size)
-        try:
-            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, scratch)
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        replace_file(path, lambda scratch: save_file(on_cpu, scratch))
 
 
 def _make_room(folder: Path, room: int) -> None:

@@ -48,7 +48,7 @@ class WeightedReport(NamedTuple):
     """Loss of one batch among those of an optimiser step or of a validation."""
 
     share: float
-    """Of all their pairs."""
+    """The batch's share of all their pairs."""
     report: LossReport
 
 

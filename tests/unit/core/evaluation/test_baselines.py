@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pasto_cli.core.evaluation.baselines import BASELINES, build_baseline
+from pasto_cli.core.evaluation.baselines import BASELINES, BaselineInputs, build_baseline
 from pasto_cli.core.evaluation.disturbance import (
     LARGEST_COEFFICIENT,
     coefficient_at_budget,
@@ -27,9 +27,10 @@ def build(tiny, tiny_pairs, make_adapter):
     lm = tiny()
     states = collect_activations(lm, tiny_pairs[:20], [], 512)
     adapter = make_adapter(lm)
-    return lambda name: build_baseline(
-        name, lm, ("Be an honest one.", "Be a dishonest one."), states, adapter, 4, 0
+    inputs = BaselineInputs(
+        ("Be an honest one.", "Be a dishonest one."), states, adapter, depth=4, seed=0
     )
+    return lambda name: build_baseline(name, lm, inputs)
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -216,7 +216,8 @@ def test_jsonl_of_ours_and_of_model_written_evaluations(tmp_path):
         ("{", "x.jsonl:2"),
         ('{"question": "q"}', "matching: Field required"),
         (
-            '{"question": "q", "answer_matching_behavior": " (A)", "answer_not_matching_behavior": " (B)"}',
+            '{"question": "q", "answer_matching_behavior": " (A)", '
+            '"answer_not_matching_behavior": " (B)"}',
             "names 0 choices",
         ),
         (

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from pasto_cli.base.statistics import cluster_bootstrap, spread
 from pasto_cli.core.evaluation.benchmarks import load_benchmark, subset
-from pasto_cli.core.evaluation.metrics import Table, openings, scores, slope_difference, steering_f1
+from pasto_cli.core.evaluation.details import invalid_top_tokens
+from pasto_cli.core.evaluation.metrics import Ends, Table, scores, slope_difference, steering_f1
 from pasto_cli.core.evaluation.oracles import ORACLES, score_oracles, simulate
-from pasto_cli.core.records.evaluation import Answer, EvalRun, dump, key, parse
+from pasto_cli.core.records.evaluation import Answer, EvalRun, dump, parse
+from pasto_cli.core.records.scores import key
 
 C = (-1.0, 0.0, 1.0)
 
@@ -84,16 +86,16 @@ def test_invalid_answers_are_counted_and_never_replaced(items):
     assert (
         table.f1(every).arbitrary > whole.f1(every).arbitrary
     )  # an invalid control answer is a flip
-    assert scores(table)["coefficients"]["1"]["invalid"] == (~table.valid[1.0]).sum()
+    assert scores(table).at(1.0).invalid == (~table.valid[1.0]).sum()
 
 
 def test_scores_carry_n_and_intervals(items):
     rows = simulate(items, "honesty", "perfect", 0)
     s = scores(Table(rows, "honesty", C, 0.05))
-    e = s["steering_f1"]
-    assert e["low"] < e["value"] < e["high"] and e["n"] == s["n_target"] + s["n_control"]
-    shift = s["coefficients"]["1"]["shift"]
-    assert shift["clusters"] * 2 == shift["n"] == s["n_target"]
+    e = s.steering_f1
+    assert e.low < e.value < e.high and e.n == s.n_target + s.n_control
+    shift = s.at(1.0).shift
+    assert shift.clusters * 2 == shift.n == s.n_target
     run = EvalRun(
         benchmark="b",
         title="t",
@@ -111,31 +113,28 @@ def test_scores_carry_n_and_intervals(items):
 
 
 def test_undefined_is_nan_never_zero():
-    nothing = np.array([])
-    result = steering_f1(nothing, nothing, nothing, nothing, nothing, nothing, (1.0, 1.0, 1.0))
+    nothing, one = Ends(*[np.array([])] * 3), Ends(*[np.array([1.0])] * 3)
+    mass = Ends(1.0, 1.0, 1.0)
+    result = steering_f1(nothing, nothing, mass)
     assert math.isnan(result.f1) and math.isnan(result.correct_rate)
-    one = np.array([1.0])
-    assert math.isnan(
-        steering_f1(one, one, one, nothing, nothing, nothing, (1.0, 1.0, 1.0)).f1
-    )  # no controls: no precision
-    assert math.isnan(steering_f1(one, one, one, one, one, one, (0.01, 1.0, 1.0)).f1)
+    assert math.isnan(steering_f1(one, nothing, mass).f1)  # no controls: no precision
+    assert math.isnan(steering_f1(one, one, Ends(0.01, 1.0, 1.0)).f1)
 
 
 def test_pmass_ratio_is_clamped_unless_original():
-    y = np.array([-1.0, -1.0]), np.array([-1.0, -1.0]), np.array([1.0, 1.0])
-    control = np.ones(2)
-    arguments = (*y, control, control, control)
-    assert steering_f1(*arguments, (1.0, 0.5, 1.0)).f1 == pytest.approx(100)
-    assert steering_f1(*arguments, (1.0, 0.5, 1.0), "original").f1 == pytest.approx(400)
-    assert steering_f1(*arguments, (0.5, 1.0, 1.0)).f1 == pytest.approx(25)
+    y = Ends(np.array([-1.0, -1.0]), np.array([-1.0, -1.0]), np.array([1.0, 1.0]))
+    control = Ends(*[np.ones(2)] * 3)
+    assert steering_f1(y, control, Ends(1.0, 0.5, 1.0)).f1 == pytest.approx(100)
+    assert steering_f1(y, control, Ends(1.0, 0.5, 1.0), "original").f1 == pytest.approx(400)
+    assert steering_f1(y, control, Ends(0.5, 1.0, 1.0)).f1 == pytest.approx(25)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=30), st.integers(0, 99))
 def test_f1_is_between_0_and_100(y, seed):
     rng = np.random.default_rng(seed)
-    arrays = [np.array(y) + rng.normal(0, 2, len(y)) * k for k in (1, 0, 1)]
-    result = steering_f1(*arrays, *arrays, (0.9, 1.0, 0.8))
+    arrays = Ends(*(np.array(y) + rng.normal(0, 2, len(y)) * k for k in (1, 0, 1)))
+    result = steering_f1(arrays, arrays, Ends(0.9, 1.0, 0.8))
     assert 0 <= result.f1 <= 100 and result.recall <= 1 and result.arbitrary <= 1 + 1e-9
 
 
@@ -207,13 +206,13 @@ def test_slope_and_monotonicity():
     flat = table(lambda a: 0.0)
     assert flat.slope(every) == pytest.approx(0) and math.isnan(flat.monotonicity(every))
     found = scores(line)
-    assert found["slope"]["low"] == pytest.approx(0.7) == found["slope"]["high"]
+    assert found.slope.low == pytest.approx(0.7) == found.slope.high
 
 
 def test_slope_leaves_rows_out_that_are_invalid_anywhere():
     rows = simulate(load_benchmark("mini-dilemmas").items, "honesty", "perfect", 0)
     for row in rows[::2]:
-        row.answers["1"] = Answer(y=-100.0, pmass=0.01, said="x")
+        row.answers["1"] = Answer(y=-100.0, pmass=0.01, top_token="x")
     table = Table(rows, "honesty", C, 0.05)
     assert table.slope(np.arange(len(table.rows))) == pytest.approx(3.0)
 
@@ -253,11 +252,11 @@ def test_difference_of_two_methods_is_paired():
         slope_difference(one, Table(simulate(items[2:], "honesty", "no-op", 0), "honesty", C, 0.05))
 
 
-def test_openings_count_what_was_said_instead():
+def test_invalid_top_tokens_count_what_was_said_instead():
     rows = simulate(load_benchmark("mini-dilemmas").items[:6], "honesty", "no-op", 0)
     for n, row in enumerate(rows):
-        row.answers["1"] = Answer(y=0.0, pmass=0.01, said="Maybe" if n < 4 else "I")
-    assert openings(rows, 0.05) == [("Maybe", 4), ("I", 2)]
+        row.answers["1"] = Answer(y=0.0, pmass=0.01, top_token="Maybe" if n < 4 else "I")
+    assert invalid_top_tokens(rows, 0.05) == [("Maybe", 4), ("I", 2)]
 
 
 def test_spread_over_runs():

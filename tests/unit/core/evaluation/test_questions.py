@@ -106,8 +106,7 @@ def test_padded_path_gives_the_same(tiny, make_adapter, questions):
     )
 
 
-# -- certificate and elicitation
-# -------------------------------------------------------------------------------------------
+# certificate and elicitation
 
 
 def test_certificate_of_no_dial_fails_and_says_why(tiny, tiny_pairs):
@@ -181,8 +180,7 @@ def test_elicitation_sees_personas_and_their_absence(tiny, tiny_pairs):
     )
 
 
-# -- generation
-# ------------------------------------------------------------------------------------------------------------
+# generation
 
 
 def test_generation_at_several_coefficients_equals_one_by_one(tiny, make_adapter):

@@ -30,7 +30,7 @@ def made(count, effect, seed, value="care", noise=1.0):
 
 
 def test_effect_is_half_the_way_from_one_end_to_the_other():
-    (found,) = value_shifts(made(30, 0.5, 0, noise=0.2), 0.05)["values"]
+    (found,) = value_shifts(made(30, 0.5, 0, noise=0.2), 0.05).values
     assert found.effect == pytest.approx(0.5, abs=0.1) and found.low < 0.5 < found.high
     assert found.up == pytest.approx(found.effect) and found.down == pytest.approx(-found.effect)
     assert (found.rows, found.dilemmas, found.moved) == (60, 30, True)
@@ -44,7 +44,7 @@ def test_the_dilemma_is_the_observation():
         second.answers.update(
             {a: x.model_copy(update={"y": -x.y}) for a, x in first.answers.items()}
         )
-    (found,) = value_shifts(rows, 0.05)["values"]
+    (found,) = value_shifts(rows, 0.05).values
     x = np.array([r.answers["1"].y for r in rows[::2]])
     assert found.high - found.low == pytest.approx(2 * 2.045 * x.std(ddof=1) / 30**0.5, rel=1e-3)
 
@@ -55,7 +55,7 @@ def test_false_discoveries_are_controlled():
     reported, uncorrected = 0, 0
     for seed in range(20):
         rows = [row for v in range(40) for row in made(12, 0.0, 1000 * seed + v, f"v{v}")]
-        found = value_shifts(rows, 0.05)["values"]
+        found = value_shifts(rows, 0.05).values
         assert len(found) == 40
         reported += any(s.moved for s in found)
         uncorrected += sum(s.p < 0.05 for s in found)
@@ -64,11 +64,11 @@ def test_false_discoveries_are_controlled():
 
 def test_rare_values_are_left_out_and_invalid_answers_do_not_count():
     rows = made(MINIMUM // 2 - 1, 1.0, 0)
-    assert value_shifts(rows, 0.05)["values"] == []
+    assert value_shifts(rows, 0.05).values == []
     rows = made(MINIMUM // 2, 1.0, 0)
-    assert len(value_shifts(rows, 0.05)["values"]) == 1
+    assert len(value_shifts(rows, 0.05).values) == 1
     rows[0].answers["1"].pmass = 0.01
-    assert value_shifts(rows, 0.05)["values"] == []
+    assert value_shifts(rows, 0.05).values == []
 
 
 def test_a_perfect_steerer_moves_its_value_and_its_classes(dailydilemmas):
@@ -76,10 +76,10 @@ def test_a_perfect_steerer_moves_its_value_and_its_classes(dailydilemmas):
     virtues."""
     items = load_benchmark("dailydilemmas", str(dailydilemmas)).items
     found = value_shifts(simulate(items, "honesty", "perfect", 0), 0.05)
-    honesty = next(s for s in found["values"] if s.name == "honesty")
+    honesty = next(s for s in found.values if s.name == "honesty")
     assert honesty.effect == pytest.approx(3.0) and honesty.moved
-    classes = {s.name: s for s in found["frameworks"]}
+    classes = {s.name: s for s in found.frameworks}
     assert {name.split(":")[0] for name in classes} == {"wvs", "mft", "virtue", "emotion", "maslow"}
     assert classes["virtue: truthfulness"].moved and classes["virtue: truthfulness"].effect > 2
     nothing = value_shifts(simulate(items, "honesty", "random", 0), 0.05)
-    assert sum(s.moved for s in (*nothing["values"], *nothing["frameworks"])) <= 2
+    assert sum(s.moved for s in (*nothing.values, *nothing.frameworks)) <= 2

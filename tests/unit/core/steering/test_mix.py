@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pasto_cli.base.statistics import Estimate
 from pasto_cli.core.artifact import export
 from pasto_cli.core.models.residual_writers import dense_weight
-from pasto_cli.core.records.adapter import Calibration, Interval
+from pasto_cli.core.records.adapter import Calibration
 from pasto_cli.core.steering.coefficients import change
 from pasto_cli.core.steering.steerer import AdapterSteerer, Mix, Scaled
 
@@ -129,7 +130,7 @@ def test_scaled_takes_each_sign_by_its_own_factor(two):
 
 
 def test_a_calibration_needs_both_signs():
-    reached = {k: Interval(value=1, low=0.9, high=1.1, n=24) for k in ("1", "-1")}
+    reached = {k: Estimate(value=1, low=0.9, high=1.1, n=24) for k in ("1", "-1")}
     Calibration(
         kl_p95=1.0, coefficients={"1": 0.5, "-1": -2.0}, reached=reached, quantization="none"
     )
