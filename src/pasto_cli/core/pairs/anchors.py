@@ -7,6 +7,7 @@ benchmark, or its controls would be trained on.
 """
 
 import hashlib
+import json
 import random
 import re
 from collections import defaultdict
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import write_text
 
 MIN_ANCHORS = 8
 """Fewer cannot be split into trained and held-out ones that say anything."""
@@ -89,6 +91,36 @@ def split_anchors(anchors: Sequence[Anchor], held_out: float, seed: int) -> Anch
         kept += some[:cut]
         train += some[cut:]
     return AnchorSplit(train, kept)
+
+
+def write_anchors(split: AnchorSplit, path: Path) -> None:
+    """Write a split as JSON lines: prompt, source, part.
+
+    Raises:
+        PastoError: If it cannot be written.
+    """
+    lines = [
+        json.dumps({**anchor._asdict(), "part": part}, ensure_ascii=False)
+        for part, anchors in split._asdict().items()
+        for anchor in anchors
+    ]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def read_anchors(path: Path) -> AnchorSplit:
+    """Read what `write_anchors` wrote.
+
+    Raises:
+        PastoError: If the file is missing or damaged.
+    """
+    split = AnchorSplit([], [])
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            getattr(split, record["part"]).append(Anchor(record["prompt"], record["source"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PastoError(f"{path}: cannot be read ({error})", "Train again.") from None
+    return split
 
 
 def require_no_overlap(anchors: Iterable[Anchor], prompts: Iterable[str], benchmark: str) -> None:
