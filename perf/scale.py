@@ -27,7 +27,8 @@ from pasto_cli.core.models.residual_writers import (
     place_writers,
 )
 from pasto_cli.core.models.tokentree import pack
-from pasto_cli.core.recipe.schema import AdapterSpec, LossesSpec, ModelSpec, SubspaceSpec
+from pasto_cli.core.recipe.losses_spec import LossesSpec
+from pasto_cli.core.recipe.schema import AdapterSpec, ModelSpec, SubspaceSpec
 from pasto_cli.core.steering.adapter import Adapter, decompose, select_directions
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.subspaces import random_basis

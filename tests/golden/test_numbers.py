@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pasto_cli.core.recipe.schema import CoherenceSpec, MonotonicitySpec, ProjectionSpec
+from pasto_cli.core.recipe.losses_spec import CoherenceSpec, MonotonicitySpec, ProjectionSpec
 from pasto_cli.core.steering.adapter import Adapter, Factors, Rotation
 from pasto_cli.core.training import subspaces as sub
 from pasto_cli.core.training.losses import (

@@ -8,7 +8,8 @@ import torch
 
 from pasto_cli.core.evaluation.questions import ask, score_answers
 from pasto_cli.core.models.tokentree import pack
-from pasto_cli.core.recipe.schema import LossesSpec, Recipe, SubspaceSpec
+from pasto_cli.core.recipe.losses_spec import LossesSpec
+from pasto_cli.core.recipe.schema import Recipe, SubspaceSpec
 from pasto_cli.core.steering.generation import generate
 from pasto_cli.core.steering.steerer import AdapterSteerer
 from pasto_cli.core.training import objective, svd_cache

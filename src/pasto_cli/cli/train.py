@@ -139,6 +139,7 @@ def _show(trained: "Trained") -> None:
 
     from pasto_cli.base.format import format_estimate
     from pasto_cli.cli.console import out, print_line
+    from pasto_cli.core.report.card import specificity_line
 
     certificate = trained.certificate
     if certificate is None:
@@ -161,4 +162,6 @@ def _show(trained: "Trained") -> None:
         f"1 prompt-equivalent = {certificate.span_nats / 2:.3f} nats per token; largest rotation "
         f"{trained.result.angle:.1f} degrees"
     )
+    if line := specificity_line(certificate):
+        print_line(line)
     print_line(f"adapter: {trained.folder}/adapter")

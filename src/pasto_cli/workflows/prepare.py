@@ -16,12 +16,19 @@ from pasto_cli.core.models.chat import TokenPair, require_pairs, tokenise_pairs
 from pasto_cli.core.models.devices import training_precision
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.residual_writers import Writer, dense_weight, find_writers, place_writers
+from pasto_cli.core.pairs.anchors import (
+    AnchorSplit,
+    load_anchors,
+    require_no_overlap,
+    split_anchors,
+)
 from pasto_cli.core.pairs.pairs import PairSet
 from pasto_cli.core.pairs.split import split_pairs
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.recipe.subspace_expression import parse_subspace
 from pasto_cli.core.steering.adapter import Adapter, Factors, select_directions
 from pasto_cli.core.training import checkpoint, subspaces
+from pasto_cli.core.training.anchors import Anchors
 from pasto_cli.core.training.directions import choose_directions
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.svd_cache import decompose_writer
@@ -113,22 +120,48 @@ def check_elicitation(
         )
 
 
+def recipe_anchors(recipe: Recipe) -> AnchorSplit | None:
+    """The recipe's anchors, split into trained and held-out ones; None where it has none.
+
+    Raises:
+        PastoError: If they cannot be read, or were taken from the recipe's own benchmark.
+    """
+    spec, name = recipe.losses.anchor, recipe.evaluation.benchmark
+    if spec is None:
+        return None
+    anchors = load_anchors(spec.prompts)
+    if name not in ("sentiment", "dailydilemmas"):  # one asks nothing, one may need the Hub
+        items = load_benchmark(name).items
+        asked = [item.prompt.partition("\n\n")[2] or item.prompt for item in items]
+        require_no_overlap(anchors, asked, name)
+    return split_anchors(anchors, spec.held_out, recipe.training.seed)
+
+
 def prepare_or_restore(
-    lm: LoadedModel, tokens: Tokens, recipe: Recipe, folder: Path, watch: Watcher
+    lm: LoadedModel,
+    tokens: Tokens,
+    recipe: Recipe,
+    folder: Path,
+    watch: Watcher,
+    anchors: AnchorSplit | None = None,
 ) -> tuple[Adapter, Objective]:
     """A fresh adapter and the loss, from the checkpoint of a run's folder where there is one."""
     start = checkpoint.load_start(folder, recipe.adapter)
     if start is not None:
         adapter, basis = start
-        return adapter.to(lm.device), make_objective(lm, basis, recipe)
+        return adapter.to(lm.device), make_objective(lm, basis, recipe, anchors)
     with training_precision(lm, recipe.training.precision):
-        adapter, objective = prepare(lm, tokens, recipe, watch)
+        adapter, objective = prepare(lm, tokens, recipe, watch, anchors)
     checkpoint.save_start(folder, adapter, objective.basis)
     return adapter, objective
 
 
 def prepare(
-    lm: LoadedModel, tokens: Tokens, recipe: Recipe, watch: Watcher
+    lm: LoadedModel,
+    tokens: Tokens,
+    recipe: Recipe,
+    watch: Watcher,
+    anchors: AnchorSplit | None = None,
 ) -> tuple[Adapter, Objective]:
     """A fresh adapter and the loss: activations, decompositions, directions, loss subspace."""
     spec, space = recipe.adapter, recipe.subspace
@@ -157,7 +190,7 @@ def prepare(
     # Processes on unlike processors may round otherwise: all begin with the first one's numbers.
     distributed.broadcast([*adapter.state_dict().values(), basis])
     watch.note(f"adapter: {len(placed)} modules, {adapter.num_parameters():,} parameters")
-    return adapter, make_objective(lm, basis, recipe)
+    return adapter, make_objective(lm, basis, recipe, anchors)
 
 
 def _collect(
@@ -209,9 +242,15 @@ def _loss_basis(
     )
 
 
-def make_objective(lm: LoadedModel, basis: Tensor, recipe: Recipe) -> Objective:
+def make_objective(
+    lm: LoadedModel, basis: Tensor, recipe: Recipe, anchors: AnchorSplit | None = None
+) -> Objective:
     """The recipe's loss on a loss subspace (d, k)."""
     spec = recipe.training
+    trained = None
+    if recipe.losses.anchor is not None and anchors is not None:
+        prompts = [anchor.prompt for anchor in anchors.train]
+        trained = Anchors(lm, prompts, recipe.losses.anchor, spec.seed)
     return Objective(
         lm,
         basis,
@@ -219,4 +258,5 @@ def make_objective(lm: LoadedModel, basis: Tensor, recipe: Recipe) -> Objective:
         recipe.subspace,
         budget=spec.node_budget,
         cache_mb=spec.base_cache_mb,
+        anchors=trained,
     )

@@ -18,9 +18,11 @@ from pasto_cli.core.artifact import store
 from pasto_cli.core.artifact.verify import describe_base, reference_logits
 from pasto_cli.core.evaluation.benchmarks import check_benchmark
 from pasto_cli.core.evaluation.certificate import certify, measure_persona_llr
+from pasto_cli.core.evaluation.disturbance import measure_specificity
 from pasto_cli.core.models.devices import training_precision
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.memory import enough_memory
+from pasto_cli.core.pairs.anchors import AnchorSplit, read_anchors, write_anchors
 from pasto_cli.core.pairs.pairs import PairSet, make_pairs, read_pairs, write_pairs
 from pasto_cli.core.recipe.load import dump_recipe, load_stored_recipe
 from pasto_cli.core.recipe.schema import Recipe
@@ -38,9 +40,12 @@ from pasto_cli.workflows.prepare import (
     Tokens,
     check_elicitation,
     prepare_or_restore,
+    recipe_anchors,
     tokenise_recipe,
 )
 from pasto_cli.workflows.progress import Watcher
+
+ANCHORS = "anchors.jsonl"
 
 
 class Trained(NamedTuple):
@@ -78,11 +83,14 @@ def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trai
     """
     check_benchmark(recipe.evaluation.benchmark)
     pair_set = make_pairs(recipe.pairs)
+    anchors = recipe_anchors(recipe)
     folder = runs.new_run(recipe.name, root)
     with runs.removed_unless(folder, lambda: checkpoint.begun(folder)):
         write_text(folder / "recipe.yaml", dump_recipe(recipe))
         write_pairs(pair_set.pairs, folder / "pairs.jsonl")
-        return _train(recipe, pair_set, folder, watch)
+        if anchors is not None:
+            write_anchors(anchors, folder / ANCHORS)
+        return _train(recipe, pair_set, anchors, folder, watch)
 
 
 def resume_run(run: Path, watch: Watcher) -> Trained:
@@ -104,7 +112,8 @@ def resume_run(run: Path, watch: Watcher) -> Trained:
         )
     recipe = load_stored_recipe(run / "recipe.yaml")
     _refuse_finished(run)
-    return _train(recipe, read_pairs(run / "pairs.jsonl"), run, watch)
+    anchors = read_anchors(run / ANCHORS) if recipe.losses.anchor is not None else None
+    return _train(recipe, read_pairs(run / "pairs.jsonl"), anchors, run, watch)
 
 
 def _refuse_finished(run: Path) -> None:
@@ -115,7 +124,9 @@ def _refuse_finished(run: Path) -> None:
         )
 
 
-def _train(recipe: Recipe, pair_set: PairSet, folder: Path, watch: Watcher) -> Trained:
+def _train(
+    recipe: Recipe, pair_set: PairSet, anchors: AnchorSplit | None, folder: Path, watch: Watcher
+) -> Trained:
     """From loaded pairs to the certificate, in a run's folder."""
     lm = open_model(recipe.model, watch)
     tokens = tokenise_recipe(pair_set, recipe, lm, watch)
@@ -127,9 +138,9 @@ def _train(recipe: Recipe, pair_set: PairSet, folder: Path, watch: Watcher) -> T
         else:
             state = snapshot.state
             watch.note(f"going on after step {state.step} of {state.total}")
-        adapter, objective = prepare_or_restore(lm, tokens, recipe, folder, watch)
+        adapter, objective = prepare_or_restore(lm, tokens, recipe, folder, watch, anchors)
         base = describe_base(lm, adapter)
-        run = _Run(lm, adapter, objective, recipe, pair_set, tokens, folder, base)
+        run = _Run(lm, adapter, objective, recipe, pair_set, anchors, tokens, folder, base)
         result = run.optimise(snapshot, watch)
         if result.interrupted:
             _report_interruption(run, result, watch)
@@ -167,6 +178,7 @@ class _Run:
     objective: Objective
     recipe: Recipe
     pair_set: PairSet
+    anchors: AnchorSplit | None
     tokens: Tokens
     folder: Path
     base: BaseInfo
@@ -219,7 +231,20 @@ class _Run:
                 spec.node_budget,
                 advance,
             )
-        return certify(llr, tokens.num_prompts, spec.seed)
+        certificate = certify(llr, tokens.num_prompts, spec.seed)
+        if self.anchors is None or self.recipe.losses.anchor is None:
+            return certificate
+        held_out = [anchor.prompt for anchor in self.anchors.held_out]
+        with watch.task(f"specificity: {len(held_out)} held-out anchors"):
+            found = measure_specificity(
+                self.lm,
+                AdapterSteerer(self.adapter, self.lm),
+                held_out,
+                tokens=self.recipe.losses.anchor.tokens,
+                budget=spec.node_budget,
+                seed=spec.seed,
+            )
+        return certificate.model_copy(update={"specificity": found})
 
     def _describe(self, training: TrainingRecord, certificate: Certificate | None) -> Meta:
         """What pasto.json says of the adapter as it is now."""
@@ -232,6 +257,7 @@ class _Run:
             max_angle=self.recipe.adapter.max_angle,
             largest_angle=self.adapter.angle(),
             recipe=self.recipe.model_dump(mode="json"),
+            anchors_sha256=self.anchors.digest if self.anchors is not None else None,
             pairs_sha256=self.pair_set.digest,
             personas=[first.chosen, first.rejected],
             training=training,

@@ -22,8 +22,9 @@ from torch import Tensor
 from pasto_cli.base.statistics import Estimate, Floats, cluster_bootstrap
 from pasto_cli.core.models.forward import hidden_states
 from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.records.adapter import Specificity
 from pasto_cli.core.records.scores import Disturbance
-from pasto_cli.core.steering.generation import decoding
+from pasto_cli.core.steering.generation import greedy_answers
 from pasto_cli.core.steering.steerer import Steerer
 
 PERCENTILE = 0.95
@@ -77,7 +78,7 @@ def make_probe(
     # What all prompts begin and end with is the chat template; the rest is their own text.
     head, tail = _common_prefix(ids), _common_prefix([row[::-1] for row in ids])
     words = [len(row) - head - tail for row in ids]
-    answers = _greedy_answers(lm, ids, tokens)
+    answers = greedy_answers(lm, ids, tokens)
     rows = [row + answer for row, answer in zip(ids, answers, strict=True)]
     base: list[Tensor] = [torch.empty(0)] * len(ids)
     for index, states in hidden_states(lm, rows, budget):
@@ -85,35 +86,6 @@ def make_probe(
         predicting = slice(-(len(answers[index]) + 1), -1)
         base[index] = states.last(predicting)[0]  # (1, t, d_model) -> (t, d_model)
     return NeutralProbe(list(prompts), answers, base, words, tail)
-
-
-def _greedy_answers(lm: LoadedModel, rows: list[list[int]], tokens: int) -> list[list[int]]:
-    """The clean model's greedy answer to each row."""
-    answers: list[list[int]] = [[] for _ in rows]
-    # Rows of equal length share a batch, so that none is padded: padding would change rounding.
-    for length in sorted({len(row) for row in rows}):
-        alike = [i for i, row in enumerate(rows) if len(row) == length]
-        for index, answer in zip(alike, _greedy(lm, [rows[i] for i in alike], tokens), strict=True):
-            answers[index] = answer
-    return answers
-
-
-def _greedy(lm: LoadedModel, rows: list[list[int]], tokens: int) -> list[list[int]]:
-    """Answers to rows of equal length, each up to and with the token that ends it."""
-    ids = torch.tensor(rows, device=lm.device)
-    arguments: dict[str, Any] = {
-        "max_new_tokens": tokens,
-        **decoding(0.0),
-        "pad_token_id": lm.tokenizer.eos_token_id,
-    }
-    output = lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
-    found = output[:, ids.shape[1] :].tolist()
-    more = lm.model.generation_config.eos_token_id  # one, several or none
-    ends = {lm.tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])}
-    # A row that ended early was padded until its neighbours had ended.
-    return [
-        row[: next((n + 1 for n, token in enumerate(row) if token in ends), None)] for row in found
-    ]
 
 
 def _common_prefix(rows: Sequence[Sequence[int]]) -> int:
@@ -187,6 +159,35 @@ def summarise_disturbance(
         nll=estimate(lambda i: float(joined(reading.nll, i).mean())),
         nll_shift=estimate(lambda i: float((joined(reading.nll, i) - joined(zero.nll, i)).mean())),
     )
+
+
+def measure_specificity(
+    lm: LoadedModel,
+    steerer: Steerer,
+    prompts: Sequence[str],
+    *,
+    tokens: int,
+    budget: int,
+    seed: int,
+) -> dict[str, Specificity]:
+    """KL on held-out anchors at +1 and -1, by coefficient; anchors are resampled whole.
+
+    Args:
+        lm: The base model.
+        steerer: What is measured.
+        prompts: Anchors that were not trained on.
+        tokens: Longest answer.
+        budget: Nodes of one token tree.
+        seed: Seed of the bootstrap.
+    """
+    probe = make_probe(lm, prompts, tokens, budget)
+    zero = measure_disturbance(lm, steerer, probe, 0.0, budget)
+    found = {}
+    for name, coefficient in (("1", 1.0), ("-1", -1.0)):
+        reading = measure_disturbance(lm, steerer, probe, coefficient, budget)
+        summary = summarise_disturbance(reading, zero, seed)
+        found[name] = Specificity(kl_mean=summary.kl_mean, kl_p95=summary.kl_p95)
+    return found
 
 
 def coefficient_at_budget(

@@ -1,32 +1,21 @@
 """What a run is made of: the pydantic models behind a YAML recipe.
 
-Each default is written here and nowhere else. Every model is frozen and refuses unknown keys.
-Reading a file, overriding keys and wording mistakes is `core.recipe.load`. Nothing here imports
-torch, so that validation is instant.
+Each default is written here (those of the losses in `losses_spec`) and nowhere else. Every model
+is frozen and refuses unknown keys. Reading a file, overriding keys and wording mistakes is
+`core.recipe.load`. Nothing here imports torch, so that validation is instant.
 
 Defaults follow the AntiPaSTO paper (arXiv 2601.07473, Table 9) or its published code where an
 experiment in `docs/LOG.md` does not say otherwise; the neutral branch has no counterpart there.
 """
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from pasto_cli.core.recipe.losses_spec import LossesSpec
+from pasto_cli.core.recipe.section import Count, Fraction, NonNegative, Positive, Section
 from pasto_cli.core.recipe.subspace_expression import parse_subspace
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, strict about unknown keys, no infinities."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
 
 class ModelSpec(Section):
@@ -177,116 +166,6 @@ class SubspaceSpec(Section):
     def _expression(cls, value: str) -> str:
         parse_subspace(value)
         return value
-
-
-class ProjectionSpec(Section):
-    """Anti-parallel projection loss."""
-
-    kind: Literal["scaled", "symlog"] = "scaled"
-    """scaled: published code; symlog: paper."""
-    weight: NonNegative = 1.0
-    """Weight of the term."""
-    scale: Positive = 30.0
-    """Factor on the anti-parallelism a (scaled only)."""
-    margin: float = 0.0
-    """Added to a before the hinge."""
-    softness: Fraction = 0.25
-    """The focus exponent is 1 - softness: 1 switches the focus off."""
-    orth_weight: NonNegative = 0.0
-    """Weight of the term that keeps the two changes on one line."""
-
-
-class CoherenceSpec(Section):
-    """Total-variation budget by the base model's entropy."""
-
-    weight: NonNegative = 10.0
-    """Weight inside the barrier; 0 switches the term off."""
-    barrier: Literal["log1p_squared", "log"] = "log1p_squared"
-    """log1p_squared: published code; log: paper."""
-    kappa: Positive = 0.3
-    """The budget is kappa sqrt(H + beta), H in nats. 0.3 is the paper's; 0.9, the published code's,
-    cannot bind."""
-    beta: NonNegative = 0.02
-    """Floor under the entropy, nats."""
-    aggregate: Literal["mean", "lse", "max"] = "mean"
-    """How the tokens of a row are put together."""
-    temperature: Positive = 3.0
-    """Temperature of lse."""
-    tokens: Literal["suffix", "all"] = "suffix"
-    """The shared suffix, or every token of the prompt (original)."""
-
-
-class MonotonicitySpec(Section):
-    """The gap between the personas must grow at +1 and shrink at -1."""
-
-    weight: NonNegative = 30.0
-    """Weight of the hinge; 0 switches the term off."""
-    variant: Literal["forward", "batch"] = "forward"
-    """forward keeps the pairs' own orientation; batch takes the better of it and its mirror
-    (original)."""
-    frac: NonNegative = 0.5
-    """Threshold: frac sqrt(mean H) + floor, nats."""
-    floor: NonNegative = 0.04
-    """Constant part of the threshold, nats; see frac."""
-    tokens: Literal["suffix", "all"] = "suffix"
-    """The shared suffix, or every token of the prompt (original)."""
-
-
-class NeutralSpec(Section):
-    """The neutral branch: sign and strength on prompts without a persona."""
-
-    orientation_weight: NonNegative = 15.0
-    """Weight of mean(o- - o+)."""
-    likeness_weight: NonNegative = 30.0
-    """Weight of relu(m - s(+1)) + relu(m + s(-1)), and of the same beyond the ceiling."""
-    margin: Positive = 1.0
-    """m: wanted strength, prompt-equivalents."""
-    ceiling: Positive | None = None
-    """Strength beyond which the dial is held back, prompt-equivalents; null lets it grow."""
-    coherence: bool = True
-    """Coherence on the neutral leaf too."""
-
-    @model_validator(mode="after")
-    def _order(self) -> Self:
-        if self.ceiling is not None and self.ceiling < self.margin:
-            raise ValueError(
-                f"ceiling ({self.ceiling:g}) must not be below margin ({self.margin:g}), the "
-                f"strength wanted"
-            )
-        return self
-
-
-_ORIGINAL_LOSSES: dict[str, Any] = {
-    "coherence": {"kappa": 0.9, "tokens": "all"},
-    "monotonicity": {"variant": "batch", "tokens": "all"},
-    "neutral": None,
-}
-
-
-class LossesSpec(Section):
-    """The loss terms. `losses: original` is the published code's set: no neutral branch."""
-
-    projection: ProjectionSpec = ProjectionSpec()
-    """Anti-parallel projection."""
-    coherence: CoherenceSpec = CoherenceSpec()
-    """Coherence constraint."""
-    monotonicity: MonotonicitySpec = MonotonicitySpec()
-    """Monotonicity constraint."""
-    neutral: NeutralSpec | None = NeutralSpec()
-    """Neutral branch; null leaves it out."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named_set(cls, data: Any) -> Any:
-        if isinstance(data, str):
-            if data == "original":
-                return _ORIGINAL_LOSSES
-            if data != "pasto":
-                raise ValueError(
-                    f"{data!r} is not a set of losses; write 'pasto', 'original' or a mapping"
-                )
-            return {}
-        return data
 
 
 class TrainingSpec(Section):

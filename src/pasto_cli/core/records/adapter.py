@@ -6,7 +6,16 @@ to the chosen persona prompt), disturbance is KL to the base in nats. Records on
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.statistics import Estimate
@@ -23,6 +32,17 @@ def _without_clusters(estimate: Estimate) -> Estimate:
 
 StoredEstimate = Annotated[Estimate, AfterValidator(_without_clusters)]
 """An estimate as format 1 holds it: value, low, high and n."""
+
+
+class Specificity(BaseModel):
+    """How far a dial moves held-out anchors, on which it should change nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kl_mean: StoredEstimate
+    """Mean of KL(p_0 || p_a) over the tokens of the base's own answers, nats."""
+    kl_p95: StoredEstimate
+    """95th percentile of the same, nats."""
 
 
 class Certificate(BaseModel):
@@ -42,6 +62,12 @@ class Certificate(BaseModel):
     num_neutral_prompts: int
     reason: str
     """Why it failed, or empty."""
+    specificity: dict[str, Specificity] | None = None
+    """Coefficient -> KL on held-out anchors; left out of the file where there are none."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent_anchors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_none(handler(self), "specificity")
 
 
 class BaseInfo(BaseModel):
@@ -113,6 +139,8 @@ class Meta(BaseModel):
     tensors_sha256: str | None = None
     """SHA-256 of adapter.safetensors; written by `save`."""
     pairs_sha256: str
+    anchors_sha256: str | None = None
+    """SHA-256 of the anchors, trained and held out; left out of the file where there are none."""
     num_pairs: dict[str, int]
     personas: list[str]
     """One filled template of each persona: positive, negative."""
@@ -122,6 +150,10 @@ class Meta(BaseModel):
     """Made by `pasto calibrate`."""
     reference: Reference
     versions: dict[str, str]
+
+    @model_serializer(mode="wrap")
+    def _without_absent_anchors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_none(handler(self), "anchors_sha256")
 
     def coefficient(self, strength: float) -> float:
         """The coefficient of a strength in per cent of the calibrated one.
@@ -142,3 +174,10 @@ class Meta(BaseModel):
         if strength == 0:
             return 0.0
         return abs(strength) / 100 * self.calibration.coefficients["1" if strength > 0 else "-1"]
+
+
+def _without_none(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    """Fields of a record as format 1 has them: what is not there has no key."""
+    if fields[name] is None:
+        del fields[name]
+    return fields

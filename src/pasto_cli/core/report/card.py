@@ -85,7 +85,22 @@ def _certificate_lines(certificate: Certificate | None, imported: bool) -> list[
         f"| the negative persona prompt itself | {rejected:+.2f} |",
         "",
         f"One prompt-equivalent is {certificate.span_nats / 2:.3f} nats per token here.",
+        *(["", f"On {line}."] if (line := specificity_line(certificate)) else []),
     ]
+
+
+def specificity_line(certificate: Certificate) -> str | None:
+    """What a dial does to held-out anchors, in words; None where it was trained without any."""
+    found = certificate.specificity
+    if found is None:
+        return None
+    ends = [
+        f"{end} mean {format_estimate(found[key].kl_mean, signed=False)}, "
+        f"95th percentile {format_estimate(found[key].kl_p95, signed=False)}"
+        for end, key in (("+1", "1"), ("-1", "-1"))
+    ]
+    n = found["1"].kl_mean.n
+    return f"{n} held-out anchors, KL to the base model, nats [95 %]: {'; '.join(ends)}"
 
 
 def _calibration_line(found: Calibration) -> str:

@@ -9,6 +9,7 @@ from pasto_cli.core.records.adapter import Meta
 from pasto_cli.core.records.evaluation import SentimentRun
 from pasto_cli.core.records.training import ImportRecord, Step
 from pasto_cli.core.report import plots
+from pasto_cli.core.report.card import specificity_line
 
 DIAGNOSTICS = (
     (
@@ -72,6 +73,8 @@ def certificate_section(meta: Meta) -> Section:
         ("positive persona prompt", f"{chosen:+.2f}"),
         ("negative persona prompt", f"{rejected:+.2f}"),
     ]
+    if line := specificity_line(certificate):
+        facts.append(("specificity", line))
     marks = [
         plots.Mark("negative persona", rejected, rejected, rejected, filled=False),
         plots.Mark("positive persona", chosen, chosen, chosen, filled=False),

@@ -160,6 +160,42 @@ def _decode(
     return [text.strip() for text in texts]
 
 
+def greedy_answers(lm: LoadedModel, rows: list[list[int]], tokens: int) -> list[list[int]]:
+    """The clean model's greedy answer to each row, token ids, with the token that ends it.
+
+    Args:
+        lm: The base model.
+        rows: Token ids of prompts.
+        tokens: Longest answer.
+    """
+    answers: list[list[int]] = [[] for _ in rows]
+    # Rows of equal length share a batch, so that none is padded: padding would change rounding.
+    for length in sorted({len(row) for row in rows}):
+        alike = [i for i, row in enumerate(rows) if len(row) == length]
+        for index, answer in zip(alike, _greedy(lm, [rows[i] for i in alike], tokens), strict=True):
+            answers[index] = answer
+    return answers
+
+
+@torch.no_grad()
+def _greedy(lm: LoadedModel, rows: list[list[int]], tokens: int) -> list[list[int]]:
+    """Answers to rows of equal length, each up to and with the token that ends it."""
+    ids = torch.tensor(rows, device=lm.device)
+    arguments: dict[str, Any] = {
+        "max_new_tokens": tokens,
+        **decoding(0.0),
+        "pad_token_id": lm.tokenizer.eos_token_id,
+    }
+    output = lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
+    found = output[:, ids.shape[1] :].tolist()
+    more = lm.model.generation_config.eos_token_id  # one, several or none
+    ends = {lm.tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])}
+    # A row that ended early was padded until its neighbours had ended.
+    return [
+        row[: next((n + 1 for n, token in enumerate(row) if token in ends), None)] for row in found
+    ]
+
+
 def decoding(temperature: float) -> dict[str, Any]:
     """Arguments of transformers' `generate` that leave nothing to a checkpoint's own settings.
 

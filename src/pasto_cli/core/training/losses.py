@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pasto_cli.core.recipe.schema import (
+from pasto_cli.core.recipe.losses_spec import (
     CoherenceSpec,
     MonotonicitySpec,
     NeutralSpec,

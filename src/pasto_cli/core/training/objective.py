@@ -12,6 +12,7 @@ Legend: b pairs, c coefficients, w window (positions of one row that count), d d
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,11 +21,14 @@ from pasto_cli.core.models import distributed
 from pasto_cli.core.models.chat import TokenPair
 from pasto_cli.core.models.forward import RowStates, hidden_states
 from pasto_cli.core.models.loaded import LoadedModel, at_least_single
-from pasto_cli.core.recipe.schema import LossesSpec, SubspaceSpec
+from pasto_cli.core.recipe.losses_spec import LossesSpec
+from pasto_cli.core.recipe.schema import SubspaceSpec
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.core.training import readout, terms
+from pasto_cli.core.training.anchors import AnchorRow, Anchors, kl_per_token
 from pasto_cli.core.training.terms import BasePair, LossReport, Side, SteeredPair
 
+T = TypeVar("T")
 SIGNS = (1.0, -1.0)
 """Coefficients of a training step, in the order of the leading axis."""
 REMEMBERED_TOGETHER = 32
@@ -51,6 +55,7 @@ class Objective:
         subspace: For the loss depth and the number of last tokens.
         budget: Nodes of a token tree.
         cache_mb: Memory for cached base sides.
+        anchors: Prompts on which the dial should change nothing; None for none.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Objective:
         *,
         budget: int,
         cache_mb: float,
+        anchors: Anchors | None = None,
     ) -> None:
         self.lm = lm
         self.basis = basis.to(lm.device)
@@ -70,11 +76,14 @@ class Objective:
         self.last_tokens = subspace.last_tokens
         self.budget = budget
         self.whole_rows = "all" in (spec.coherence.tokens, spec.monotonicity.tokens)
+        self.anchors = anchors
         self._room = cache_mb * 2**20
         self._cache: dict[TokenPair, BasePair] = {}
 
     def remember(self, pairs: Sequence[TokenPair]) -> None:
-        """Compute the base side of pairs and keep what fits."""
+        """Compute the base side of anchors, and that of pairs as far as it fits."""
+        if self.anchors is not None and not self.anchors.rows:
+            self.anchors.remember(self.budget)
         for start in range(0, len(pairs), REMEMBERED_TOGETHER):
             together = pairs[start : start + REMEMBERED_TOGETHER]
             missing = [pair for pair in together if pair not in self._cache]
@@ -87,7 +96,12 @@ class Objective:
                 self._cache[pair] = base
 
     def __call__(
-        self, adapter: Adapter, batch: Sequence[TokenPair], ramp: float = 1.0, neutral: bool = True
+        self,
+        adapter: Adapter,
+        batch: Sequence[TokenPair],
+        ramp: float = 1.0,
+        neutral: bool = True,
+        step: int | None = None,
     ) -> LossReport:
         """Loss of a batch.
 
@@ -96,14 +110,22 @@ class Objective:
             batch: At least two pairs.
             ramp: Factor on the constraints' weights and the focus exponent, 0 to 1.
             neutral: Whether to run the neutral leaves (always when the neutral branch is on).
+            step: Optimiser step that anchors are drawn for; None for validation.
         """
         neutral = neutral or self.spec.neutral is not None
         base = self._known(batch)
         # Every process runs its share of the pairs; the loss is of them all, since sigma and the
         # span of strength are taken over the whole batch.
         own, own_base = distributed.shard(batch), distributed.shard(base)
-        mine = self._steered_pairs(adapter, own, own_base, neutral) if own else []
-        return terms.combine(base, self._gathered(mine, len(batch)), self.basis, self.spec, ramp)
+        drawn = self.anchors.drawn(step) if self.anchors is not None else []
+        own_anchors = distributed.shard(drawn)
+        mine, kl = self._steered_pairs(adapter, own, own_base, own_anchors, neutral)
+        pairs = self._gathered(mine, len(batch))
+        report = terms.combine(base, pairs, self.basis, self.spec, ramp)
+        if self.spec.anchor is None or not drawn:
+            return report
+        # No ramp: at the start the dial is the base and the term is 0; it only ever grows with it.
+        return terms.with_anchors(report, self._gathered(kl, len(drawn)), self.spec.anchor)
 
     def _known(self, batch: Sequence[TokenPair]) -> list[BasePair]:
         """The base side of each pair, computed where the cache has none."""
@@ -111,8 +133,8 @@ class Objective:
         computed = iter(self._base_pairs(missing) if missing else ())
         return [self._cache[pair] if pair in self._cache else next(computed) for pair in batch]
 
-    def _gathered(self, mine: list[SteeredPair], count: int) -> list[SteeredPair]:
-        """The steered side of all pairs of a batch, those of other processes without gradients."""
+    def _gathered(self, mine: list[T], count: int) -> list[T]:
+        """What all processes computed of a batch, that of the others without gradients."""
         processes = distributed.size()
         if processes == 1:
             return mine
@@ -171,11 +193,20 @@ class Objective:
         ]
 
     def _steered(
-        self, adapter: Adapter, pairs: Sequence[TokenPair], neutral: bool
-    ) -> list[list[Side]]:
-        """For each pair its sides at +1 and -1: depth (2, d), last (2, w, d)."""
-        rows, windows = self._rows(pairs, neutral)
+        self,
+        adapter: Adapter,
+        pairs: Sequence[TokenPair],
+        anchors: Sequence[AnchorRow],
+        neutral: bool,
+    ) -> tuple[list[list[Side]], list[Tensor]]:
+        """For each pair its sides at +1 and -1, depth (2, d) and last (2, w, d); for each anchor
+        its states where its answer is predicted, (2, t, d).
+        """
+        pair_rows, windows = self._rows(pairs, neutral)
+        # In the same trees: anchors begin with the header that the pairs' prompts begin with.
+        rows = [*pair_rows, *(anchor.row for anchor in anchors)]
         sides: dict[int, Side] = {}
+        answers: dict[int, Tensor] = {}
         for index, states in hidden_states(
             self.lm,
             rows,
@@ -184,9 +215,16 @@ class Objective:
             coefficients=SIGNS,
             depth=self.depth,
         ):
-            sides[index] = self._side(states, windows[index])
+            if index < len(pair_rows):
+                sides[index] = self._side(states, windows[index])
+            else:
+                number = index - len(pair_rows)
+                answers[number] = states.last(anchors[number].window)
         each = 3 if neutral else 2
-        return [[sides[i + side] for side in range(each)] for i in range(0, len(rows), each)]
+        return (
+            [[sides[i + side] for side in range(each)] for i in range(0, len(pair_rows), each)],
+            [answers[i] for i in range(len(anchors))],
+        )
 
     # -- reading the output head
 
@@ -236,10 +274,13 @@ class Objective:
         adapter: Adapter,
         pairs: Sequence[TokenPair],
         base: Sequence[BasePair],
+        anchors: Sequence[AnchorRow],
         neutral: bool,
-    ) -> list[SteeredPair]:
-        """The steered side of pairs: one run of the model, then its head some pairs at a time."""
-        sides = self._steered(adapter, pairs, neutral)
+    ) -> tuple[list[SteeredPair], list[Tensor]]:
+        """The steered side of pairs, and KL (2, t) on anchors: one run, then the head."""
+        if not pairs and not anchors:  # a process may have none of a small batch
+            return [], []
+        sides, answers = self._steered(adapter, pairs, anchors, neutral)
         each = [
             readout.Sides(
                 last=[side.last for side in of_pair],
@@ -254,10 +295,11 @@ class Objective:
         reads: list[readout.SteeredRead] = []
         for group in self._head_groups(rows):
             reads += readout.read_steered(self.lm, [each[i] for i in group])
-        return [
+        steered = [
             SteeredPair(
                 [side.depth for side in of_pair],
                 terms.pair_terms(known.read, read, pair.suffix_len, self.spec),
             )
             for pair, known, of_pair, read in zip(pairs, base, sides, reads, strict=True)
         ]
+        return steered, kl_per_token(self.lm, anchors, answers)

@@ -1,6 +1,6 @@
 """From what was read of the model to the loss of a batch (AntiPaSTO, arXiv 2601.07473, section 3).
 
-    loss = projection + ramp (coherence + monotonicity) + orientation + likeness
+    loss = projection + ramp (coherence + monotonicity) + orientation + likeness + anchor
 
 The terms themselves are in `losses`. Projection and orientation are made from the residual stream
 at the loss depth, of the whole batch at once (sigma is a spread over pairs); the others pair by
@@ -19,8 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pasto_cli.core.recipe.schema import LossesSpec
+from pasto_cli.core.recipe.losses_spec import AnchorSpec, LossesSpec
 from pasto_cli.core.training import losses
+from pasto_cli.core.training.anchors import anchor_loss
 from pasto_cli.core.training.losses import PersonaLLR
 from pasto_cli.core.training.readout import NEUTRAL, WATCHED, BaseRead, SteeredRead
 
@@ -243,6 +244,24 @@ def _neutral_parts(
     }
     diagnostics |= {"orientation_pos": o.pos.mean(), "orientation_neg": o.neg.mean()}
     return parts, diagnostics
+
+
+def with_anchors(report: LossReport, kl: Sequence[Tensor], spec: AnchorSpec) -> LossReport:
+    """A report with the anchors' term added.
+
+    Args:
+        report: Of the batch's pairs.
+        kl: KL at the answer tokens of all drawn anchors, (2, t) each.
+        spec: Weight and aggregate.
+    """
+    loss = anchor_loss(kl, spec)
+    at_ends = torch.cat(list(kl), dim=1).mean(1)  # (2,): mean over tokens, at +1 and at -1
+    return LossReport(
+        total=report.total + loss,
+        parts=report.parts | {"anchor": loss.item()},
+        diagnostics=report.diagnostics
+        | {"anchor_kl_pos": at_ends[0].item(), "anchor_kl_neg": at_ends[1].item()},
+    )
 
 
 def _floats(tensors: dict[str, Tensor]) -> dict[str, float]:

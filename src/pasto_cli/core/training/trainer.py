@@ -210,7 +210,7 @@ class _Loop:
         pairs = sum(map(len, group))
         reports = []
         for batch in group:
-            report = self.objective(self.adapter, batch, self.ramp(), neutral=False)
+            report = self.objective(self.adapter, batch, self.ramp(), neutral=False, step=self.step)
             if not math.isfinite(report.total.item()):
                 where = f"at step {self.step + 1} (epoch {epoch})"
                 raise _not_finite(f"the loss is {report.total.item()} {where}", report, batch)

@@ -36,9 +36,9 @@ def train_and_ask(rank, world, port, folder, spec):
     from pasto_cli.core.models.loading import load_model
     from pasto_cli.core.models.residual_writers import dense_weight, find_writers
     from pasto_cli.core.pairs.pairs import make_pairs
+    from pasto_cli.core.recipe.losses_spec import LossesSpec
     from pasto_cli.core.recipe.schema import (
         AdapterSpec,
-        LossesSpec,
         ModelSpec,
         PairsSpec,
         SubspaceSpec,
@@ -46,6 +46,7 @@ def train_and_ask(rank, world, port, folder, spec):
     )
     from pasto_cli.core.steering.adapter import Adapter, decompose, select_directions
     from pasto_cli.core.steering.steerer import AdapterSteerer
+    from pasto_cli.core.training.anchors import Anchors
     from pasto_cli.core.training.objective import Objective
     from pasto_cli.core.training.subspaces import random_basis
     from pasto_cli.core.training.trainer import TrainingSplit, train
@@ -66,8 +67,11 @@ def train_and_ask(rank, world, port, folder, spec):
     }
     adapter = Adapter.create(kept, AdapterSpec(rank=6), 0).double()
     basis = random_basis(lm.hidden_size, 4, 0).columns.double()
+    losses, anchors = LossesSpec.model_validate(spec), None
+    if losses.anchor is not None:
+        anchors = Anchors(lm, [f"What is {n} and {n}?" for n in range(6)], losses.anchor, 0)
     objective = Objective(
-        lm, basis, LossesSpec.model_validate(spec), SubspaceSpec(), budget=512, cache_mb=64
+        lm, basis, losses, SubspaceSpec(), budget=512, cache_mb=64, anchors=anchors
     )
     # Seven pairs in batches of three: shares of unlike size, and a batch that leaves some process
     # without a pair.
@@ -102,7 +106,9 @@ def read(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("world", "spec"), [(2, "original"), (4, {})], ids=["two, original losses", "four"]
+    ("world", "spec"),
+    [(2, "original"), (4, {}), (3, {"anchor": {"count": 4, "tokens": 3, "aggregate": "rms"}})],
+    ids=["two, original losses", "four", "three, anchors"],
 )
 def test_processes_end_with_the_adapter_of_one(tmp_path, world, spec):
     train_and_ask(0, 1, 0, tmp_path, spec)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.recipe.load import RecipeError, dump_recipe, load_recipe
-from pasto_cli.core.recipe.schema import LossesSpec, Recipe
+from pasto_cli.core.recipe.losses_spec import LossesSpec
+from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.recipe.subspace_expression import Term, parse_subspace
 
 ROOT = Path(__file__).parents[4]

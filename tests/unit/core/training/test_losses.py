@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pasto_cli.core.recipe.schema import (
+from pasto_cli.core.recipe.losses_spec import (
     CoherenceSpec,
     LossesSpec,
     MonotonicitySpec,
     NeutralSpec,
     ProjectionSpec,
-    SubspaceSpec,
 )
+from pasto_cli.core.recipe.schema import SubspaceSpec
 from pasto_cli.core.training import losses
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.subspaces import random_basis

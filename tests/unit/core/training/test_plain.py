@@ -6,7 +6,8 @@ import torch
 from pasto_cli.core.models.forward import settle_packing
 from pasto_cli.core.models.loading import load_model
 from pasto_cli.core.models.residual_writers import dense_weight
-from pasto_cli.core.recipe.schema import LossesSpec, ModelSpec, SubspaceSpec
+from pasto_cli.core.recipe.losses_spec import LossesSpec
+from pasto_cli.core.recipe.schema import ModelSpec, SubspaceSpec
 from pasto_cli.core.training import objective
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.subspaces import random_basis

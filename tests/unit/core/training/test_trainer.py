@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.core.recipe.schema import LossesSpec, SubspaceSpec, TrainingSpec
+from pasto_cli.core.recipe.losses_spec import LossesSpec
+from pasto_cli.core.recipe.schema import SubspaceSpec, TrainingSpec
 from pasto_cli.core.training import checkpoint, trainer
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.recorder import Recorder

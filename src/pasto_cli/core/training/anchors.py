@@ -1,0 +1,122 @@
+"""Anchors in the loss: on some prompts the steered model is held to what the base would say.
+
+    L_anchor = w mean over prompts, answer tokens and a in {+1, -1} of KL(p_0 || p_a)
+
+on the base's own greedy answer to each prompt. Nothing else in the losses says where the dial
+should *not* act: a dial that says Yes to everything, facts included, pays nothing for it. The
+base's side does not change while training runs and is kept as hidden states before the head.
+
+Legend: m drawn anchors, t answer tokens of one, d d_model, v vocabulary; the axis of two is the
+coefficients +1, -1.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pasto_cli.core.models.forward import hidden_states
+from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.recipe.losses_spec import AnchorSpec
+from pasto_cli.core.steering.generation import greedy_answers
+
+VALIDATED = 2
+"""Validation looks at this many times as many anchors as a step, the same ones each time."""
+
+
+class AnchorRow(NamedTuple):
+    """One anchor in tokens, with the base's side of it."""
+
+    row: tuple[int, ...]
+    """Prompt and answer."""
+    length: int
+    """Tokens of the answer, t."""
+    base: Tensor
+    """(t, d): hidden states before the output head where the answer's tokens are predicted."""
+
+    @property
+    def window(self) -> slice:
+        """Positions where the answer's tokens are predicted: one before each of them."""
+        return slice(-(self.length + 1), -1)
+
+
+class Anchors:
+    """The trained anchors of a run.
+
+    Args:
+        lm: The base model.
+        prompts: User messages, without the held-out ones.
+        spec: The recipe's `losses.anchor`.
+        seed: Seed of the draws.
+    """
+
+    def __init__(
+        self, lm: LoadedModel, prompts: Sequence[str], spec: AnchorSpec, seed: int
+    ) -> None:
+        self.lm, self.prompts, self.spec, self.seed = lm, list(prompts), spec, seed
+        self.rows: list[AnchorRow] = []
+
+    @torch.no_grad()
+    def remember(self, budget: int) -> None:
+        """Let the base answer every anchor, and keep its side of the KL."""
+        prompts = [self.lm.chat.prompt(prompt) for prompt in self.prompts]
+        answers = greedy_answers(self.lm, prompts, self.spec.tokens)
+        rows = [(*ids, *answer) for ids, answer in zip(prompts, answers, strict=True)]
+        found: dict[int, AnchorRow] = {}
+        for index, states in hidden_states(self.lm, rows, budget):
+            # An empty answer has no token to predict; its KL would be of nothing.
+            anchor = AnchorRow(rows[index], max(len(answers[index]), 1), torch.empty(0))
+            found[index] = anchor._replace(base=states.last(anchor.window)[0].clone())
+        self.rows = [found[i] for i in range(len(rows))]
+
+    def drawn(self, step: int | None) -> list[AnchorRow]:
+        """The anchors of an optimiser step, or (None) those that validation looks at.
+
+        A draw depends on seed and step only, so that a resumed run draws what it would have drawn.
+        """
+        name, count = (step, self.spec.count) if step is not None else ("validation", 0)
+        count = count or VALIDATED * self.spec.count
+        rng = random.Random(f"{self.seed}/{name}")
+        return rng.sample(self.rows, min(count, len(self.rows)))
+
+
+def kl_per_token(
+    lm: LoadedModel, anchors: Sequence[AnchorRow], steered: Sequence[Tensor]
+) -> list[Tensor]:
+    """KL(p_0 || p_a) at every answer token, nats.
+
+    Args:
+        lm: For its output head.
+        anchors: m of them.
+        steered: Of each (2, t, d), hidden states before the head at +1 and -1.
+
+    Returns:
+        (2, t) per anchor, differentiable in `steered`.
+    """
+    if not anchors:
+        return []
+    # One product with the head for all of them: it reads the whole vocabulary's weights each time.
+    log_p = lm.head(torch.cat(list(steered), dim=1)).log_softmax(-1)  # (2, sum of t, v)
+    with torch.no_grad():
+        log_p0 = lm.head(torch.cat([a.base for a in anchors])).log_softmax(-1)  # (sum of t, v)
+    kl = (log_p0.exp() * (log_p0 - log_p)).sum(-1)  # (2, sum of t)
+    return list(kl.split([a.base.shape[0] for a in anchors], dim=1))
+
+
+def anchor_loss(kl: Sequence[Tensor], spec: AnchorSpec) -> Tensor:
+    """The weighted term from KL at the answer tokens of all drawn anchors, (2, t) each; scalar.
+
+    `mean` over positions; `rms`, the root of the mean square; `p95`, the 95th percentile. The last
+    two see a text that falls apart in a few tokens, which a mean hides.
+    """
+    values = torch.cat([x.flatten() for x in kl])
+    if spec.aggregate == "mean":
+        found = values.mean()
+    elif spec.aggregate == "rms":
+        # The root has no gradient at 0, where a fresh dial stands.
+        found = values.square().mean().clamp_min(1e-12).sqrt()
+    else:
+        found = torch.quantile(values, 0.95)
+    return spec.weight * found

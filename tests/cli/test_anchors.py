@@ -1,0 +1,64 @@
+"""Anchors from the recipe to the certificate."""
+
+import json
+
+import pytest
+
+from tests.support.terminal import SHORT, strict
+
+ON = ("--set", "losses.anchor={count: 2, tokens: 3}")
+
+
+def test_a_run_with_anchors_records_them_and_their_specificity(pasto, project):
+    said = pasto("train", "tiny.yaml", *SHORT, *ON)
+    assert said.code in (0, 1), said.err
+    run = (project.root / "runs" / "latest").resolve()
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert all(step["parts"]["anchor"] >= 0 for step in history)
+    assert all(step["diagnostics"]["anchor_kl_pos"] >= 0 for step in history)
+    meta = strict((run / "adapter" / "pasto.json").read_text())
+    assert len(meta["anchors_sha256"]) == 64
+    lines = [json.loads(line) for line in (run / "anchors.jsonl").read_text().splitlines()]
+    held_out = [line for line in lines if line["part"] == "held_out"]
+    found = meta["certificate"]["specificity"]
+    assert set(found) == {"1", "-1"}
+    assert found["1"]["kl_mean"]["n"] == len(held_out)
+    assert found["1"]["kl_mean"]["low"] <= found["1"]["kl_mean"]["value"]
+    assert f"{len(held_out)} held-out anchors, KL to the base model" in said.out
+    assert "held-out anchors" in (run / "adapter" / "README.md").read_text()
+    assert pasto("verify").code == 0
+    assert pasto("report", "--samples", 0).code == 0
+    assert "held-out anchors" in (run / "report.html").read_text()
+
+
+def test_a_run_without_anchors_says_nothing_of_them(project):
+    meta = strict((project.run / "adapter" / "pasto.json").read_text())
+    assert "anchors_sha256" not in meta and "specificity" not in meta["certificate"]
+    assert not (project.run / "anchors.jsonl").exists()
+
+
+def test_anchors_from_the_benchmark_are_refused_before_training(pasto, project):
+    from pasto_cli.core.evaluation.benchmarks import load_benchmark
+
+    items = load_benchmark("mini-dilemmas").items
+    asked = [item.prompt.partition("\n\n")[2].replace("\n", " ") for item in items]
+    (project.root / "mine.txt").write_text("\n".join(asked[:12]) + "\n")
+    before = sorted(p.name for p in (project.root / "runs").iterdir())
+    said = pasto("train", "tiny.yaml", *SHORT, "--set", "losses.anchor={prompts: mine.txt}")
+    assert said.code == 1
+    assert "12 anchors overlap with the benchmark mini-dilemmas" in said.error
+    assert "Take them out" in said.next_step
+    assert sorted(p.name for p in (project.root / "runs").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ("{weight: -1}", "losses.anchor.weight"),
+        ("{aggregate: max}", "losses.anchor.aggregate"),
+        ("{prompts: nowhere.txt}", "nowhere.txt: cannot be read as anchors"),
+    ],
+)
+def test_bad_anchors_are_named(pasto, project, change, error):
+    said = pasto("train", "tiny.yaml", "--set", f"losses.anchor={change}")
+    assert said.code == 1 and error in said.error

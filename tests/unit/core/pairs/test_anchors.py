@@ -1,0 +1,77 @@
+"""Anchors: enough of them, split without loss, none from a benchmark."""
+
+import pytest
+
+from pasto_cli.base import bundled
+from pasto_cli.base.errors import PastoError
+from pasto_cli.core.evaluation.benchmarks import load_benchmark
+from pasto_cli.core.pairs.anchors import (
+    Anchor,
+    load_anchors,
+    require_no_overlap,
+    split_anchors,
+)
+
+
+def questions_of(name: str, data: str | None = None) -> list[str]:
+    """What a benchmark asks, without the instruction before it."""
+    return [item.prompt.partition("\n\n")[2] for item in load_benchmark(name, data).items]
+
+
+def test_the_bundled_corpus_is_large_and_of_several_kinds():
+    anchors = load_anchors("bundled")
+    assert len(anchors) >= 120
+    assert {"facts", "arithmetic", "code", "format", "translation", "trivia"} <= {
+        a.source for a in anchors
+    }
+
+
+def test_yes_and_no_are_both_right_often():
+    yes_no = [a.prompt for a in load_anchors("bundled") if "Yes" in a.prompt]
+    assert len(yes_no) >= 40
+    assert len({prompt.split(":")[0].split(" ")[0] for prompt in yes_no}) >= 4  # phrasings
+
+
+def test_no_bundled_anchor_or_question_comes_from_mini_dilemmas():
+    asked = questions_of("mini-dilemmas")
+    require_no_overlap(load_anchors("bundled"), asked, "mini-dilemmas")
+    questions = [Anchor(line, "questions") for line in bundled.lines("questions.txt")]
+    assert len(questions) >= 120 and len(set(questions)) == len(questions)
+    require_no_overlap(questions, asked, "mini-dilemmas")
+
+
+def test_no_bundled_anchor_or_question_comes_from_dailydilemmas(dailydilemmas):
+    asked = questions_of("dailydilemmas", str(dailydilemmas))
+    require_no_overlap(load_anchors("bundled"), asked, "dailydilemmas")
+    questions = [Anchor(line, "questions") for line in bundled.lines("questions.txt")]
+    require_no_overlap(questions, asked, "dailydilemmas")
+
+
+def test_an_anchor_from_a_benchmark_is_refused():
+    asked = questions_of("mini-dilemmas")
+    taken = Anchor("Please tell me. " + asked[0], "mine")
+    with pytest.raises(PastoError, match="1 anchors overlap with the benchmark mini-dilemmas"):
+        require_no_overlap([*load_anchors("bundled"), taken], asked, "mini-dilemmas")
+
+
+def test_the_split_loses_nothing_and_is_seeded():
+    anchors = load_anchors("bundled")
+    split = split_anchors(anchors, 0.25, seed=3)
+    assert sorted(split.train + split.held_out) == sorted(anchors)
+    assert {a.source for a in split.held_out} == {a.source for a in anchors}
+    assert split == split_anchors(anchors, 0.25, seed=3)
+    assert split.digest != split_anchors(anchors, 0.25, seed=4).digest
+
+
+def test_a_file_of_anchors(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("\n".join(f"What is {n} plus {n}?" for n in range(9)) + "\n", encoding="utf-8")
+    anchors = load_anchors(str(path))
+    assert len(anchors) == 9 and anchors[0].source == "mine"
+
+
+def test_too_few_anchors_are_refused(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("What is 1 plus 1?\nWhat is 1 plus 1?\n", encoding="utf-8")
+    with pytest.raises(PastoError, match="1 different anchors, at least 8"):
+        load_anchors(str(path))

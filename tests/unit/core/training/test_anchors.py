@@ -1,0 +1,112 @@
+"""Anchors in the loss: against plain forwards, nothing at the base, whatever the grouping."""
+
+import pytest
+import torch
+
+from pasto_cli.core.recipe.losses_spec import AnchorSpec, LossesSpec
+from pasto_cli.core.recipe.schema import SubspaceSpec
+from pasto_cli.core.training.anchors import Anchors, anchor_loss
+from pasto_cli.core.training.objective import Objective
+from pasto_cli.core.training.subspaces import random_basis
+
+PROMPTS = [f"What is {n} plus {n}?" for n in range(2, 9)]
+
+
+def objective_of(lm, spec, budget=512, seed=0):
+    anchors = Anchors(lm, PROMPTS, spec, seed)
+    basis = random_basis(lm.hidden_size, 4, 0).columns
+    losses = LossesSpec(anchor=spec)
+    found = Objective(
+        lm, basis, losses, SubspaceSpec(), budget=budget, cache_mb=64, anchors=anchors
+    )
+    found.remember([])
+    return found
+
+
+def plain_kl(lm, adapter, anchor):
+    """KL(p_0 || p_a) at +1 and -1 at every answer token, one unpadded forward each: (2, t)."""
+    row = torch.tensor([anchor.row])
+    with torch.no_grad():
+        log_p0 = lm.model(input_ids=row).logits[0, anchor.window].log_softmax(-1)
+    each = []
+    for coefficient in (1.0, -1.0):
+        with adapter.at(lm.model, coefficient):
+            log_p = lm.model(input_ids=row).logits[0, anchor.window].log_softmax(-1)
+        each.append((log_p0.exp() * (log_p0 - log_p)).sum(-1))
+    return torch.stack(each)
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "rms", "p95"])
+def test_the_term_and_its_gradient_are_those_of_plain_forwards(
+    tiny, tiny_pairs, make_adapter, aggregate
+):
+    lm, adapter = tiny(), make_adapter(tiny())
+    spec = AnchorSpec(weight=3.0, count=3, tokens=4, aggregate=aggregate)
+    objective = objective_of(lm, spec)
+    batch = tiny_pairs[:4]
+    with_anchors = objective(adapter, batch, step=5)
+    drawn = objective.anchors.drawn(5)
+    assert len(drawn) == 3
+
+    objective.anchors = None
+    without = objective(adapter, batch)
+    values = torch.cat([plain_kl(lm, adapter, anchor).flatten() for anchor in drawn])
+    by_hand = {
+        "mean": values.mean(),
+        "rms": values.square().mean().sqrt(),
+        "p95": torch.quantile(values, 0.95),
+    }[aggregate]
+    assert with_anchors.parts["anchor"] == pytest.approx(3.0 * by_hand.item(), rel=1e-3)
+    assert by_hand > 1e-3  # there was something to compare
+    assert with_anchors.total.item() == pytest.approx(
+        without.total.item() + with_anchors.parts["anchor"], rel=1e-4
+    )
+
+    parameters = list(adapter.parameters())
+    own = torch.autograd.grad(with_anchors.total - without.total, parameters)
+    plain = torch.autograd.grad(3.0 * by_hand, parameters)
+    for x, y in zip(own, plain, strict=True):
+        torch.testing.assert_close(x, y, rtol=2e-2, atol=2e-3 * float(y.abs().max()) + 1e-7)
+
+
+def test_the_base_pays_nothing(tiny, tiny_pairs, make_adapter):
+    lm = tiny()
+    adapter = make_adapter(lm)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.zero_()
+    report = objective_of(lm, AnchorSpec(weight=30.0))(adapter, tiny_pairs[:2], step=0)
+    assert report.parts["anchor"] == pytest.approx(0.0, abs=1e-5)
+    assert report.diagnostics["anchor_kl_pos"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_term_does_not_depend_on_how_rows_are_grouped(tiny, tiny_pairs, make_adapter):
+    lm, adapter = tiny(), make_adapter(tiny())
+    each = [
+        objective_of(lm, AnchorSpec(), budget)(adapter, tiny_pairs[:4], step=1).parts["anchor"]
+        for budget in (64, 4096)
+    ]
+    assert each[0] == pytest.approx(each[1], rel=1e-4)
+
+
+def test_draws_depend_on_seed_and_step_only(tiny):
+    lm, spec = tiny(), AnchorSpec(count=3)
+    first, second = objective_of(lm, spec).anchors, objective_of(lm, spec).anchors
+    second.drawn(0), second.drawn(1)  # what was drawn before does not matter
+    rows = [[anchor.row for anchor in x.drawn(7)] for x in (first, second)]
+    assert rows[0] == rows[1] and len(set(rows[0])) == 3
+    steps = {tuple(anchor.row for anchor in first.drawn(step)) for step in range(8)}
+    assert len(steps) > 1
+    other = objective_of(lm, spec, seed=1).anchors
+    assert [x.row for x in other.drawn(7)] != rows[0]
+    seen = [anchor.row for anchor in first.drawn(None)]
+    assert len(seen) == 6 and seen == [anchor.row for anchor in second.drawn(None)]
+
+
+def test_a_loop_in_one_token_shows_in_rms_and_p95_more_than_in_the_mean():
+    even, loop = [torch.full((2, 10), 0.1)], [torch.zeros(2, 10)]
+    loop[0][:, 0] = 1.0
+    each = {a: AnchorSpec(weight=1.0, aggregate=a) for a in ("mean", "rms", "p95")}
+    assert anchor_loss(loop, each["mean"]) == pytest.approx(anchor_loss(even, each["mean"]))
+    for name in ("rms", "p95"):
+        assert anchor_loss(loop, each[name]) > 2 * anchor_loss(even, each[name])
