@@ -129,7 +129,7 @@ def test_best_weights_are_kept_not_the_last(setting, monkeypatch):
     fake = iter([3.0, 1.0, 2.0, 4.0])
     real = objective.__class__.__call__
 
-    def call(self, adapter, batch, ramp=1.0, neutral=True):
+    def call(self, adapter, batch, ramp=1.0, neutral=True, step=None):
         report = real(self, adapter, batch, ramp, neutral)
         if torch.is_grad_enabled():
             return report
@@ -153,7 +153,7 @@ def test_patience_stops_early(setting, monkeypatch):
     objective, adapter = make()
     real = Objective.__call__
 
-    def never_better(self, adapter, batch, ramp=1.0, neutral=True):
+    def never_better(self, adapter, batch, ramp=1.0, neutral=True, step=None):
         report = real(self, adapter, batch, ramp, neutral)
         return report if torch.is_grad_enabled() else report._replace(total=torch.tensor(5.0))
 
@@ -181,7 +181,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_best(setting, mo
     real = Objective.__call__
     calls = []
 
-    def break_later(self, adapter, batch, ramp=1.0, neutral=True):
+    def break_later(self, adapter, batch, ramp=1.0, neutral=True, step=None):
         report = real(self, adapter, batch, ramp, neutral)
         calls.append(1)
         return report._replace(total=report.total * math.nan) if len(calls) > 4 else report
@@ -226,7 +226,7 @@ def test_a_training_that_had_stopped_early_stays_stopped(setting, monkeypatch):
     """It may be killed while its certificate is made."""
     real, kept = Objective.__call__, []
 
-    def never_better(self, adapter, batch, ramp=1.0, neutral=True):
+    def never_better(self, adapter, batch, ramp=1.0, neutral=True, step=None):
         report = real(self, adapter, batch, ramp, neutral)
         return report if torch.is_grad_enabled() else report._replace(total=torch.tensor(5.0))
 
@@ -254,7 +254,7 @@ def test_before_the_first_validation_the_last_good_weights_are_kept(setting, mon
     """The step that led to a loss that is not finite is taken back."""
     real, calls, weights, kept = Objective.__call__, [], [], []
 
-    def break_third(self, adapter, batch, ramp=1.0, neutral=True):
+    def break_third(self, adapter, batch, ramp=1.0, neutral=True, step=None):
         report = real(self, adapter, batch, ramp, neutral)
         weights.append(state(adapter))
         calls.append(batch)
@@ -278,7 +278,7 @@ def test_before_the_first_validation_the_last_good_weights_are_kept(setting, mon
 def test_out_of_memory_halves_the_node_budget_and_goes_on(setting, monkeypatch):
     real, told, budgets = Objective.__call__, [], []
 
-    def short(self, adapter, batch, ramp=1.0, neutral=True):
+    def short(self, adapter, batch, ramp=1.0, neutral=True, step=None):
         report = real(self, adapter, batch, ramp, neutral)
         budgets.append(self.budget)
         if self.budget > 128:
