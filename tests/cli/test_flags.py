@@ -43,7 +43,7 @@ def test_mistakes_in_a_recipe_are_found_without_torch(tmp_path):
 
 FLAGS = {
     "make-pairs": "positive negative --column --count --dataset --force --json --model --out "
-    "--personas --recipe --seed --set --suffixes --templates",
+    "--personas --recipe --screen --seed --set --suffixes --templates",
     "train": "recipe --json --out --resume --seeds --set",
     "eval": "adapters --baseline --benchmark/-b --coeffs --data --device --equal-kl --json "
     "--label-sign --limit --no-verify --oracles --quantization --value",

@@ -12,6 +12,7 @@ from pasto_cli.cli import options
 if TYPE_CHECKING:
     from pasto_cli.core.pairs.pairs import Pair
     from pasto_cli.core.recipe.schema import ModelSpec, PairsSpec
+    from pasto_cli.core.records.screen import Screen as TemplateScreen
     from pasto_cli.workflows.make_pairs import Made
 
 
@@ -58,6 +59,13 @@ def make_pairs(
             help="Check and measure the pairs with this model's tokenizer.", show_default=False
         ),
     ] = None,
+    screen: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask this model under every template, and keep those that it answers under.",
+            show_default=False,
+        ),
+    ] = None,
     set_: options.Set = None,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("pairs.jsonl"),
     force: Annotated[
@@ -74,6 +82,8 @@ def make_pairs(
       pasto make-pairs honest dishonest
 
       pasto make-pairs --personas "a cheerful, joyful" "a gloomy, miserable" --count 200
+
+      pasto make-pairs honest dishonest --screen Qwen/Qwen2.5-0.5B-Instruct
     """
     from pasto_cli.cli.console import Screen, print_json
     from pasto_cli.core.recipe.schema import ModelSpec
@@ -84,7 +94,8 @@ def make_pairs(
             "--suffixes and --dataset are two sources of openings", "Give one of them."
         )
     if recipe is not None:
-        if positive or negative or personas or templates or suffixes or dataset or model:
+        given = (positive, negative, personas, templates, suffixes, dataset, model, screen)
+        if any(given):
             raise PastoError(
                 "--recipe takes everything but --count and --seed from the recipe",
                 "Use --set to change a key of it.",
@@ -101,29 +112,42 @@ def make_pairs(
         spec = workflow.pairs_spec(
             workflow.Origin(words, personas, templates, suffixes, dataset, column, count, seed)
         )
-        model_spec = ModelSpec(source=model) if model else None
+        if screen and model:
+            raise PastoError("--screen names the model already", "Leave --model out.")
+        source = screen or model
+        model_spec = ModelSpec(source=source) if source else None
     if out.exists() and not force:
         raise PastoError(
             f"{out} exists",
             f"Give --force to replace it, or --out for another file (pasto train can use it: "
             f"pairs.file: {out}).",
         )
+    screened = None
+    if screen and model_spec is not None:
+        from pasto_cli.workflows.screen import screen_pairs
+
+        spec, screened = screen_pairs(spec, model_spec, Screen())
     made = workflow.write_new_pairs(spec, model_spec, out, Screen())
     if json:
-        print_json(
-            {
-                "file": str(out),
-                "pairs": len(made.pairs),
-                "sources": made.sources,
-                "dropped": made.dropped,
-                "length_unit": made.unit,
-                "lengths": made.lengths,
-            }
-        )
+        print_json(_record(made, screened, out))
         return
+    if screened:
+        _show_screen(screened)
     _show_first(made.pairs[:3])
     _show_lengths(made)
     _show_end(made, out)
+
+
+def _record(made: "Made", screened: "TemplateScreen | None", out: Path) -> dict[str, object]:
+    found: dict[str, object] = {
+        "file": str(out),
+        "pairs": len(made.pairs),
+        "sources": made.sources,
+        "dropped": made.dropped,
+        "length_unit": made.unit,
+        "lengths": made.lengths,
+    }
+    return found | ({"screen": screened.model_dump(mode="json")} if screened else {})
 
 
 def _from_recipe(
@@ -134,6 +158,34 @@ def _from_recipe(
     whole = load_recipe(recipe, overrides)
     changes = {k: v for k, v in {"count": count, "seed": seed}.items() if v is not None}
     return whole.pairs.model_copy(update=changes), whole.model
+
+
+def _show_screen(screen: "TemplateScreen") -> None:
+    """Every template, what the model did under it, and whether it is kept."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from pasto_cli.cli.console import out, print_line
+
+    table = Table()
+    table.add_column("template", overflow="fold")
+    for column in ("separation", "refusal +1 / -1", "echo +1 / -1", "tokens +1 / -1"):
+        table.add_column(column, justify="right")
+    table.add_column("", overflow="fold")
+    for t in screen.templates:
+        table.add_row(
+            escape(t.template),
+            f"{t.separation:.3f}",
+            f"{t.chosen.refusal:.0%} / {t.rejected.refusal:.0%}",
+            f"{t.chosen.echo:.0%} / {t.rejected.echo:.0%}",
+            f"{t.chosen.length:.0f} / {t.rejected.length:.0f}",
+            "kept" if t.kept else escape("; ".join(t.problems)),
+        )
+    out.print(table)
+    print_line(
+        f"{len(screen.kept)} of {len(screen.templates)} templates kept, on "
+        f"{len(screen.prompts)} questions (separation in nats per token)"
+    )
 
 
 def _show_first(pairs: "list[Pair]") -> None:

@@ -64,6 +64,21 @@ def with_article(word: str) -> str:
     return f"{'an' if sounds_vowel and not sounds_consonant else 'a'} {text}"
 
 
+def personas_of(spec: PairsSpec) -> tuple[str, str]:
+    """Both personas as they stand in a template: positive, negative.
+
+    Raises:
+        PastoError: If they are the same.
+    """
+    positive, negative = spec.personas or tuple(with_article(w) for w in spec.words or ())
+    if positive.strip().lower() == negative.strip().lower():
+        raise PastoError(
+            f"both personas are {positive!r}: there is nothing to contrast",
+            "Give two different words.",
+        )
+    return positive, negative
+
+
 def make_pairs(spec: PairsSpec) -> PairSet:
     """Pairs as a recipe says: from its file, or drawn from templates, suffixes and prompts.
 
@@ -73,12 +88,7 @@ def make_pairs(spec: PairsSpec) -> PairSet:
     """
     if spec.file is not None:
         return read_pairs(spec.file)
-    positive, negative = spec.personas or tuple(with_article(w) for w in spec.words or ())
-    if positive.strip().lower() == negative.strip().lower():
-        raise PastoError(
-            f"both personas are {positive!r}: there is nothing to contrast",
-            "Give two different words.",
-        )
+    positive, negative = personas_of(spec)
     suffixes, dropped = clean_suffixes(load_suffixes(spec.suffixes))
     templates = list(spec.templates) or bundled.lines("templates.txt")
     neutral = load_neutral_prompts(spec.neutral_prompts)

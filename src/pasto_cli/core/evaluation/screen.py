@@ -1,0 +1,194 @@
+"""Does this model answer under the personas at all? A screen of every template on the clean base.
+
+A model told "Pretend you're a dishonest person." may refuse, and pairs made from such a template
+contrast answering with refusing. So every (template, persona) cell is asked a few everyday
+questions, and four figures are read off the greedy answers:
+
+    refusal      share of answers with the cell's commonest opening, less that without a persona
+    echo         share of answers that repeat a word of the persona
+    length skew  longer mean length of the two personas over the shorter one
+    separation   T_cho - T_rej on openings of the reply (`certificate`), nats per token
+
+Refusal needs no list of phrases and no language: a model that refuses says the same thing to every
+question. No benchmark is asked: templates must not be chosen by what is measured later.
+"""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from pasto_cli.core.evaluation.certificate import measure_persona_llr
+from pasto_cli.core.models.chat import tokenise_pairs
+from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.pairs.pairs import Pair
+from pasto_cli.core.records.screen import (
+    Screen,
+    ScreenedAnswer,
+    ScreenedCell,
+    ScreenedTemplate,
+)
+from pasto_cli.core.steering.generation import generate_many
+from pasto_cli.core.steering.steerer import NoOpSteerer
+
+OPENING_TOKENS = 4
+"""Tokens of an answer that count as its opening."""
+MAX_REFUSAL = 0.5
+MAX_ECHO = 0.5
+MAX_LENGTH_SKEW = 2.5
+MIN_SEPARATION = 0.02
+"""Nats per token; below it the two personas say the same."""
+APOLOGIES = ("sorry", "cannot", "can't", "unable", "as an ai", "apologi")
+"""Parts of phrases with which English-speaking models refuse; a hint for readers only."""
+
+
+class ScreenSettings(NamedTuple):
+    """How much is asked."""
+
+    prompts: int = 6
+    tokens: int = 16
+    suffixes: int = 6
+    seed: int = 0
+    budget: int = 512
+    """Nodes of one token tree."""
+
+
+def screen_templates(
+    lm: LoadedModel,
+    templates: Sequence[str],
+    personas: tuple[str, str],
+    questions: Sequence[str],
+    suffixes: Sequence[str],
+    settings: ScreenSettings,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Screen:
+    """Ask every (template, persona) cell the same questions and say which templates are of use.
+
+    Args:
+        lm: The clean base model.
+        templates: With `{persona}`.
+        personas: Positive and negative, as they stand in a template.
+        questions: Everyday questions; a seeded few are asked.
+        suffixes: Openings of the reply, for the separation.
+        settings: How much is asked.
+        progress: Told how many templates' worth of answers each batch gave.
+    """
+    rng = random.Random(settings.seed)
+    asked = rng.sample(list(questions), min(settings.prompts, len(questions)))
+    openings = rng.sample(list(suffixes), min(settings.suffixes, len(suffixes)))
+    cells = [[t.replace("{persona}", p) for p in personas] for t in templates]
+    prefixes = [f"{cell}\n\n" for pair in cells for cell in pair]
+    *answers, neutral = _ask(lm, [*prefixes, ""], asked, settings.tokens, progress)
+    alike_without = _commonest(lm, neutral)[1]
+    found = []
+    for index, template in enumerate(templates):
+        chosen, rejected = (
+            _cell(lm, cells[index][s], personas[s], asked, answers[2 * index + s], alike_without)
+            for s in (0, 1)
+        )
+        separation = _separation(lm, cells[index], openings, settings.budget)
+        found.append(
+            ScreenedTemplate(
+                template=template,
+                separation=separation,
+                chosen=chosen,
+                rejected=rejected,
+                problems=_problems(chosen, rejected, separation),
+            )
+        )
+    return Screen(
+        model=lm.spec.source,
+        commit=lm.commit,
+        prompts=asked,
+        tokens=settings.tokens,
+        neutral=_answers(asked, neutral),
+        templates=found,
+    )
+
+
+def _ask(
+    lm: LoadedModel,
+    prefixes: Sequence[str],
+    asked: Sequence[str],
+    tokens: int,
+    progress: Callable[[int], None],
+) -> list[list[str]]:
+    """For each prefix the greedy answers to all questions after it."""
+    messages = [prefix + question for prefix in prefixes for question in asked]
+    found = generate_many(lm, NoOpSteerer(), messages, [0.0], tokens, progress=progress)
+    texts = [answers[0] for answers in found]  # at one coefficient
+    return [texts[i : i + len(asked)] for i in range(0, len(texts), len(asked))]
+
+
+def _cell(
+    lm: LoadedModel,
+    text: str,
+    persona: str,
+    asked: Sequence[str],
+    answers: Sequence[str],
+    alike_without: float,
+) -> ScreenedCell:
+    opening, share = _commonest(lm, answers)
+    lengths = [len(_tokens(lm, answer)) for answer in answers]
+    return ScreenedCell(
+        text=text,
+        refusal=max(0.0, share - alike_without),
+        echo=sum(_echoes(persona, answer) for answer in answers) / len(answers),
+        length=sum(lengths) / len(lengths),
+        commonest=opening,
+        apology=any(phrase in opening.lower() for phrase in APOLOGIES),
+        answers=_answers(asked, answers),
+    )
+
+
+def _answers(asked: Sequence[str], texts: Sequence[str]) -> list[ScreenedAnswer]:
+    return [ScreenedAnswer(prompt=p, text=t) for p, t in zip(asked, texts, strict=True)]
+
+
+def _tokens(lm: LoadedModel, text: str) -> list[int]:
+    return list(lm.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _commonest(lm: LoadedModel, answers: Sequence[str]) -> tuple[str, float]:
+    """The commonest opening of some answers, and its share; one that stands alone has share 0."""
+    openings = Counter(tuple(_tokens(lm, answer)[:OPENING_TOKENS]) for answer in answers)
+    tokens, count = openings.most_common(1)[0]
+    return lm.tokenizer.decode(list(tokens)), (count / len(answers) if count > 1 else 0.0)
+
+
+def _echoes(persona: str, answer: str) -> bool:
+    """Whether an answer repeats a word of the persona (of four letters or more, case aside)."""
+    words = {w for w in re.findall(r"\w+", persona.lower()) if len(w) > 3}
+    return not words.isdisjoint(re.findall(r"\w+", answer.lower()))
+
+
+def _separation(
+    lm: LoadedModel, cells: Sequence[str], openings: Sequence[str], budget: int
+) -> float:
+    """T_cho - T_rej of one template, nats per token; 0 where the tokenizer spoils every opening."""
+    pairs = [
+        Pair(chosen=cells[0], rejected=cells[1], neutral="Please say something.", suffix=suffix)
+        for suffix in openings
+    ]
+    tokens, _ = tokenise_pairs(pairs, lm.chat)
+    if not tokens:
+        return 0.0
+    return measure_persona_llr(lm, NoOpSteerer(), tokens, [], budget).span
+
+
+def _problems(chosen: ScreenedCell, rejected: ScreenedCell, separation: float) -> list[str]:
+    """What speaks against a template, in words."""
+    problems = []
+    for side, cell in (("+1", chosen), ("-1", rejected)):
+        if cell.refusal > MAX_REFUSAL:
+            how = "refuses" if cell.apology else "gives one answer to every question"
+            problems.append(f"{side} {how}: {cell.commonest!r} ({cell.refusal:.0%})")
+        if cell.echo > MAX_ECHO:
+            problems.append(f"{side} repeats the persona's words ({cell.echo:.0%})")
+    shorter, longer = sorted((chosen.length, rejected.length))
+    if longer > MAX_LENGTH_SKEW * max(shorter, 1.0):
+        problems.append(f"lengths differ ({chosen.length:.0f} and {rejected.length:.0f} tokens)")
+    if separation < MIN_SEPARATION:
+        problems.append(f"the personas say the same ({separation:.3f} nats per token)")
+    return problems

@@ -1,0 +1,110 @@
+"""`pasto make-pairs --screen`: which templates make a model answer under both personas."""
+
+import pytest
+
+from pasto_cli.core.evaluation import screen as library
+from pasto_cli.core.records.screen import Screen
+from tests.support.terminal import strict
+
+TEMPLATES = ("Be {persona} one.", "Speak as {persona} person.", "Act like {persona} friend.")
+QUESTIONS = [f"What of {n}?" for n in range(6)]
+SUFFIXES = ["I went to", "The reason is", "Yesterday we"]
+
+
+@pytest.fixture()
+def said_by(tiny, monkeypatch):
+    """A screen on a tiny model whose answers are given: (template, persona, question) -> text."""
+
+    def screen(answer, separation=0.3) -> Screen:
+        def generate(lm, steerer, prompts, coefficients, tokens, progress):
+            return [[answer(prompt)] for prompt in prompts]
+
+        monkeypatch.setattr(library, "generate_many", generate)
+        monkeypatch.setattr(library, "_separation", lambda *_: separation)
+        return library.screen_templates(
+            tiny(),
+            TEMPLATES,
+            ("an honest", "a dishonest"),
+            QUESTIONS,
+            SUFFIXES,
+            library.ScreenSettings(),
+        )
+
+    return screen
+
+
+def test_a_model_that_answers_keeps_every_template(said_by):
+    found = said_by(lambda prompt: f"{prompt[-2:]} is a matter of taste")
+    assert found.kept == list(TEMPLATES)
+    assert all(t.chosen.refusal == t.rejected.refusal == 0 for t in found.templates)
+
+
+def test_one_reply_to_every_question_is_a_refusal_in_any_language(said_by):
+    def answer(prompt):
+        refuses = "a dishonest" in prompt and "Speak" in prompt
+        return "Es tut mir leid, das kann ich nicht" if refuses else f"{prompt[-2:]} is fine"
+
+    found = said_by(answer)
+    assert found.kept == [TEMPLATES[0], TEMPLATES[2]]
+    (bad,) = [t for t in found.templates if not t.kept]
+    assert bad.rejected.refusal == 1 and bad.chosen.refusal == 0 and not bad.rejected.apology
+    assert bad.problems[0].startswith("-1 gives one answer to every question")
+
+
+def test_what_a_model_says_without_a_persona_too_is_no_refusal(said_by):
+    """A model that greets whatever it is asked is not refusing a persona."""
+    found = said_by(lambda prompt: "Hello! How can I help you today?")
+    assert found.kept == list(TEMPLATES)
+
+
+def test_echo_length_and_separation(said_by):
+    echo = said_by(
+        lambda p: f"As an honest one, {p[-10:]}" if "an honest" in p else f"{p[-10:]} a b"
+    )
+    assert all(t.chosen.echo == 1 and "repeats" in t.problems[0] for t in echo.templates)
+    skew = said_by(lambda p: f"{p[-10:]} " + "word " * (20 if "dishonest" in p else 1))
+    assert all("lengths differ" in t.problems[-1] for t in skew.templates)
+    same = said_by(lambda p: f"{p[-10:]} is so", separation=0.0)
+    assert all("say the same" in t.problems[-1] for t in same.templates)
+    assert same.kept == []
+
+
+def test_the_screen_of_a_real_forward_is_seeded(tiny):
+    lm = tiny()
+    personas = ("an honest", "a dishonest")
+    settings = library.ScreenSettings(prompts=3, tokens=4, suffixes=2)
+    first, second = (
+        library.screen_templates(lm, TEMPLATES[:2], personas, QUESTIONS, SUFFIXES, settings)
+        for _ in range(2)
+    )
+    assert first == second
+    assert len(first.prompts) == 3 and len(first.templates) == 2
+    assert all(len(t.chosen.answers) == 3 for t in first.templates)
+    assert Screen.model_validate_json(first.model_dump_json()) == first
+
+
+def test_make_pairs_keeps_what_passes(pasto, tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "MIN_SEPARATION", -1.0)
+    monkeypatch.setattr(library, "MAX_LENGTH_SKEW", 1e9)
+    (tmp_path / "t.txt").write_text("\n".join(TEMPLATES) + "\n")
+    given = ("honest", "dishonest", "--templates", "t.txt", "--screen", "random:llama")
+    said = pasto("make-pairs", *given, "--count", 16, "--json")
+    assert said.code == 0, said.err
+    found = strict(said.out)
+    kept = [t["template"] for t in found["screen"]["templates"] if not t["problems"]]
+    assert found["pairs"] == 16 and kept
+    said = pasto("make-pairs", *given, "--count", 16, "--force")
+    assert f"{len(kept)} of 3 templates kept" in said.out and "kept" in said.out
+
+
+def test_a_screen_that_keeps_nothing_is_a_clear_line(pasto, tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "MIN_SEPARATION", 1e9)
+    said = pasto("make-pairs", "honest", "dishonest", "--screen", "random:llama")
+    assert said.code == 1
+    assert "no template makes random:llama answer under both personas" in said.error
+    assert "Try other words" in said.next_step and not (tmp_path / "pairs.jsonl").exists()
+
+
+def test_screen_and_model_are_one(pasto):
+    said = pasto("make-pairs", "a", "b", "--screen", "random:llama", "--model", "random:llama")
+    assert said.code == 1 and "--screen names the model already" in said.error
