@@ -90,7 +90,7 @@ def measure_variant(
     from pasto_cli.base import bundled
     from pasto_cli.core.evaluation import disturbance
     from pasto_cli.core.evaluation.benchmarks import load_benchmark, subset
-    from pasto_cli.core.evaluation.evaluator import evaluate
+    from pasto_cli.core.evaluation.evaluator import NEEDED, EvalSettings, evaluate
     from pasto_cli.workflows import dials, progress
 
     started = time.monotonic()
@@ -100,14 +100,9 @@ def measure_variant(
     probe = disturbance.make_probe(dial.lm, bundled.lines("sentiment_prompts.txt")[:16])
     zero = disturbance.measure_disturbance(dial.lm, dial.steerer, probe, 0.0)
     own = {
-        f"{a:+g}": {
-            name: figure._asdict()
-            for name, figure in disturbance.summarise_disturbance(
-                disturbance.measure_disturbance(dial.lm, dial.steerer, probe, a), zero
-            )
-            ._asdict()
-            .items()
-        }
+        f"{a:+g}": disturbance.summarise_disturbance(
+            disturbance.measure_disturbance(dial.lm, dial.steerer, probe, a), zero
+        ).model_dump()
         for a in (1.0, -1.0)
     }
     result = trained | {"disturbance": own}
@@ -123,12 +118,13 @@ def measure_variant(
     controls = [i for i in items.items if i.kind != "target"][::2]  # half of them: two cores
     items = items._replace(items=[i for i in items.items if i.kind == "target"] + controls)
     result["equal"] = sizes
-    for label, steerer, coefficients in (
-        ("own", dial.steerer, (-1.0, 0.0, 1.0)),
-        ("equal_kl", Scaled(dial.steerer, *sizes), (-1.0, 0.0, 1.0)),
+    settings = EvalSettings("honesty", NEEDED, pmass_threshold=0.05, node_budget=512, seed=0)
+    for label, steerer in (
+        ("own", dial.steerer),
+        ("equal_kl", Scaled(dial.steerer, *sizes)),
     ):
-        run = evaluate(dial.lm, steerer, items, "honesty", coefficients, 0.05, 512, 0, {})
-        result[label] = run.scores
+        run = evaluate(dial.lm, steerer, items, settings, provenance={})
+        result[label] = run.scores.model_dump()
     result["total_seconds"] = trained["seconds"] + time.monotonic() - started
     return result
 

@@ -11,25 +11,24 @@ Prints each seed's slope; the figure pools the seeds, with intervals over prompt
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pasto_cli.base.format import format_estimate
-from pasto_cli.base.statistics import cluster_bootstrap, spread
+from pasto_cli.base.statistics import Estimate, cluster_bootstrap, spread
 from pasto_cli.core.records.evaluation import SentimentRun
 from pasto_cli.core.report import plots
 
 
-def pooled(runs: list[SentimentRun]) -> tuple[list[float], list[dict[str, Any]]]:
+def pooled(runs: list[SentimentRun]) -> tuple[list[float], list[Estimate]]:
     """Coefficients, and the mean sentiment at each over seeds, with an interval over prompts."""
     prompts = list(dict.fromkeys(t.prompt for t in runs[0].texts))
-    found = []
+    found: list[Estimate] = []
     for a in runs[0].coefficients:
         scores = np.array(
             [[t.sentiment for t in run.texts if t.coefficient == a] for run in runs]
         ).mean(0)
-        found.append(cluster_bootstrap(lambda i, s=scores: float(s[i].mean()), prompts)._asdict())
+        found.append(cluster_bootstrap(lambda i, s=scores: float(s[i].mean()), prompts))
     return runs[0].coefficients, found
 
 
@@ -52,9 +51,9 @@ def main() -> None:
         for run in runs:
             print(
                 f"{label}, seed {run.provenance['training_seed']}: slope "
-                f"{format_estimate(run.scores['slope'])}"
+                f"{format_estimate(run.scores.slope)}"
             )
-        s = spread([run.scores["slope"]["value"] for run in runs])
+        s = spread([run.scores.slope.value for run in runs])
         print(
             f"{label}: mean {s.mean:+.2f}, SD {s.sd:.2f}, 95 % over seeds [{s.low:+.2f}, "
             f"{s.high:+.2f}]"

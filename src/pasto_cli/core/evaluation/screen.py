@@ -2,7 +2,7 @@
 
 A model told "Pretend you're a dishonest person." may refuse, and pairs made from such a template
 contrast answering with refusing. So every (template, persona) cell is asked a few everyday
-questions, and four figures are read off the greedy answers:
+questions, and four numbers are read off the greedy answers:
 
     refusal      share of answers with the cell's commonest opening, less that without a persona
     echo         share of answers that repeat a word of the persona
