@@ -57,14 +57,48 @@ def test_what_a_model_says_without_a_persona_too_is_no_refusal(said_by):
     assert found.kept == list(TEMPLATES)
 
 
+def test_a_refusal_is_seen_beside_a_phrase_that_the_model_likes(said_by):
+    """Without a persona most answers begin alike, too, but otherwise."""
+
+    def answer(prompt):
+        if "a dishonest" in prompt:
+            return "I cannot help with that"
+        return (
+            "It is important" if "one" not in prompt and int(prompt[-2]) < 4 else f"{prompt[-2:]} x"
+        )
+
+    found = said_by(answer)
+    assert found.kept == [] and found.templates[0].rejected.refusal == 1
+
+
+def test_half_of_the_answers_refused_is_too_many(said_by):
+    def answer(prompt):
+        refuses = "a dishonest" in prompt and int(prompt[-2]) < 3
+        return "I cannot help with that" if refuses else f"{prompt[-2:]} is fine"
+
+    assert said_by(answer).kept == []
+
+
+def test_a_word_that_the_model_says_anyway_is_no_echo_and_silence_is_no_answer(said_by):
+    always = said_by(lambda prompt: f"{prompt[-2:]} is honest and dishonest")
+    assert always.kept == list(TEMPLATES) and always.templates[0].chosen.echo == 0
+    silent = said_by(lambda prompt: "" if "a dishonest" in prompt else f"{prompt[-2:]} is fine")
+    assert all("-1 answers nothing" in t.problems for t in silent.templates)
+
+
 def test_echo_length_and_separation(said_by):
-    echo = said_by(
-        lambda p: f"As an honest one, {p[-10:]}" if "an honest" in p else f"{p[-10:]} a b"
-    )
+    def echoing(prompt):
+        return (
+            f"{prompt[-2:]} says an honest one" if "an honest" in prompt else f"{prompt[-2:]} a b"
+        )
+
+    def rambling(prompt):
+        return f"{prompt[-2:]} " + "word " * (20 if "dishonest" in prompt else 1)
+
+    echo = said_by(echoing)
     assert all(t.chosen.echo == 1 and "repeats" in t.problems[0] for t in echo.templates)
-    skew = said_by(lambda p: f"{p[-10:]} " + "word " * (20 if "dishonest" in p else 1))
-    assert all("lengths differ" in t.problems[-1] for t in skew.templates)
-    same = said_by(lambda p: f"{p[-10:]} is so", separation=0.0)
+    assert all("lengths differ" in t.problems[-1] for t in said_by(rambling).templates)
+    same = said_by(lambda prompt: f"{prompt[-2:]} is so", separation=0.0)
     assert all("say the same" in t.problems[-1] for t in same.templates)
     assert same.kept == []
 

@@ -48,14 +48,16 @@ def screen_pairs(spec: PairsSpec, model: ModelSpec, watch: Watcher) -> tuple[Pai
 def _why_none(screen: Screen) -> tuple[str, str]:
     """What is wrong where no template passes, and the next step."""
     total = len(screen.templates)
-    refusing = {
+    failing = {
         side: sum(any(p.startswith(side) for p in t.problems) for t in screen.templates)
         for side in ("+1", "-1")
     }
-    best = max(screen.templates, key=lambda t: t.separation)
+    neither = sum(not any(p[:2] in failing for p in t.problems) for t in screen.templates)
+    # The one with the fewest faults, and of those the one that tells the personas apart best.
+    best = min(screen.templates, key=lambda t: (len(t.problems), -t.separation))
     return (
-        f"no template makes {screen.model} answer under both personas: {refusing['+1']} of {total} "
-        f"fail at +1, {refusing['-1']} at -1",
+        f"no template makes {screen.model} answer under both personas: of {total} templates "
+        f"{failing['+1']} fail at +1, {failing['-1']} at -1, {neither} by what both have in common",
         f"Try other words, --templates of your own, or another model. The nearest was "
         f"{best.template!r}: {'; '.join(best.problems)}.",
     )

@@ -5,7 +5,7 @@ contrast answering with refusing. So every (template, persona) cell is asked a f
 questions, and four numbers are read off the greedy answers:
 
     refusal      share of answers with the cell's commonest opening, less that without a persona
-    echo         share of answers that repeat a word of the persona
+    echo         share of answers that repeat a word of the persona, less that without one
     length skew  longer mean length of the two personas over the shorter one
     separation   T_cho - T_rej on openings of the reply (`certificate`), nats per token
 
@@ -80,11 +80,10 @@ def screen_templates(
     cells = [[t.replace("{persona}", p) for p in personas] for t in templates]
     prefixes = [f"{cell}\n\n" for pair in cells for cell in pair]
     *answers, neutral = _ask(lm, [*prefixes, ""], asked, settings.tokens, progress)
-    alike_without = _commonest(lm, neutral)[1]
     found = []
     for index, template in enumerate(templates):
         chosen, rejected = (
-            _cell(lm, cells[index][s], personas[s], asked, answers[2 * index + s], alike_without)
+            _cell(lm, cells[index][s], personas[s], asked, answers[2 * index + s], neutral)
             for s in (0, 1)
         )
         separation = _separation(lm, cells[index], openings, settings.budget)
@@ -127,17 +126,23 @@ def _cell(
     persona: str,
     asked: Sequence[str],
     answers: Sequence[str],
-    alike_without: float,
+    neutral: Sequence[str],
 ) -> ScreenedCell:
+    """One cell's figures, each less what the same questions get without a persona."""
     opening, share = _commonest(lm, answers)
+    # Of the same opening: a model that greets whatever it is asked refuses nothing by that.
+    without = sum(_opening(lm, text) == opening for text in neutral) / len(neutral)
+    echo, echo_without = (
+        sum(_echoes(persona, text) for text in texts) / len(texts) for texts in (answers, neutral)
+    )
     lengths = [len(_tokens(lm, answer)) for answer in answers]
     return ScreenedCell(
         text=text,
-        refusal=max(0.0, share - alike_without),
-        echo=sum(_echoes(persona, answer) for answer in answers) / len(answers),
+        refusal=max(0.0, share - without),
+        echo=max(0.0, echo - echo_without),
         length=sum(lengths) / len(lengths),
-        commonest=opening,
-        apology=any(phrase in opening.lower() for phrase in APOLOGIES),
+        commonest=lm.tokenizer.decode(list(opening)),
+        apology=any(p in lm.tokenizer.decode(list(opening)).lower() for p in APOLOGIES),
         answers=_answers(asked, answers),
     )
 
@@ -150,11 +155,14 @@ def _tokens(lm: LoadedModel, text: str) -> list[int]:
     return list(lm.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _commonest(lm: LoadedModel, answers: Sequence[str]) -> tuple[str, float]:
+def _opening(lm: LoadedModel, answer: str) -> tuple[int, ...]:
+    return tuple(_tokens(lm, answer)[:OPENING_TOKENS])
+
+
+def _commonest(lm: LoadedModel, answers: Sequence[str]) -> tuple[tuple[int, ...], float]:
     """The commonest opening of some answers, and its share; one that stands alone has share 0."""
-    openings = Counter(tuple(_tokens(lm, answer)[:OPENING_TOKENS]) for answer in answers)
-    tokens, count = openings.most_common(1)[0]
-    return lm.tokenizer.decode(list(tokens)), (count / len(answers) if count > 1 else 0.0)
+    opening, count = Counter(_opening(lm, answer) for answer in answers).most_common(1)[0]
+    return opening, (count / len(answers) if count > 1 else 0.0)
 
 
 def _echoes(persona: str, answer: str) -> bool:
@@ -181,7 +189,9 @@ def _problems(chosen: ScreenedCell, rejected: ScreenedCell, separation: float) -
     """What speaks against a template, in words."""
     problems = []
     for side, cell in (("+1", chosen), ("-1", rejected)):
-        if cell.refusal > MAX_REFUSAL:
+        if cell.length == 0:
+            problems.append(f"{side} answers nothing")
+        if cell.refusal >= MAX_REFUSAL:
             how = "refuses" if cell.apology else "gives one answer to every question"
             problems.append(f"{side} {how}: {cell.commonest!r} ({cell.refusal:.0%})")
         if cell.echo > MAX_ECHO:

@@ -1,4 +1,4 @@
-"""screen.json: which templates make a model answer under both personas. Records only, no torch."""
+"""Which templates make a model answer under both personas. Records only, no torch."""
 
 from pydantic import BaseModel, ConfigDict
 
