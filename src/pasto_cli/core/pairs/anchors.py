@@ -87,7 +87,8 @@ def split_anchors(anchors: Sequence[Anchor], held_out: float, seed: int) -> Anch
     for source in sorted(by_source):
         some = by_source[source]
         rng.shuffle(some)
-        cut = max(1, round(held_out * len(some))) if len(some) > 1 else 0
+        # At least one on either side: with none to train on, the term would be off unseen.
+        cut = min(max(1, round(held_out * len(some))), len(some) - 1)
         kept += some[:cut]
         train += some[cut:]
     return AnchorSplit(train, kept)

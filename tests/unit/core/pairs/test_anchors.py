@@ -63,6 +63,13 @@ def test_the_split_loses_nothing_and_is_seeded():
     assert split.digest != split_anchors(anchors, 0.25, seed=4).digest
 
 
+def test_some_are_trained_on_whatever_is_held_out():
+    anchors = load_anchors("bundled")
+    for share in (0.01, 0.99):
+        split = split_anchors(anchors, share, seed=0)
+        assert split.train and split.held_out
+
+
 def test_a_file_of_anchors(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("\n".join(f"What is {n} plus {n}?" for n in range(9)) + "\n", encoding="utf-8")
