@@ -142,8 +142,9 @@ def save_merged(folder: Path, lm: LoadedModel, turned: Sequence[tuple[Adapter, f
 
 
 def save_gguf_lora(path: Path, lm: LoadedModel, factors: dict[str, LowRank]) -> None:
-    """One file that llama.cpp loads with --lora: tensors NAME.lora_a (r, d_in) and NAME.lora_b
-    (d_out, r).
+    """One file that llama.cpp loads with --lora.
+
+    Its tensors: NAME.lora_a (r, d_in) and NAME.lora_b (d_out, r), by llama.cpp's names of modules.
 
     Raises:
         PastoError: If llama.cpp's own library does not know the architecture.
