@@ -14,8 +14,9 @@ DEPTH = 100
 
 
 class PlainLoader(yaml.SafeLoader):
-    """PyYAML's safe loader with bounds on what aliases unfold to and on nesting; no value may hold
-    itself.
+    """PyYAML's safe loader with bounds on nesting and on what aliases unfold to.
+
+    No value may hold itself.
     """
 
     def __init__(self, stream: Any) -> None:

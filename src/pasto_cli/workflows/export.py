@@ -68,16 +68,12 @@ def _name(dials: DialSet, kind: str, a: float) -> str:
 
 
 def _export(dials: DialSet, kind: str, a: float, path: Path, watch: Watcher) -> Exported:
-    lm, steerer = dials.lm, dials.steerer
-    factors = export.joined(
-        [
-            export.low_rank(dial.adapter, a * own)
-            for dial, own in zip(dials.dials, dials.own, strict=True)
-        ]
-    )
+    lm = dials.lm
+    turned = [(dial.adapter, a * own) for dial, own in zip(dials.dials, dials.own, strict=True)]
+    factors = export.joined([export.low_rank(adapter, at) for adapter, at in turned])
     difference = scale = None
     if kind != "merged":
-        difference, scale = export.largest_difference(lm, steerer, a, factors)
+        difference, scale = export.largest_difference(lm, dials.steerer, a, factors)
 
     def write(scratch: Path) -> None:
         if kind == "gguf-lora":  # a file of its own; what it came from has no place beside it
@@ -87,7 +83,8 @@ def _export(dials: DialSet, kind: str, a: float, path: Path, watch: Watcher) -> 
         if kind == "lora":
             export.save_lora(scratch, lm, factors)
         else:
-            export.save_merged(scratch, lm, steerer, a)
+            # A quantised base is used up by the first coefficient; the next one finds it plain.
+            export.save_merged(scratch, export.dequantised(lm), turned)
         facts = json.dumps(_facts(dials, kind, a), indent=1)
         (scratch / FACTS).write_text(facts + "\n", encoding="utf-8")
 

@@ -23,11 +23,9 @@ from pasto_cli.base.errors import PastoError, first_problem
 from pasto_cli.base.files import read_limited
 from pasto_cli.core.steering.adapter import Adapter, Factors, Rotation
 
-CONFIG, TENSORS, BASES = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "0_svd_bases.safetensors",
-)
+CONFIG = "adapter_config.json"
+TENSORS = "adapter_model.safetensors"
+BASES = "0_svd_bases.safetensors"
 FILES = (CONFIG, TENSORS, BASES)
 _PREFIX, _BASES = "base_model.model.", "svd_bases."
 _DELTA, _THETA = ".antipasto_delta_s", ".antipasto_rotation_params_v"
@@ -72,23 +70,11 @@ def read_original(folder: Path) -> Original:
         raise PastoError(f"{folder / CONFIG}: {first_problem(error)}", AGAIN) from None
     except (OSError, ValueError, RecursionError) as error:
         raise PastoError(f"{folder / CONFIG}: cannot be read ({error})", AGAIN) from None
-    if (
-        config.peft_type != "APASTOADAPTER"
-        or config.rotate_u
-        or not config.rotate_v
-        or config.rotation_method != "cayley"
-    ):
-        kind = (
-            f"{config.peft_type}, {config.rotation_method}, "
-            f"rotate_u {config.rotate_u}, rotate_v {config.rotate_v}"
-        )
-        raise PastoError(
-            f"{folder}: this kind of adapter cannot be imported ({kind})",
-            "Only Cayley rotations of the input directions can (rotate_v true, rotate_u false).",
-        )
+    _require_ours(config, folder)
     trained, bases = _tensors(folder / TENSORS), _tensors(folder / BASES)
     rotations = {}
     for key in trained:
+        # Paths are read off the trained tensors: in the bases' names dots cannot be told apart.
         if key.endswith(_DELTA):
             path = key.removeprefix(_PREFIX).removesuffix(_DELTA)
             name = _BASES + (_PREFIX + path).replace(".", "_")
@@ -111,6 +97,20 @@ def read_original(folder: Path) -> Original:
         Adapter(rotations, "entrywise", config.max_rotation_angle).requires_grad_(False),
         config.base_model_name_or_path,
     )
+
+
+def _require_ours(config: _Config, folder: Path) -> None:
+    """See that the adapter is a Cayley rotation of V alone: what R(a) of ours stands for."""
+    rotated = (config.rotate_u, config.rotate_v, config.rotation_method)
+    if config.peft_type != "APASTOADAPTER" or rotated != (False, True, "cayley"):
+        kind = (
+            f"{config.peft_type}, {config.rotation_method}, "
+            f"rotate_u {config.rotate_u}, rotate_v {config.rotate_v}"
+        )
+        raise PastoError(
+            f"{folder}: this kind of adapter cannot be imported ({kind})",
+            "Only Cayley rotations of the input directions can (rotate_v true, rotate_u false).",
+        )
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

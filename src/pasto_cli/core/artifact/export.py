@@ -11,6 +11,8 @@ or -1.
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +22,10 @@ from torch import Tensor, nn
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.models.residual_writers import is_conv1d
+from pasto_cli.core.models.residual_writers import decoder_layers, is_conv1d
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.core.steering.coefficients import per_row
-from pasto_cli.core.steering.steerer import AdapterSteerer, Mix, Steerer
+from pasto_cli.core.steering.steerer import Steerer
 
 LORA_TENSORS = "adapter_model.safetensors"
 LORA_CONFIG = "adapter_config.json"
@@ -68,8 +70,7 @@ def joined(parts: Sequence[dict[str, LowRank]]) -> dict[str, LowRank]:
 
 
 def save_lora(folder: Path, lm: LoadedModel, factors: dict[str, LowRank]) -> None:
-    """A folder that stock `peft` (and engines that read its format) load: adapter_config.json,
-    adapter_model.safetensors.
+    """A folder that stock `peft` loads, and every engine that reads its format.
 
     Args:
         folder: An empty one.
@@ -82,6 +83,7 @@ def save_lora(folder: Path, lm: LoadedModel, factors: dict[str, LowRank]) -> Non
         tensors[f"base_model.model.{path}.lora_B.weight"] = factor.b
     ranks = {path: len(factor.a) for path, factor in factors.items()}
     rank = max(ranks.values())
+    # peft scales a module by alpha over its rank: both deviate together, and the scale stays 1.
     other = {path: r for path, r in ranks.items() if r != rank}
     transposed = any(is_conv1d(lm.model.get_submodule(path)) for path in factors)
     config = {
@@ -106,31 +108,43 @@ def save_lora(folder: Path, lm: LoadedModel, factors: dict[str, LowRank]) -> Non
     (folder / LORA_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
-def save_merged(
-    folder: Path, lm: LoadedModel, steerer: AdapterSteerer | Mix, coefficient: float
-) -> None:
-    """The whole model with the change inside its weights, as transformers saves it; a quantised
-    base is dequantised first.
+def dequantised(lm: LoadedModel) -> LoadedModel:
+    """The base with plain weights, for `save_merged`; `lm` itself where nothing is quantised.
+
+    transformers dequantises in place, since both sets of weights at once may not fit into memory:
+    a quantised `lm` is used up, and only what is returned may be used afterwards.
+    """
+    if getattr(lm.model, "hf_quantizer", None) is None:
+        return lm
+    model = lm.model.dequantize()
+    _, layers = decoder_layers(model)
+    spec = lm.spec.model_copy(update={"quantization": "none"})
+    return replace(lm, model=model, layers=layers, spec=spec)
+
+
+def save_merged(folder: Path, lm: LoadedModel, turned: Sequence[tuple[Adapter, float]]) -> None:
+    """The whole model with the changes inside its weights, as transformers saves it.
 
     Args:
         folder: An empty one.
-        lm: The base model; one that was quantised is changed.
-        steerer: Made for it.
-        coefficient: Not 0.
+        lm: The base model, not quantised (see `dequantised`); it is as before afterwards.
+        turned: Adapters with their coefficients; their changes add up.
+
+    Raises:
+        PastoError: If the base is quantised.
     """
-    if (
-        getattr(lm.model, "hf_quantizer", None) is not None
-    ):  # once, for the first of several coefficients
-        lm.model = lm.model.dequantize()
-    with steerer.baked(coefficient):
+    with ExitStack() as stack:
+        for adapter, coefficient in turned:
+            stack.enter_context(adapter.baked(lm.model, coefficient))
         lm.model.save_pretrained(folder)
     if lm.tokenizer is not None:
         lm.tokenizer.save_pretrained(folder)
 
 
 def save_gguf_lora(path: Path, lm: LoadedModel, factors: dict[str, LowRank]) -> None:
-    """One file that llama.cpp loads with --lora: tensors NAME.lora_a (r, d_in) and NAME.lora_b
-    (d_out, r).
+    """One file that llama.cpp loads with --lora.
+
+    Its tensors: NAME.lora_a (r, d_in) and NAME.lora_b (d_out, r), by llama.cpp's names of modules.
 
     Raises:
         PastoError: If llama.cpp's own library does not know the architecture.
@@ -139,9 +153,8 @@ def save_gguf_lora(path: Path, lm: LoadedModel, factors: dict[str, LowRank]) -> 
 
     config = lm.model.config.get_text_config()
     names = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
-    known = {"gemma3_text": "gemma3", "llama": "llama", "mistral": "llama"}.get(
-        config.model_type, config.model_type
-    )
+    # Where llama.cpp has another name for an architecture than transformers.
+    known = {"gemma3_text": "gemma3", "mistral": "llama"}.get(config.model_type, config.model_type)
     if known not in names:
         raise PastoError(
             f"llama.cpp has no architecture for {config.model_type}", "Use --format lora or merged."
@@ -172,9 +185,7 @@ def save_gguf_lora(path: Path, lm: LoadedModel, factors: dict[str, LowRank]) -> 
 def largest_difference(
     lm: LoadedModel, steerer: Steerer, coefficient: float, factors: dict[str, LowRank]
 ) -> tuple[float, float]:
-    """How far the low-rank change is from the dial: (largest difference of logits, largest logit)
-    after a fixed prompt.
-    """
+    """(largest difference of logits to the dial's, largest logit) after a fixed prompt."""
     ids = torch.tensor([lm.fixed_prompt("Say one word.")], device=lm.device)
     with steerer.at(coefficient):
         expected = lm.model(input_ids=ids).logits.float()
@@ -191,8 +202,10 @@ def largest_difference(
 
 
 def _add(factor: LowRank) -> Any:
+    """Forward hook that adds x A^T B^T to a module's output, as LoRA engines compute it."""
+
     def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = inputs[0]
+        x = inputs[0]  # (..., d_in)
         return output + ((x @ factor.a.to(x).T) @ factor.b.to(x).T).to(output.dtype)
 
     return add

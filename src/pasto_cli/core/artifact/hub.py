@@ -11,6 +11,8 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.core.artifact.store import CARD, META, TENSORS
 
 FILES = (TENSORS, META, CARD)
+TRANSPORTS = ("httpx", "httpcore", "httpx2", "httpcore2", "requests")
+"""HTTP libraries that versions of the Hub's client are built on."""
 
 
 def upload(folder: Path, repo: str, card: str, private: bool) -> str:
@@ -32,10 +34,9 @@ def upload(folder: Path, repo: str, card: str, private: bool) -> str:
     api = HfApi()
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / CARD).write_text(card, encoding="utf-8")
-        operations = [
-            CommitOperationAdd(name, str((Path(scratch) if name == CARD else folder) / name))
-            for name in FILES
-        ]
+        # The card that is published has the repository's name in it; the one in the folder has not.
+        places = {TENSORS: folder, META: folder, CARD: Path(scratch)}
+        operations = [CommitOperationAdd(name, str(places[name] / name)) for name in FILES]
         try:
             api.create_repo(repo, private=private, exist_ok=True)
             commit = api.create_commit(
@@ -66,13 +67,11 @@ def download(repo: str, files: Sequence[str] = FILES, revision: str | None = Non
 
 
 def failure(error: Exception, repo: str) -> PastoError:
-    """What went wrong with the Hub, and the next step."""
+    """What went wrong with the Hub, and the next step; an error of another kind is raised again."""
     from huggingface_hub import errors as hub
 
-    if type(error) is RuntimeError and isinstance(
-        error.__cause__, Exception
-    ):  # how the client reports a failed upload
-        return failure(error.__cause__, repo)
+    if type(error) is RuntimeError and isinstance(error.__cause__, Exception):
+        return failure(error.__cause__, repo)  # how the client reports a failed upload
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, hub.GatedRepoError):
         return PastoError(f"{repo} is gated", "Ask for access on its page, then: hf auth login.")
@@ -97,23 +96,15 @@ def failure(error: Exception, repo: str) -> PastoError:
             f"{repo}: no such repository on the Hub, or it is private",
             "Check the id; for a private one: hf auth login.",
         )
-    if isinstance(
-        error, OSError | hub.OfflineModeIsEnabled | hub.LocalEntryNotFoundError | hub.HfHubHTTPError
-    ):
-        return PastoError(
-            f"the Hub cannot be reached for {repo} ({type(error).__name__})",
-            "Check the connection and try again.",
-        )
-    # httpx's transport errors are not OSErrors
-    if type(error).__module__.split(".")[0] in (
-        "httpx",
-        "httpcore",
-        "httpx2",
-        "httpcore2",
-        "requests",
-    ):
+    unreachable = OSError | hub.OfflineModeIsEnabled | hub.LocalEntryNotFoundError
+    if isinstance(error, unreachable | hub.HfHubHTTPError) or _is_transport(error):
         return PastoError(
             f"the Hub cannot be reached for {repo} ({type(error).__name__})",
             "Check the connection and try again.",
         )
     raise error
+
+
+def _is_transport(error: Exception) -> bool:
+    """Whether an error is one of the HTTP library's own, which are not OSErrors."""
+    return type(error).__module__.split(".")[0] in TRANSPORTS

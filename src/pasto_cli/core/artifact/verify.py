@@ -1,4 +1,10 @@
-"""Does an adapter belong to the base that was loaded? Fingerprints, shapes and reference logits."""
+"""Does an adapter belong to the base that was loaded? Fingerprints, shapes and reference logits.
+
+Where the weights are held as they were when the adapter was made, their bytes must be the same.
+In another precision the kept singular directions must still diagonalise the weight,
+U^T W V = diag(S). The reference logits then show that base, adapter and libraries together behave
+as they did.
+"""
 
 import hashlib
 from typing import Any
@@ -12,9 +18,8 @@ from pasto_cli.core.records.adapter import BaseInfo, Meta, Reference
 from pasto_cli.core.steering.adapter import Adapter, Rotation
 
 REFERENCE_PROMPT = "Describe yourself in one sentence."
-
-
 REFERENCE_LOGITS = 16
+"""How many of the likeliest tokens after the prompt are stored."""
 
 
 def fingerprint(module: Any) -> str:
@@ -84,27 +89,18 @@ def check_shapes(
             f"wrong base: {path} of {lm.spec.source} is no linear layer",
             "Load the base that the adapter names.",
         )
-    r = s.shape[0] if s.dim() == 1 else -1
-    shapes = {
-        "u": tuple(u.shape),
-        "s": tuple(s.shape),
-        "v": tuple(v.shape),
-        "theta": tuple(theta.shape),
-        "delta": tuple(delta.shape),
-    }
+    tensors = {"u": u, "s": s, "v": v, "theta": theta, "delta": delta}
+    shapes = {part: tuple(x.shape) for part, x in tensors.items()}
+    r = s.shape[0] if s.dim() == 1 else -1  # -1 equals no size
     right = {"u": (u.shape[0], r), "s": (r,), "v": (v.shape[0], r), "theta": (r, r), "delta": (r,)}
-    features = (
-        getattr(module, "out_features", u.shape[0]),
-        getattr(module, "in_features", v.shape[0]),
-    )
-    if (
-        shapes != right
-        or (u.shape[0], v.shape[0]) != features
-        or any(x.dtype != torch.float32 for x in (u, s, v, theta, delta))
-    ):
+    # Conv1D has no such attributes: its fingerprint has to tell.
+    d_out = getattr(module, "out_features", u.shape[0])
+    d_in = getattr(module, "in_features", v.shape[0])
+    single = all(x.dtype == torch.float32 for x in tensors.values())
+    if shapes != right or (u.shape[0], v.shape[0]) != (d_out, d_in) or not single:
         raise PastoError(
-            f"{path}: tensors of shape {shapes} do not fit a module of {features[1]} inputs and "
-            f"{features[0]} outputs",
+            f"{path}: tensors of shape {shapes} do not fit a module of {d_in} inputs and "
+            f"{d_out} outputs",
             "Load the base that the adapter names, or download the adapter again.",
         )
 
@@ -138,12 +134,11 @@ def verify_base(lm: LoadedModel, adapter: Adapter, base: BaseInfo) -> None:
             # version.
             fits = _diagonal(module, rotation)
         if not fits:
+            source = base.spec.source + (f" at {base.commit}" if base.commit else "")
             raise PastoError(
                 f"wrong base: {path} of {lm.spec.source} is not the weight that the adapter was "
                 f"made for",
-                f"It was made for {base.spec.source}"
-                + (f" at {base.commit}" if base.commit else "")
-                + ". Load that, or use --no-verify.",
+                f"It was made for {source}. Load that, or use --no-verify.",
             )
 
 
@@ -189,9 +184,10 @@ def compare_reference(lm: LoadedModel, adapter: Adapter, meta: Meta) -> dict[str
     )
     for coefficient, then in meta.reference.logits.items():
         expected, got = torch.tensor(then), torch.tensor(now.logits[coefficient])
+        # In float32 only the order of sums differs; half precision and quantisers round.
         tolerance = (2e-3 if exact else 1e-1) * expected.abs().max().clamp_min(1.0)
         error = found[coefficient] = (expected - got).abs().max().item()
-        if not error <= tolerance:
+        if not error <= tolerance:  # so that NaN is refused too
             raise PastoError(
                 f"reference logits at coefficient {coefficient} differ by {error:.3g} from those "
                 f"stored with the adapter",

@@ -146,12 +146,26 @@ def test_merged_weights_are_a_model_of_their_own(fresh, make_adapter, tmp_path, 
     lm = fresh(**spec)
     adapter = make_adapter(lm)
     expected = steered(lm, adapter, -1.0)
-    export.save_merged(tmp_path / "1", lm, AdapterSteerer(adapter, lm), 1.0)
+    plain = export.dequantised(lm)
+    assert plain.spec.quantization == "none" and export.dequantised(plain) is plain
+    before = {name: x.clone() for name, x in plain.model.state_dict().items()}
+    export.save_merged(tmp_path / "1", plain, [(adapter, 1.0)])
     tmp_path = tmp_path / "-1"
-    export.save_merged(tmp_path, lm, AdapterSteerer(adapter, lm), -1.0)
+    export.save_merged(tmp_path, plain, [(adapter, -1.0)])
+    after = plain.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(x, after[name]) for name, x in before.items())
     merged = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     assert not getattr(merged, "is_quantized", False)
     torch.testing.assert_close(logits(merged), expected, rtol=0, atol=2e-4)
+
+
+def test_a_quantised_base_is_not_merged_unasked(fresh, make_adapter, tmp_path):
+    lm = fresh(source="random:llama", quantization="4bit")
+    model = lm.model
+    with pytest.raises(PastoError, match="a quantised base cannot be baked"):
+        export.save_merged(tmp_path, lm, [(make_adapter(lm), 1.0)])
+    assert lm.model is model and model.hf_quantizer is not None
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3", "gemma3"])
