@@ -1,6 +1,4 @@
-"""YAML that cannot stand for more than it says: a few lines of aliases may unfold to more data than
-any memory holds.
-"""
+"""YAML with bounds: a few lines of aliases may unfold to more data than any memory holds."""
 
 from typing import Any, cast
 

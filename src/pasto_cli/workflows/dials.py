@@ -223,7 +223,7 @@ def open_dials(
         names: `NAME` or `NAME:COEFFICIENT` of each; None for the latest run.
         watch: Told what is loaded.
         options: How the base is loaded and the adapters checked.
-        coefficients: Of one dial; of several, what their own are multiplied by.
+        coefficients: Those of one dial; with several dials, factors of their own coefficients.
         strengths: Per cent of one dial's calibrated coefficient, instead of `coefficients`.
         default: Coefficients of one dial where none of them is given.
 

@@ -101,9 +101,9 @@ def dose(
     """Curves over the coefficient with 95 % bands.
 
     Args:
-        coefficients: x.
+        coefficients: Values on the x axis.
         series: Name -> estimates, one per coefficient; one without an interval has no band.
-        ylabel: Of the y axis.
+        ylabel: Label of the y axis.
         label: What the plot shows, for screen readers.
         zero: Draw the line of 0.
     """

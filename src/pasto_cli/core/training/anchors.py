@@ -88,9 +88,9 @@ def kl_per_token(
     """KL(p_0 || p_a) at every answer token, nats.
 
     Args:
-        lm: For its output head.
-        anchors: m of them.
-        steered: Of each (2, t, d), hidden states before the head at +1 and -1.
+        lm: The model whose output head is used.
+        anchors: The m anchors that were drawn.
+        steered: Hidden states before the head at +1 and -1, (2, t, d) per anchor.
 
     Returns:
         (2, t) per anchor, differentiable in `steered`.

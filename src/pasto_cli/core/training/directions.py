@@ -34,9 +34,9 @@ def choose_directions(
         kind: `top`, `random`, `residual` or `activation`.
         writer: The module.
         factors: Its full decomposition.
-        states: Of the clean base model; rows alternate chosen, rejected.
-        rank: r.
-        seed: For `random`.
+        states: Activations of the clean base model; rows alternate chosen, rejected.
+        rank: Number of directions, r.
+        seed: Seed of `random`.
     """
     total = len(factors.s)
     rank = min(rank, total)

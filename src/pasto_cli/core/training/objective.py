@@ -199,8 +199,11 @@ class Objective:
         anchors: Sequence[AnchorRow],
         neutral: bool,
     ) -> tuple[list[list[Side]], list[Tensor]]:
-        """For each pair its sides at +1 and -1, depth (2, d) and last (2, w, d); for each anchor
-        its states where its answer is predicted, (2, t, d).
+        """Run pairs and anchors at +1 and -1.
+
+        Returns:
+            For each pair its sides, depth (2, d) and last (2, w, d), and for each anchor its states
+            where its answer is predicted, (2, t, d).
         """
         pair_rows, windows = self._rows(pairs, neutral)
         # In the same trees: anchors begin with the header that the pairs' prompts begin with.

@@ -43,7 +43,7 @@ class RunRecorder(Recorder):
     """Keeps a training in the folder of its run; a context, for the time of the training.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         save_adapter: Saves the adapter as it is now, with what is to be said of its training.
         show: Receives each step, for a live view.
         warn: Receives what may matter to the result.

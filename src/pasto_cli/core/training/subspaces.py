@@ -198,12 +198,12 @@ def build(
     """Evaluate a parsed expression.
 
     Args:
-        terms: From `subspace_expression.parse_subspace`.
-        states: Of the clean base model.
+        terms: What `subspace_expression.parse_subspace` returned.
+        states: Activations of the clean base model.
         rank: Columns wanted.
         depth: Loss depth, as an index into the hidden states.
-        center: For taskdiff.
-        seed: For random.
+        center: Whether `taskdiff` takes the mean difference out first.
+        seed: Seed of the subspace `random`.
 
     Returns:
         P (d, k), orthonormal, k <= rank (fewer where the data span less).

@@ -250,7 +250,7 @@ def with_anchors(report: LossReport, kl: Sequence[Tensor], spec: AnchorSpec) -> 
     """A report with the anchors' term added.
 
     Args:
-        report: Of the batch's pairs.
+        report: Terms of the batch's pairs, without anchors.
         kl: KL at the answer tokens of all drawn anchors, (2, t) each.
         spec: Weight and aggregate.
     """
