@@ -98,6 +98,10 @@ def _processes() -> Iterator[None]:
                 yield
         else:
             yield
+    except SystemExit as end:
+        if end.code in (0, None):
+            distributed.leave(0)
+        raise
     finally:
         distributed.destroy()
 

@@ -16,6 +16,7 @@ from pasto_cli.core.evaluation.metrics import Table, slope_difference
 from pasto_cli.core.evaluation.questions import TokenisedQuestion
 from pasto_cli.core.models.activations import collect_activations
 from pasto_cli.core.models.chat import tokenise_pairs
+from pasto_cli.core.models.devices import layer_precision
 from pasto_cli.core.models.memory import enough_memory
 from pasto_cli.core.records.evaluation import EvalRun
 from pasto_cli.core.steering.steerer import Scaled, Steerer
@@ -69,10 +70,20 @@ def compare(
         watch: Told of progress.
     """
     plan = plan._replace(settings=plan.settings._replace(coefficients=NEEDED))
-    with watch.task("building baselines"):
-        steerers = {ADAPTER: dial.steerer} | _baselines(dial, names)
+    with layer_precision(dial.lm, plan.precision):
+        return _compare(dial, names, plan, equal_kl, watch)
+
+
+def _compare(
+    dial: Dial, names: Sequence[str], plan: Plan, equal_kl: bool, watch: Watcher
+) -> list[Method]:
+    steerers: dict[str, Steerer] = {ADAPTER: dial.steerer}
+    if names:
+        with watch.task(f"building baselines: {', '.join(names)}"):
+            steerers |= _baselines(dial, names)
+    with watch.task("the base model's own answers to neutral prompts"):
         probe = neutral_probe(dial)
-        questions = tokenise(dial.lm, plan.benchmark)
+    questions = tokenise(dial.lm, plan.benchmark)
     methods: list[Method] = []
     for name, steerer in steerers.items():
         sizes = (1.0, 1.0)
@@ -122,8 +133,6 @@ def _difference(run: EvalRun, adapter: EvalRun, seed: int) -> Estimate:
 
 
 def _baselines(dial: Dial, names: Sequence[str]) -> dict[str, Steerer]:
-    if not names:
-        return {}
     recipe = recipe_of(dial.meta, dial.folder)
     pairs, _ = tokenise_pairs(pairs_of(dial).pairs[:PAIRS], dial.lm.chat)
     inputs = BaselineInputs(

@@ -22,6 +22,7 @@ from pasto_cli.core.evaluation.oracles import OracleScore, score_oracles
 from pasto_cli.core.evaluation.seeds import across_seeds, sentiment_across_seeds
 from pasto_cli.core.evaluation.sentiment import score_texts
 from pasto_cli.core.models import distributed
+from pasto_cli.core.models.devices import layer_precision
 from pasto_cli.core.models.memory import enough_memory
 from pasto_cli.core.records.evaluation import EvalRun, Evaluated, SentimentRun, dump
 from pasto_cli.core.records.scores import Disturbance, LabelSign, key
@@ -44,6 +45,8 @@ class Plan(NamedTuple):
     """Cut to size."""
     settings: EvalSettings
     provenance: dict[str, Any]
+    precision: str = "float32"
+    """`evaluation.precision` of the recipe."""
 
 
 class Measured(NamedTuple):
@@ -98,7 +101,9 @@ def plan_evaluation(
     whole = load_benchmark(benchmark or spec.benchmark, data)
     part = subset(whole, settings.value, limit, spec.seed)
     require_value(part, settings.value)
-    return Plan(part, settings, _provenance(dial, spec.seed, limit))
+    with layer_precision(dial.lm, spec.precision) as low:
+        facts = {"layers": "bfloat16" if low else str(dial.lm.dtype).removeprefix("torch.")}
+    return Plan(part, settings, _provenance(dial, spec.seed, limit) | facts, spec.precision)
 
 
 def _provenance(dial: Dial, bootstrap_seed: int, limit: int | None) -> dict[str, Any]:
@@ -121,6 +126,7 @@ def evaluate_dial(dial: Dial, plan: Plan, watch: Watcher) -> Measured:
     questions = len(plan.benchmark.items)
     with (
         enough_memory(LOW_MEMORY),
+        layer_precision(dial.lm, plan.precision),
         watch.task(f"{plan.benchmark.name}: {questions} questions", questions) as advance,
     ):
         run = evaluate(
@@ -131,7 +137,10 @@ def evaluate_dial(dial: Dial, plan: Plan, watch: Watcher) -> Measured:
             provenance=plan.provenance,
             progress=advance,
         )
-    with watch.task(f"disturbance on {PROBE_PROMPTS} neutral prompts"):
+    with (
+        layer_precision(dial.lm, plan.precision),
+        watch.task(f"disturbance on {PROBE_PROMPTS} neutral prompts"),
+    ):
         found = disturbances(
             dial, dial.steerer, neutral_probe(dial), run.coefficients, plan.settings.seed
         )

@@ -13,7 +13,7 @@ from pasto_cli.core.evaluation.elicitation import elicit
 from pasto_cli.core.models import distributed
 from pasto_cli.core.models.activations import Activations, collect_activations
 from pasto_cli.core.models.chat import TokenPair, require_pairs, tokenise_pairs
-from pasto_cli.core.models.devices import training_precision
+from pasto_cli.core.models.devices import layer_precision
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.residual_writers import Writer, dense_weight, find_writers, place_writers
 from pasto_cli.core.pairs.anchors import (
@@ -150,7 +150,7 @@ def prepare_or_restore(
     if start is not None:
         adapter, basis = start
         return adapter.to(lm.device), make_objective(lm, basis, recipe, anchors)
-    with training_precision(lm, recipe.training.precision):
+    with layer_precision(lm, recipe.training.precision):
         adapter, objective = prepare(lm, tokens, recipe, watch, anchors)
     checkpoint.save_start(folder, adapter, objective.basis)
     return adapter, objective

@@ -19,7 +19,7 @@ from pasto_cli.core.artifact.verify import describe_base, reference_logits
 from pasto_cli.core.evaluation.benchmarks import check_benchmark
 from pasto_cli.core.evaluation.certificate import certify, measure_persona_llr
 from pasto_cli.core.evaluation.disturbance import measure_specificity
-from pasto_cli.core.models.devices import training_precision
+from pasto_cli.core.models.devices import layer_precision
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.memory import enough_memory
 from pasto_cli.core.pairs.anchors import AnchorSplit, read_anchors, write_anchors
@@ -197,7 +197,7 @@ class _Run:
             RunRecorder(
                 self.folder, self.save, show=show, warn=watch.warn, resume_from=resume_from
             ) as recorder,
-            training_precision(self.lm, spec.precision) as low,
+            layer_precision(self.lm, spec.precision) as low,
         ):
             if low:
                 watch.note(

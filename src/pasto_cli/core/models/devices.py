@@ -1,8 +1,8 @@
 """Where a model runs and in which precision.
 
 Weights are in the dtype of the recipe (`auto`: bfloat16 on a GPU that computes in it). Under
-`training_precision` the layers of a float32 model run in bfloat16, while the adapter's parameters,
-the losses and the logits stay in float32.
+`layer_precision` the layers of a float32 model run in bfloat16, while the adapter's parameters, the
+losses and the logits stay in float32.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ from pasto_cli.core.recipe.schema import ModelSpec
 
 
 @contextlib.contextmanager
-def training_precision(lm: LoadedModel, precision: str) -> Iterator[bool]:
+def layer_precision(lm: LoadedModel, precision: str) -> Iterator[bool]:
     """Run the layers of a float32 model in bfloat16 in this context, if recipe or processor say so.
 
     Args:
         lm: The model.
-        precision: `training.precision` of the recipe.
+        precision: `training.precision` or `evaluation.precision` of the recipe.
 
     Yields:
         Whether bfloat16 autocast is on.

@@ -228,6 +228,8 @@ class EvaluationSpec(Section):
     """Nodes of one token tree."""
     seed: int = 0
     """Seed of the choice of dilemmas and of the bootstrap."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """As training.precision, of the passes that score answers and disturbance."""
 
 
 class Recipe(Section):

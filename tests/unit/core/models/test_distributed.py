@@ -95,7 +95,8 @@ def train_and_ask(rank, world, port, folder, spec):
     save_file(
         found, f"{folder}/{world}-{rank}.safetensors", {"said": json.dumps(answers.top_token)}
     )
-    distributed.destroy()
+    if world > 1:
+        distributed.leave(0)
 
 
 def read(path):

@@ -5,7 +5,7 @@ import torch
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.chat import PLAIN_TEMPLATE, Chat, tokenise_pairs
-from pasto_cli.core.models.devices import pick_device, training_precision
+from pasto_cli.core.models.devices import layer_precision, pick_device
 from pasto_cli.core.models.loading import load_model
 from pasto_cli.core.models.memory import enough_memory
 from pasto_cli.core.models.residual_writers import dense_weight, find_writers, place_writers
@@ -172,9 +172,9 @@ def test_running_out_of_memory_is_a_clear_error():
         raise RuntimeError("other")
 
 
-def test_training_precision_is_put_back(tiny):
+def test_layer_precision_is_put_back(tiny):
     lm = tiny()
-    with pytest.raises(ValueError), training_precision(lm, "bfloat16") as on:
+    with pytest.raises(ValueError), layer_precision(lm, "bfloat16") as on:
         assert on and lm.autocast
         raise ValueError
     assert not lm.autocast
@@ -198,7 +198,7 @@ def test_the_heads_backward_pass_in_low_precision(tiny):
         rtol=0,
         atol=0.02 * expected.abs().max().item(),
     )
-    with training_precision(lm, "bfloat16"):
+    with layer_precision(lm, "bfloat16"):
         near = lm.head_gradient(logits, by_logits)
         assert not torch.equal(near, expected)
         torch.testing.assert_close(near, expected, rtol=0, atol=0.02 * expected.abs().max().item())
