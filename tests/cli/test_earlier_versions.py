@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pasto_cli.core.evaluation.metrics import Table, scores
+from pasto_cli.core.evaluation.metrics import Table
+from pasto_cli.core.evaluation.scores import scores
 from pasto_cli.core.records.evaluation import dump, parse
 
 FORMAT1 = Path(__file__).parents[1] / "data" / "format1"
@@ -67,9 +68,10 @@ def test_an_evaluation_of_before_has_the_same_scores_again():
 
 
 def same(found, expected):
-    """Equal keys in equal order, equal numbers but for rounding."""
+    """Every expected key, in order, with equal numbers but for rounding."""
     if isinstance(expected, dict):
-        assert list(found) == list(expected)
+        # A later version may have measured more since.
+        assert [key for key in found if key in expected] == list(expected)
         for key in expected:
             same(found[key], expected[key])
     elif isinstance(expected, list):

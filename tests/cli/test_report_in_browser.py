@@ -13,8 +13,9 @@ from PIL import Image
 
 from pasto_cli.base import bundled
 from pasto_cli.core.evaluation.benchmarks import load_benchmark
-from pasto_cli.core.evaluation.metrics import ENDS, Table, scores
+from pasto_cli.core.evaluation.metrics import ENDS, Table
 from pasto_cli.core.evaluation.oracles import simulate
+from pasto_cli.core.evaluation.scores import scores
 from pasto_cli.core.evaluation.sentiment import score_texts
 from pasto_cli.core.records.evaluation import EvalRun, dump
 from pasto_cli.core.records.scores import key

@@ -16,6 +16,11 @@ def format_estimate(estimate: Estimate, *, digits: int = 2, signed: bool = True)
     return text
 
 
+def format_optional(estimate: Estimate | None, *, digits: int = 2, signed: bool = True) -> str:
+    """As `format_estimate`; nothing where it was not measured."""
+    return "" if estimate is None else format_estimate(estimate, digits=digits, signed=signed)
+
+
 def format_share(share: float, *, digits: int = 1) -> str:
     """`46.9%`, or `undefined`."""
     return "undefined" if math.isnan(share) else f"{share:.{digits}%}"

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.statistics import Estimate
 from pasto_cli.core.evaluation.baselines import BASELINES, BaselineInputs, build_baseline
 from pasto_cli.core.evaluation.disturbance import (
     LARGEST_COEFFICIENT,
@@ -12,8 +11,9 @@ from pasto_cli.core.evaluation.disturbance import (
     coefficient_at_budget,
 )
 from pasto_cli.core.evaluation.evaluator import NEEDED, evaluate, tokenise
-from pasto_cli.core.evaluation.metrics import Table, slope_difference
+from pasto_cli.core.evaluation.metrics import Table
 from pasto_cli.core.evaluation.questions import TokenisedQuestion
+from pasto_cli.core.evaluation.scores import selectivity_difference, slope_difference
 from pasto_cli.core.models.activations import collect_activations
 from pasto_cli.core.models.chat import tokenise_pairs
 from pasto_cli.core.models.devices import layer_precision
@@ -94,9 +94,7 @@ def _compare(
         own = plan._replace(provenance=plan.provenance | facts)
         run = _measure(dial, steerer, own, questions, probe, watch)
         if methods:
-            difference = _difference(run, methods[0].run, plan.settings.seed)
-            scores = run.scores.model_copy(update={"slope_minus_adapter": difference})
-            run = run.model_copy(update={"scores": scores})
+            run = _with_differences(run, methods[0].run, plan.settings.seed)
         keep_evaluation(dial, run, name + ("-equal-kl" if equal_kl else "-compared"))
         methods.append(Method(name, run, sizes))
     return methods
@@ -127,9 +125,14 @@ def _measure(
     return run.model_copy(update={"disturbance": found})
 
 
-def _difference(run: EvalRun, adapter: EvalRun, seed: int) -> Estimate:
+def _with_differences(run: EvalRun, adapter: EvalRun, seed: int) -> EvalRun:
+    """A baseline's run with its slope and selectivity minus the adapter's."""
     one, other = (Table(r.rows, r.value, r.coefficients, r.pmass_threshold) for r in (run, adapter))
-    return slope_difference(one, other, seed)
+    differences = {
+        "slope_minus_adapter": slope_difference(one, other, seed),
+        "selectivity_minus_adapter": selectivity_difference(one, other, seed),
+    }
+    return run.model_copy(update={"scores": run.scores.model_copy(update=differences)})
 
 
 def _baselines(dial: Dial, names: Sequence[str]) -> dict[str, Steerer]:

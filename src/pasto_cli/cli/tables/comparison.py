@@ -6,7 +6,12 @@ from typing import Any
 
 from rich.table import Table
 
-from pasto_cli.base.format import format_coefficient, format_estimate, format_share
+from pasto_cli.base.format import (
+    format_coefficient,
+    format_estimate,
+    format_optional,
+    format_share,
+)
 from pasto_cli.cli.console import out, print_json
 from pasto_cli.cli.tables.common import format_f1, new_table, say, what_was_asked
 from pasto_cli.core.evaluation.disturbance import LARGEST_COEFFICIENT
@@ -19,8 +24,8 @@ def show_comparison(methods: Sequence[Method], json: bool) -> None:
         print_json([_comparison_record(method) for method in methods])
         return
     say(f"{what_was_asked(methods[0].run)}; brackets are 95 % intervals")
-    for table in (_cost_table(methods), _ends_table(methods), _whole_table(methods)):
-        out.print(table)
+    for make in (_cost_table, _ends_table, _whole_table, _beside_table):
+        out.print(make(methods))
 
 
 def _comparison_record(method: Method) -> dict[str, Any]:
@@ -66,13 +71,18 @@ def _own_coefficient(method: str, coefficient: float) -> str:
 
 def _ends_table(methods: Sequence[Method]) -> Table:
     table = new_table(
-        "method", "at", "shift of the score, nats [95 %]", "acquiescence, nats [95 %]"
+        "method",
+        "at",
+        "shift of the score, nats [95 %]",
+        "acquiescence, nats [95 %]",
+        "control shift, nats [95 %]",
     )
     for method in methods:
         for end in (1.0, -1.0):
             e = method.run.scores.at(end)
             shift, acquiescence = format_estimate(e.shift), format_estimate(e.acquiescence)
-            table.add_row(method.name, format_coefficient(end), shift, acquiescence)
+            control = format_optional(e.control_shift, signed=False)
+            table.add_row(method.name, format_coefficient(end), shift, acquiescence, control)
     return table
 
 
@@ -81,19 +91,41 @@ def _whole_table(methods: Sequence[Method]) -> Table:
         "method",
         "slope, nats [95 %]",
         "minus the adapter's",
-        "Steering F1 [95 %]",
-        "by chance",
-        "control flips",
+        "selectivity [95 %]",
+        "minus the adapter's",
     )
     for method in methods:
-        s, chance = method.run.scores, method.run.scores.chance
-        difference = s.slope_minus_adapter
+        s = method.run.scores
         table.add_row(
             method.name,
             format_estimate(s.slope),
-            "" if difference is None else format_estimate(difference),
+            format_optional(s.slope_minus_adapter),
+            format_optional(s.selectivity),
+            format_optional(s.selectivity_minus_adapter),
+        )
+    return table
+
+
+def _beside_table(methods: Sequence[Method]) -> Table:
+    table = new_table(
+        "method",
+        "Steering F1 [95 %]",
+        "by chance",
+        "control flips",
+        "rows fixed, broken",
+        "rows against the dial [95 %]",
+        "KL on the task +1 / -1",
+    )
+    for method in methods:
+        s, chance = method.run.scores, method.run.scores.chance
+        kl = [s.at(c).task_kl for c in (1.0, -1.0)]
+        table.add_row(
+            method.name,
             format_f1(s.steering_f1),
             "" if math.isnan(chance.p) else f"{chance.mean:.1f}, p = {chance.p:.3f}",
             format_share(s.parts.arbitrary_rate),
+            f"{s.fixed}, {s.broken}",
+            format_optional(s.against_share, signed=False),
+            " / ".join("" if x is None else f"{x.value:.2f}" for x in kl),
         )
     return table

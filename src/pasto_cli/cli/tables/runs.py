@@ -7,7 +7,12 @@ from typing import Any
 
 from rich.table import Table
 
-from pasto_cli.base.format import format_coefficient, format_estimate, format_share
+from pasto_cli.base.format import (
+    format_coefficient,
+    format_estimate,
+    format_optional,
+    format_share,
+)
 from pasto_cli.base.statistics import Estimate, Spread
 from pasto_cli.cli.console import out, print_json
 from pasto_cli.cli.tables.common import format_f1, new_table, say, warn_of_sign, what_was_asked
@@ -86,6 +91,7 @@ def _show_coefficients(run: EvalRun) -> None:
         "mean score, nats [95 %]",
         "shift from 0 [95 %]",
         "acquiescence [95 %]",
+        "control shift [95 %]",
         "P(answers)",
         "invalid",
     )
@@ -96,6 +102,7 @@ def _show_coefficients(run: EvalRun) -> None:
             format_estimate(e.mean_score),
             format_estimate(e.shift) if c else "",
             format_estimate(e.acquiescence) if c else "",
+            format_optional(e.control_shift, signed=False) if c else "",
             f"{e.pmass:.3f}",
             str(e.invalid),
         )
@@ -131,13 +138,18 @@ def _show_summary(s: Scores) -> None:
     f1_valid_only = Estimate.point(s.steering_f1_valid_only)
     rows = {
         "slope of the mean score, nats per unit [95 %]": format_estimate(s.slope),
+        "selectivity: slope per nat of control shift [95 %]": format_optional(s.selectivity),
         "monotonicity (Spearman) [95 %]": format_estimate(s.monotonicity),
         "Steering F1, 0 to 100 [95 %]": format_f1(s.steering_f1),
         f"... by chance: mean and 95 % of {s.chance.draws} label shuffles": _chance(s),
         "... on rows valid throughout": format_f1(f1_valid_only),
         "Surgical Informedness [95 %]": format_estimate(s.informedness, digits=1),
         "target rows fixed / broken at +1": f"{format_share(s.parts.correct_rate)} / "
-        f"{format_share(s.parts.wrong_rate)}",
+        f"{format_share(s.parts.wrong_rate)}" + _counts(s),
+        "target rows that move against the dial [95 %]": format_optional(
+            s.against_share, signed=False
+        ),
+        "KL to 0 on the task's answers at +1 / -1, nats": _task_kl(s),
         "control rows flipped at +1 or -1": format_share(s.parts.arbitrary_rate),
         "P(answers) ratio, squared": f"{s.parts.pmass_ratio:.3f}",
     }
@@ -147,6 +159,15 @@ def _show_summary(s: Scores) -> None:
     for name, text in rows.items():
         table.add_row(name, text)
     out.print(table)
+
+
+def _counts(s: Scores) -> str:
+    return "" if s.fixed is None else f" ({s.fixed}, {s.broken} of {s.n_target})"
+
+
+def _task_kl(s: Scores) -> str:
+    found = [s.at(c).task_kl for c in (1.0, -1.0)]
+    return " / ".join(format_optional(x, signed=False) for x in found)
 
 
 def _chance(s: Scores) -> str:

@@ -15,8 +15,9 @@ import torch
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.evaluation.benchmarks.item import YES_NO, Benchmark, Item
-from pasto_cli.core.evaluation.metrics import Table, scores
+from pasto_cli.core.evaluation.metrics import Table
 from pasto_cli.core.evaluation.questions import Answers, TokenisedQuestion, ask, score_answers
+from pasto_cli.core.evaluation.scores import scores
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.records.evaluation import Answer, EvalRun, Row
 from pasto_cli.core.records.scores import LabelSign, key

@@ -15,20 +15,18 @@ Legend: n target rows, m control rows, r all rows, c coefficients.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from pasto_cli.base.statistics import Estimate, Floats, Indices, cluster_bootstrap
+from pasto_cli.base.statistics import Floats, Indices
 from pasto_cli.core.records.evaluation import Row
 from pasto_cli.core.records.scores import (
     Chance,
-    CoefficientScores,
     LabelSign,
-    Scores,
     SteeringF1,
     key,
 )
@@ -300,58 +298,3 @@ class Table:
         backward = float(np.mean(neg[good] < 0) - 2 * np.mean(neg[bad] > 0))
         mass = min(_mean(self.pmass[c][index]) for c in ENDS)
         return (forward + backward) / 2 * mass**2 * 100
-
-
-def scores(table: Table, seed: int = 0) -> Scores:
-    """All scores of a table, with n and intervals by a bootstrap over dilemmas."""
-    whole = table.f1(table.every)
-    targets = table.every[table.is_target]
-
-    def estimate(statistic: Callable[[Indices], float]) -> Estimate:
-        return _bootstrap(table, statistic, targets, seed)
-
-    def at(c: float) -> CoefficientScores:
-        return CoefficientScores(
-            mean_score=estimate(lambda i: table.mean_score(c, i)),
-            shift=estimate(lambda i: table.shift(c, i)),
-            acquiescence=estimate(lambda i: table.acquiescence(c, i)),
-            pmass=_mean(table.pmass[c]),
-            invalid=int((~table.valid[c]).sum()),
-        )
-
-    return Scores(
-        # Steering F1 needs the controls too: they are resampled with the dilemmas.
-        steering_f1=_bootstrap(table, lambda i: table.f1(i).f1, table.every, seed),
-        steering_f1_valid_only=table.f1(table.every, valid_only=True).f1,
-        parts=whole,
-        chance=table.chance(seed=seed),
-        informedness=estimate(table.informedness),
-        slope=estimate(table.slope),
-        monotonicity=estimate(table.monotonicity),
-        coefficients={key(c): at(c) for c in table.coefficients},
-        n_target=int(table.is_target.sum()),
-        n_control=int((~table.is_target).sum()),
-        n_without_label=table.skipped,
-    )
-
-
-def _bootstrap(
-    table: Table, statistic: Callable[[Indices], float], chosen: Indices, seed: int
-) -> Estimate:
-    groups = [table.groups[i] for i in chosen]
-    return cluster_bootstrap(lambda drawn: statistic(chosen[drawn]), groups, seed)
-
-
-def slope_difference(one: Table, other: Table, seed: int = 0) -> Estimate:
-    """Slope of one method minus that of another on the same rows, nats per unit.
-
-    Paired: both see the same dilemmas in each draw, so that what the dilemmas have in common
-    cancels.
-
-    Raises:
-        ValueError: If the rows are not the same.
-    """
-    if [r.id for r in one.rows] != [r.id for r in other.rows]:
-        raise ValueError("the methods were not asked the same questions")
-    chosen = np.flatnonzero(one.is_target)
-    return _bootstrap(one, lambda i: one.slope(i) - other.slope(i), chosen, seed)

@@ -1,19 +1,29 @@
 """Scores over several training runs: the runs are the observations. No torch."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.statistics import Spread, spread
+from pasto_cli.base.statistics import Estimate, Spread, spread
 from pasto_cli.core.records.evaluation import EvalRun, SentimentRun
+
+
+def _value(estimate: Estimate | None) -> float:
+    """Files of before a score was measured do not hold it."""
+    return math.nan if estimate is None else estimate.value
+
 
 SCORES: dict[str, Callable[[EvalRun], float]] = {
     "slope of the mean score, nats": lambda r: r.scores.slope.value,
+    "selectivity": lambda r: _value(r.scores.selectivity),
     "shift at +1, nats": lambda r: r.scores.at(1.0).shift.value,
     "shift at -1, nats": lambda r: r.scores.at(-1.0).shift.value,
     "acquiescence at +1, nats": lambda r: r.scores.at(1.0).acquiescence.value,
     "acquiescence at -1, nats": lambda r: r.scores.at(-1.0).acquiescence.value,
     "Steering F1": lambda r: r.scores.steering_f1.value,
     "Surgical Informedness": lambda r: r.scores.informedness.value,
+    "control shift at +1, nats": lambda r: _value(r.scores.at(1.0).control_shift),
+    "control shift at -1, nats": lambda r: _value(r.scores.at(-1.0).control_shift),
     "control rows flipped, %": lambda r: 100 * r.scores.parts.arbitrary_rate,
     "KL p95 at +1, nats": lambda r: r.disturbance_at(1.0).kl_p95.value,
     "KL p95 at -1, nats": lambda r: r.disturbance_at(-1.0).kl_p95.value,

@@ -72,6 +72,11 @@ class CoefficientScores(_Record):
     """Mean probability on the answers, target and control rows."""
     invalid: int
     """Rows whose probability on the answers is under the threshold."""
+    control_shift: Estimate | None = None
+    """Mean |y - y at 0| over control rows, nats; None in files of before it was measured."""
+    task_kl: Estimate | None = None
+    """Mean KL to coefficient 0 over target rows, between matching answers, the others and anything
+    else, nats; None in files of before it was measured."""
 
 
 class Scores(_Record):
@@ -94,8 +99,19 @@ class Scores(_Record):
     n_control: int
     n_without_label: int
     """Target rows that the value says nothing about; they are in no score."""
+    selectivity: Estimate | None = None
+    """Slope over the mean control shift at +1 and -1; this and the next three are None in files of
+    before they were measured."""
+    against_share: Estimate | None = None
+    """Share of target rows whose score falls from -1 to +1."""
+    fixed: int | None = None
+    """Target rows that +1 puts on the right side."""
+    broken: int | None = None
+    """Target rows that +1 puts on the wrong side."""
     slope_minus_adapter: Estimate | None = None
     """A baseline's slope minus the adapter's on the same rows, nats per unit, paired."""
+    selectivity_minus_adapter: Estimate | None = None
+    """The same of `selectivity`."""
 
     def at(self, coefficient: float) -> CoefficientScores:
         """Scores at a measured coefficient."""
@@ -109,8 +125,9 @@ class Scores(_Record):
     @model_serializer(mode="wrap")
     def _without_absent_comparison(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields = handler(self)
-        if self.slope_minus_adapter is None:
-            del fields["slope_minus_adapter"]
+        for name in ("slope_minus_adapter", "selectivity_minus_adapter"):
+            if fields[name] is None:
+                del fields[name]
         return fields
 
 

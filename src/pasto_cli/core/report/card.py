@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pasto_cli.base.format import format_coefficient, format_estimate
+from pasto_cli.base.format import format_coefficient, format_estimate, format_optional
 from pasto_cli.base.hub_ids import is_hub_id
 from pasto_cli.core.records.adapter import Calibration, Certificate, Meta
 from pasto_cli.core.records.evaluation import EvalRun
@@ -123,6 +123,7 @@ def _evaluation_lines(run: EvalRun) -> list[str]:
         f"{s.n_control} control rows. Licence {run.licence}; source: {run.source}.",
         "",
         f"Steering F1: {format_estimate(s.steering_f1, digits=1, signed=False)}",
+        *_selectivity_lines(run),
         "",
         "| coefficient | mean score, nats | acquiescence, nats | P(Yes)+P(No) | invalid |",
         "|---|---|---|---|---|",
@@ -134,6 +135,18 @@ def _evaluation_lines(run: EvalRun) -> list[str]:
             f"| {format_estimate(e.acquiescence)} | {e.pmass:.3f} | {e.invalid} |"
         )
     return lines
+
+
+def _selectivity_lines(run: EvalRun) -> list[str]:
+    """What moved beside the value; nothing for a file of before it was measured."""
+    s = run.scores
+    if s.selectivity is None:
+        return []
+    return [
+        "",
+        f"Selectivity (slope per nat of control shift): {format_optional(s.selectivity)}. "
+        f"At +1 {s.fixed} rows are put right and {s.broken} wrong.",
+    ]
 
 
 def _making_lines(meta: Meta) -> list[str]:

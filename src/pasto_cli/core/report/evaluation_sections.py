@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from pasto_cli.base.format import format_estimate, format_share
+from pasto_cli.base.format import format_estimate, format_optional, format_share
 from pasto_cli.base.statistics import Estimate
 from pasto_cli.core.records.evaluation import EvalDetails, EvalRun, Evaluated, Flips
 from pasto_cli.core.records.scores import CoefficientScores, Scores, key
@@ -48,12 +48,19 @@ def _facts(run: EvalRun, details: EvalDetails) -> list[tuple[str, str]]:
     invalid = ", ".join(f"{s.at(a).invalid} at {key(a)}" for a in run.coefficients)
     facts = [
         ("slope of the mean score, nats per unit", format_estimate(s.slope)),
+        ("selectivity, slope per nat of control shift", format_optional(s.selectivity)),
         ("monotonicity (Spearman)", format_estimate(s.monotonicity)),
         ("Steering F1, 0 to 100", format_estimate(s.steering_f1, digits=1, signed=False)),
         ("... by chance (label shuffles)", _chance(s)),
         ("Surgical Informedness", format_estimate(s.informedness, digits=1)),
+        ("target rows fixed, broken at +1", f"{s.fixed}, {s.broken} of {s.n_target}"),
+        ("target rows against the dial", format_optional(s.against_share, signed=False)),
+        ("control shift at +1", format_optional(s.at(1.0).control_shift, signed=False)),
+        ("control shift at -1", format_optional(s.at(-1.0).control_shift, signed=False)),
         ("invalid answers", invalid),
     ]
+    if s.selectivity is None:  # a file of before these were measured
+        facts = [fact for fact in facts if fact[1] and not fact[1].startswith("None")]
     if details.invalid_top_tokens:
         tokens = ", ".join(f"{text!r} ({n})" for text, n in details.invalid_top_tokens)
         facts.append(("invalid answers began with", tokens))
@@ -214,6 +221,7 @@ def _comparison_fact(run: EvalRun) -> str:
     flipped = s.parts.arbitrary_rate
     return (
         f"slope {format_estimate(s.slope)}{difference}; "
+        f"selectivity {format_optional(s.selectivity) or 'not measured'}; "
         f"Steering F1 {format_estimate(s.steering_f1, digits=1, signed=False)}; "
         f"KL p95 {up.kl_p95.value:.2f} at +1, {down.kl_p95.value:.2f} at -1; "
         f"controls flipped {format_share(flipped, digits=0)}"

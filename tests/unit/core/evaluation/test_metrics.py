@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pasto_cli.base.statistics import cluster_bootstrap, spread
 from pasto_cli.core.evaluation.benchmarks import load_benchmark, subset
 from pasto_cli.core.evaluation.details import invalid_top_tokens
-from pasto_cli.core.evaluation.metrics import Ends, Table, scores, slope_difference, steering_f1
+from pasto_cli.core.evaluation.metrics import Ends, Table, steering_f1
 from pasto_cli.core.evaluation.oracles import ORACLES, score_oracles, simulate
+from pasto_cli.core.evaluation.scores import scores, slope_difference
 from pasto_cli.core.records.evaluation import Answer, EvalRun, dump, parse
 from pasto_cli.core.records.scores import key
 

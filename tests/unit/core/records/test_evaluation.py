@@ -7,8 +7,9 @@ import pytest
 
 from pasto_cli.base.statistics import Estimate
 from pasto_cli.core.evaluation.benchmarks import load_benchmark
-from pasto_cli.core.evaluation.metrics import ENDS, Table, scores
+from pasto_cli.core.evaluation.metrics import ENDS, Table
 from pasto_cli.core.evaluation.oracles import simulate
+from pasto_cli.core.evaluation.scores import scores
 from pasto_cli.core.evaluation.sentiment import score_texts
 from pasto_cli.core.records.adapter import Calibration
 from pasto_cli.core.records.evaluation import Answer, EvalRun, SentimentRun, dump, parse
@@ -27,6 +28,10 @@ SCORES = [
     "n_target",
     "n_control",
     "n_without_label",
+    "selectivity",
+    "against_share",
+    "fixed",
+    "broken",
 ]
 E12 = Estimate(value=1.0, low=0.5, high=1.5, n=24, clusters=12)
 
@@ -83,6 +88,8 @@ def test_the_keys_of_an_evaluation(run):
         "acquiescence",
         "pmass",
         "invalid",
+        "control_shift",
+        "task_kl",
     ]
     assert list(found["disturbance"]["1"]) == ["kl_p95", "kl_mean", "nll", "nll_shift"]
     assert list(found["disturbance"]["1"]["nll"]) == CLUSTERED
