@@ -108,11 +108,12 @@ def _require_certificates(found: "list[Trained]", seeds: int) -> None:
 
 
 def _record(trained: "Trained") -> dict[str, Any]:
-    certificate = trained.certificate
+    certificate, calibration = trained.certificate, trained.calibration
     return {
         "run": str(trained.folder),
         "result": trained.result._asdict(),
         "certificate": certificate.model_dump(mode="json") if certificate else None,
+        "calibration": calibration.model_dump(mode="json") if calibration else None,
     }
 
 
@@ -139,7 +140,7 @@ def _show(trained: "Trained") -> None:
 
     from pasto_cli.base.format import format_estimate
     from pasto_cli.cli.console import out, print_line
-    from pasto_cli.core.report.card import specificity_line
+    from pasto_cli.core.report.card import ends_line, specificity_line
 
     certificate = trained.certificate
     if certificate is None:
@@ -164,4 +165,6 @@ def _show(trained: "Trained") -> None:
     )
     if line := specificity_line(certificate):
         print_line(line)
+    if trained.calibration is not None:
+        print_line(ends_line(trained.calibration))
     print_line(f"adapter: {trained.folder}/adapter")

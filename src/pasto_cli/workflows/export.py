@@ -69,7 +69,9 @@ def _name(dials: DialSet, kind: str, a: float) -> str:
 
 def _export(dials: DialSet, kind: str, a: float, path: Path, watch: Watcher) -> Exported:
     lm = dials.lm
-    turned = [(dial.adapter, a * own) for dial, own in zip(dials.dials, dials.own, strict=True)]
+    turned = [
+        (dial.adapter, dial.raw(a * own)) for dial, own in zip(dials.dials, dials.own, strict=True)
+    ]
     factors = export.joined([export.low_rank(adapter, at) for adapter, at in turned])
     difference = scale = None
     if kind != "merged":
@@ -109,6 +111,7 @@ def _facts(dials: DialSet, kind: str, a: float) -> dict[str, Any]:
         "dials": [
             {
                 "coefficient": a * own,
+                "raw_coefficient": dial.raw(a * own),
                 "personas": dial.meta.personas,
                 "recipe": dial.recipe.name,
                 "versions": dial.meta.versions,

@@ -26,15 +26,16 @@ from pasto_cli.core.pairs.anchors import AnchorSplit, read_anchors, write_anchor
 from pasto_cli.core.pairs.pairs import PairSet, make_pairs, read_pairs, write_pairs
 from pasto_cli.core.recipe.load import dump_recipe, load_stored_recipe
 from pasto_cli.core.recipe.schema import Recipe
-from pasto_cli.core.records.adapter import FORMAT_VERSION, BaseInfo, Certificate, Meta
+from pasto_cli.core.records.adapter import FORMAT_VERSION, BaseInfo, Calibration, Certificate, Meta
 from pasto_cli.core.records.training import TrainingRecord, TrainResult
 from pasto_cli.core.report.card import card
 from pasto_cli.core.steering.adapter import Adapter
-from pasto_cli.core.steering.steerer import AdapterSteerer
+from pasto_cli.core.steering.steerer import AdapterSteerer, Scaled, Steerer
 from pasto_cli.core.training import checkpoint
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.recorder import RunRecorder, write_failed_batch
 from pasto_cli.core.training.trainer import NotFinite, TrainingSplit, train
+from pasto_cli.workflows.calibrate import ends_of
 from pasto_cli.workflows.dials import open_model
 from pasto_cli.workflows.prepare import (
     Tokens,
@@ -54,6 +55,7 @@ class Trained(NamedTuple):
     folder: Path
     result: TrainResult
     certificate: Certificate | None
+    calibration: Calibration | None
 
 
 def with_seeds(recipe: Recipe, count: int) -> list[Recipe]:
@@ -144,15 +146,16 @@ def _train(
         result = run.optimise(snapshot, watch)
         if result.interrupted:
             _report_interruption(run, result, watch)
-            return Trained(folder, result, None)
+            return Trained(folder, result, None, None)
         # Uncertified first: making the certificate takes time, and may fail or be killed.
         run.save(result.record())
-        certificate = run.certify(watch)
-        run.save(result.record(), certificate)
+        calibration = run.calibrate(watch)
+        certificate = run.certify(calibration, watch)
+        run.save(result.record(), certificate, calibration)
         runs.mark_latest(folder)
         checkpoint.retire(folder)
     checkpoint.remove(folder)
-    return Trained(folder, result, certificate)
+    return Trained(folder, result, certificate, calibration)
 
 
 def _report_interruption(run: "_Run", result: TrainResult, watch: Watcher) -> None:
@@ -212,20 +215,42 @@ class _Run:
                 error.hint += f" The batch: {path}"
                 raise
 
-    def save(self, training: TrainingRecord, certificate: Certificate | None = None) -> None:
+    def save(
+        self,
+        training: TrainingRecord,
+        certificate: Certificate | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
         """Replace the run's adapter/ by the adapter as it is now."""
-        meta = self._describe(training, certificate)
+        meta = self._describe(training, certificate, calibration)
         text = card(meta, [])
         store.save(self.folder / "adapter", self.adapter, meta, text)
 
-    def certify(self, watch: Watcher) -> Certificate:
-        """Strength on held-out suffixes under held-out neutral prompts."""
+    def calibrate(self, watch: Watcher) -> Calibration | None:
+        """What +1 and -1 stand for; None where the recipe leaves them as trained."""
+        spec = self.recipe.calibration
+        if spec is None:
+            return None
+        try:
+            return ends_of(self.lm, self.adapter, spec, self.recipe, watch).calibration
+        except PastoError as error:
+            error.hint += (
+                f" The adapter is kept, without ends: {self.folder}/adapter; again with other "
+                f"limits: pasto calibrate {self.folder} --kl ..."
+            )
+            raise
+
+    def certify(self, calibration: Calibration | None, watch: Watcher) -> Certificate:
+        """Strength at both ends on held-out suffixes under held-out neutral prompts."""
         spec, tokens = self.recipe.training, self.tokens
+        steerer: Steerer = AdapterSteerer(self.adapter, self.lm)
+        if calibration is not None:
+            steerer = Scaled(steerer, *calibration.ends)
         label = "certificate: strength on held-out openings"
         with watch.task(label, len(tokens.certificate)) as advance:
             llr = measure_persona_llr(
                 self.lm,
-                AdapterSteerer(self.adapter, self.lm),
+                steerer,
                 tokens.certificate,
                 [1.0, -1.0],
                 spec.node_budget,
@@ -238,7 +263,7 @@ class _Run:
         with watch.task(f"specificity: {len(held_out)} held-out anchors"):
             found = measure_specificity(
                 self.lm,
-                AdapterSteerer(self.adapter, self.lm),
+                steerer,
                 held_out,
                 tokens=self.recipe.losses.anchor.tokens,
                 budget=spec.node_budget,
@@ -246,7 +271,12 @@ class _Run:
             )
         return certificate.model_copy(update={"specificity": found})
 
-    def _describe(self, training: TrainingRecord, certificate: Certificate | None) -> Meta:
+    def _describe(
+        self,
+        training: TrainingRecord,
+        certificate: Certificate | None,
+        calibration: Calibration | None,
+    ) -> Meta:
         """What pasto.json says of the adapter as it is now."""
         first = self.pair_set.pairs[0]
         return Meta(
@@ -262,6 +292,7 @@ class _Run:
             personas=[first.chosen, first.rejected],
             training=training,
             certificate=certificate,
+            calibration=calibration,
             num_pairs=self.tokens.counts,
             reference=reference_logits(self.lm, self.adapter),
             versions=versions(),

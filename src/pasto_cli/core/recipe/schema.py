@@ -9,10 +9,11 @@ experiment in `docs/LOG.md` does not say otherwise; the neutral branch has no co
 """
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from pasto_cli.core.recipe.calibration_spec import CalibrationSpec
 from pasto_cli.core.recipe.losses_spec import LossesSpec
 from pasto_cli.core.recipe.section import Count, Fraction, NonNegative, Positive, Section
 from pasto_cli.core.recipe.subspace_expression import parse_subspace
@@ -251,6 +252,15 @@ class Recipe(Section):
     """Training."""
     evaluation: EvaluationSpec = EvaluationSpec()
     """Evaluation."""
+    calibration: CalibrationSpec | None = CalibrationSpec()
+    """What +1 and -1 of the finished dial stand for; `off` leaves them at the coefficients of
+    training."""
+
+    @field_validator("calibration", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        # YAML 1.1 reads a bare `off` as false.
+        return None if value is False or value == "off" else value
 
     @field_validator("name")
     @classmethod
