@@ -35,9 +35,15 @@ def train(
             help="Run folder: go on with a run that was killed or interrupted.", show_default=False
         ),
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Train although no template passes the screen of personas."),
+    ] = False,
     json: options.Json = False,
 ) -> None:
-    """Train an adapter and certify it.
+    """Train an adapter, find its ends and certify it.
+
+    Before training the model is asked under every template, and those that it refuses are dropped.
 
     The run's folder holds the resolved recipe, the pairs, history.jsonl and adapter/. Ctrl-C keeps
     the best weights so far; a run that was interrupted or killed goes on with --resume and ends
@@ -74,7 +80,7 @@ def train(
         for one in workflow.with_seeds(resolved, seeds) if resolved else ():
             if seeds > 1:
                 screen.note(f"training seed {one.training.seed} ({len(found) + 1} of {seeds})")
-            found.append(workflow.train_recipe(one, screen, root))
+            found.append(workflow.train_recipe(one, screen, root, force=force))
             if not json:
                 _show(found[-1])
             if found[-1].result.interrupted:

@@ -45,6 +45,7 @@ from pasto_cli.workflows.prepare import (
     tokenise_recipe,
 )
 from pasto_cli.workflows.progress import Watcher
+from pasto_cli.workflows.screen import screen_for_training, write_screen
 
 ANCHORS = "anchors.jsonl"
 
@@ -77,8 +78,18 @@ def with_seeds(recipe: Recipe, count: int) -> list[Recipe]:
     ]
 
 
-def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trained:
-    """Pairs, elicitation check, training, certificate; better adapters are saved on the way.
+def train_recipe(
+    recipe: Recipe, watch: Watcher, root: Path = runs.RUNS, *, force: bool = False
+) -> Trained:
+    """Screen, pairs, elicitation check, training, ends, certificate.
+
+    Better adapters are saved on the way.
+
+    Args:
+        recipe: The whole recipe; the run keeps it with the templates that its screen kept.
+        watch: Told what happens.
+        root: Folder that holds the runs.
+        force: Train although no template passes the screen.
 
     Raises:
         PastoError: For anything a user can mend; what was trained until then is on disk.
@@ -86,13 +97,21 @@ def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trai
     check_benchmark(recipe.evaluation.benchmark)
     pair_set = make_pairs(recipe.pairs)
     anchors = recipe_anchors(recipe)
+    lm = open_model(recipe.model, watch)
+    screen = None
+    if recipe.pairs.screen and recipe.pairs.file is None:
+        pairs, screen = screen_for_training(recipe.pairs, lm, watch, force=force)
+        recipe = recipe.model_copy(update={"pairs": pairs})
+        pair_set = make_pairs(pairs)
     folder = runs.new_run(recipe.name, root)
     with runs.removed_unless(folder, lambda: checkpoint.begun(folder)):
         write_text(folder / "recipe.yaml", dump_recipe(recipe))
         write_pairs(pair_set.pairs, folder / "pairs.jsonl")
         if anchors is not None:
             write_anchors(anchors, folder / ANCHORS)
-        return _train(recipe, pair_set, anchors, folder, watch)
+        if screen is not None:
+            write_screen(screen, folder)
+        return _train(recipe, pair_set, anchors, folder, watch, lm)
 
 
 def resume_run(run: Path, watch: Watcher) -> Trained:
@@ -115,7 +134,8 @@ def resume_run(run: Path, watch: Watcher) -> Trained:
     recipe = load_stored_recipe(run / "recipe.yaml")
     _refuse_finished(run)
     anchors = read_anchors(run / ANCHORS) if recipe.losses.anchor is not None else None
-    return _train(recipe, read_pairs(run / "pairs.jsonl"), anchors, run, watch)
+    pair_set = read_pairs(run / "pairs.jsonl")
+    return _train(recipe, pair_set, anchors, run, watch, open_model(recipe.model, watch))
 
 
 def _refuse_finished(run: Path) -> None:
@@ -127,10 +147,14 @@ def _refuse_finished(run: Path) -> None:
 
 
 def _train(
-    recipe: Recipe, pair_set: PairSet, anchors: AnchorSplit | None, folder: Path, watch: Watcher
+    recipe: Recipe,
+    pair_set: PairSet,
+    anchors: AnchorSplit | None,
+    folder: Path,
+    watch: Watcher,
+    lm: LoadedModel,
 ) -> Trained:
     """From loaded pairs to the certificate, in a run's folder."""
-    lm = open_model(recipe.model, watch)
     tokens = tokenise_recipe(pair_set, recipe, lm, watch)
     with checkpoint.held(folder):
         _refuse_finished(folder)  # another process may have finished it while this one waited

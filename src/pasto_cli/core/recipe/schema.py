@@ -87,6 +87,8 @@ class PairsSpec(Section):
     """How many pairs."""
     seed: int = 0
     """Seed of the draw of suffixes, templates and neutral prompts."""
+    screen: bool = True
+    """Before training, keep those templates under which the model answers in both personas."""
 
     @field_validator("templates")
     @classmethod
