@@ -189,12 +189,27 @@ def test_oracles_on_sentiment_are_refused(pasto, tmp_path):
     )
 
 
-def test_a_comparison_of_several_adapters_is_refused(pasto, tmp_path):
-    said = pasto("eval", "runs/a", "runs/b", "--baseline", "prompt")
-    assert (said.code, said.out) == (
-        1,
-        "",
-    ) and said.error == "error: several adapters do not go with a comparison"
+@pytest.mark.usefixtures("few_prompts")
+def test_a_comparison_of_several_adapters_shares_its_baselines(pasto, project, other):
+    (project.root / "own.yaml").write_text(OWN)
+    names = ("prompt", "mean-diff")
+    asked = [word for name in names for word in ("--baseline", name)]
+    given = (project.run, other, *CANDOUR, *asked, "--no-verify")
+    said = pasto("eval", *given, "--json")
+    assert said.code == 0, said.err
+    found = strict(said.out)
+    first, second = found["runs"]
+    order = ["adapter", *names]
+    assert [m["method"] for m in first] == [m["method"] for m in second] == order
+    # The same baselines, measured once; what is minus the adapter's is minus each adapter's own.
+    assert said.err.count("building baselines") == 1
+    for one, two in zip(first[1:], second[1:], strict=True):
+        assert one["scores"]["slope"] == two["scores"]["slope"]
+    assert found["across"]["selectivity"]["values"] == [
+        methods[0]["scores"]["selectivity"]["value"] for methods in (first, second)
+    ]
+    said = pasto("eval", *given)
+    assert said.out.count("slope, nats [95 %]") == 2 and "selectivity" in said.out
 
 
 @pytest.mark.usefixtures("few_prompts")

@@ -15,7 +15,7 @@ NOT_WITH_ORACLES = (
     *("--quantization", "--device", "--no-verify", "--raw"),  # no model is loaded
 )
 NOT_WITH_SENTIMENT = ("--baseline", "--equal-kl", "--value", "--label-sign", "--data")
-NOT_IN_A_COMPARISON = ("--coeffs", "--label-sign", "several adapters")
+NOT_IN_A_COMPARISON = ("--coeffs", "--label-sign")
 
 
 def evaluate(
@@ -112,7 +112,7 @@ def evaluate(
 
       pasto eval --baseline prompt --baseline control-vector --equal-kl
 
-      pasto eval runs/a-seed0 runs/a-seed1 runs/a-seed2
+      pasto eval runs/a-seed0 runs/a-seed1 runs/a-seed2 --baseline prompt --equal-kl
 
       pasto eval --oracles --benchmark mini-dilemmas
     """
@@ -154,6 +154,8 @@ def evaluate(
     compare.check_names(names)
     screen, load_options = Screen(), options.load_options(quantization, device, no_verify, raw)
     found: list[Any] = []
+    compared: list[list[compare.Method]] = []
+    before: dials.Dial | None = None
     for name in given or [None]:
         dial = dials.open_dial(name, screen, load_options)
         if (benchmark or dial.recipe.evaluation.benchmark) == SENTIMENT:
@@ -171,9 +173,14 @@ def evaluate(
             label_sign=sign,
         )
         if comparison:
-            tables.show_comparison(compare.compare(dial, names, plan, equal_kl, screen), json)
-            return
+            known = compare.same_for_both(compared[-1], before, dial) if before else []
+            compared.append(compare.compare(dial, names, plan, equal_kl, screen, known))
+            before = dial
+            continue
         found.append(workflow.evaluate_dial(dial, plan, screen))
+    if comparison:
+        tables.show_comparisons(compared, json)
+        return
     tables.show_runs(found, workflow.across_runs(found), json)
 
 

@@ -1,6 +1,6 @@
 """A dial beside its baselines: the same items, the same scores, one table. No printing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pasto_cli.base.errors import PastoError
@@ -57,7 +57,12 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def compare(
-    dial: Dial, names: Sequence[str], plan: Plan, equal_kl: bool, watch: Watcher
+    dial: Dial,
+    names: Sequence[str],
+    plan: Plan,
+    equal_kl: bool,
+    watch: Watcher,
+    known: Sequence[Method] = (),
 ) -> list[Method]:
     """The dial and its baselines on one benchmark; each result is kept beside the run.
 
@@ -68,19 +73,35 @@ def compare(
         equal_kl: Scale each method so that it disturbs the base by 1 nat (95th percentile) at +1
             and at -1; prompts cannot be scaled and stand as they are.
         watch: Told of progress.
+        known: The methods of another dial on the same items: what does not depend on the dial
+            (`same_for_both`) is taken from there.
     """
     plan = plan._replace(settings=plan.settings._replace(coefficients=NEEDED))
     with layer_precision(dial.lm, plan.precision):
-        return _compare(dial, names, plan, equal_kl, watch)
+        return _compare(dial, names, plan, equal_kl, watch, {m.name: m for m in known})
+
+
+def same_for_both(methods: Sequence[Method], first: Dial, second: Dial) -> list[Method]:
+    """Those methods that another dial would give again: made from the same pairs and base."""
+    one, two = first.meta, second.meta
+    alike = (one.pairs_sha256, one.base, one.personas) == (two.pairs_sha256, two.base, two.personas)
+    own = (ADAPTER, "random-rotation")  # made from the dial itself
+    return [m for m in methods if m.name not in own] if alike else []
 
 
 def _compare(
-    dial: Dial, names: Sequence[str], plan: Plan, equal_kl: bool, watch: Watcher
+    dial: Dial,
+    names: Sequence[str],
+    plan: Plan,
+    equal_kl: bool,
+    watch: Watcher,
+    known: Mapping[str, Method],
 ) -> list[Method]:
+    new = [name for name in names if name not in known]
     steerers: dict[str, Steerer] = {ADAPTER: dial.steerer}
-    if names:
-        with watch.task(f"building baselines: {', '.join(names)}"):
-            steerers |= _baselines(dial, names)
+    if new:
+        with watch.task(f"building baselines: {', '.join(new)}"):
+            steerers |= _baselines(dial, new)
     with watch.task("the base model's own answers to neutral prompts"):
         probe = neutral_probe(dial.lm)
     questions = tokenise(dial.lm, plan.benchmark)
@@ -97,7 +118,12 @@ def _compare(
             run = _with_differences(run, methods[0].run, plan.settings.seed)
         keep_evaluation(dial, run, name + ("-equal-kl" if equal_kl else "-compared"))
         methods.append(Method(name, run, sizes))
-    return methods
+    for name in names:
+        if name in known:
+            run = _with_differences(known[name].run, methods[0].run, plan.settings.seed)
+            methods.append(known[name]._replace(run=run))
+    order = [ADAPTER, *dict.fromkeys(names)]
+    return sorted(methods, key=lambda method: order.index(method.name))
 
 
 def _measure(

@@ -14,15 +14,31 @@ from pasto_cli.base.format import (
 )
 from pasto_cli.cli.console import out, print_json
 from pasto_cli.cli.tables.common import format_f1, new_table, say, what_was_asked
+from pasto_cli.cli.tables.seeds import show_spread
 from pasto_cli.core.evaluation.disturbance import LARGEST_COEFFICIENT
+from pasto_cli.core.evaluation.seeds import across_seeds
 from pasto_cli.workflows.compare import Method
 
 
-def show_comparison(methods: Sequence[Method], json: bool) -> None:
-    """The dial and its baselines: what they cost, what they move at each end, and on the whole."""
+def show_comparisons(found: Sequence[Sequence[Method]], json: bool) -> None:
+    """Each dial beside its baselines, and what several dials have in common."""
+    across = across_seeds([methods[0].run for methods in found]) if len(found) > 1 else {}
     if json:
-        print_json([_comparison_record(method) for method in methods])
+        records = [[_comparison_record(method) for method in methods] for methods in found]
+        spreads = {name: spread.model_dump() for name, spread in across.items()}
+        print_json({"runs": records, "across": spreads} if across else records[0])
         return
+    for methods in found:
+        if across:
+            facts = methods[0].run.provenance
+            say(f"\n{facts['adapter']}, training seed {facts['training_seed']}", style="bold")
+        _show_comparison(methods)
+    if across:
+        show_spread(across, len(found))
+
+
+def _show_comparison(methods: Sequence[Method]) -> None:
+    """The dial and its baselines: what they cost, what they move at each end, and on the whole."""
     say(f"{what_was_asked(methods[0].run)}; brackets are 95 % intervals")
     for make in (_cost_table, _ends_table, _whole_table, _f1_table, _rows_table):
         out.print(make(methods))
