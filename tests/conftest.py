@@ -91,7 +91,8 @@ def make_adapter():
 
     from pasto_cli.core.models.residual_writers import dense_weight, find_writers, place_writers
     from pasto_cli.core.recipe.schema import AdapterSpec
-    from pasto_cli.core.steering.adapter import Adapter, decompose, select_directions
+    from pasto_cli.core.steering.factors import decompose, select_directions
+    from pasto_cli.core.steering.kinds import create_adapter
 
     def make(lm, bound="spectral", rank=12, scale=0.2, seed=0, **spec):
         writers = place_writers(find_writers(lm.model), len(lm.layers), 0.1, 0.5, 64)
@@ -107,7 +108,7 @@ def make_adapter():
             init_delta_std=0.02,
             **spec,
         )
-        return Adapter.create(kept, spec, seed)
+        return create_adapter(kept, spec, seed)
 
     return make
 

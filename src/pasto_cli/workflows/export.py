@@ -109,6 +109,7 @@ def _facts(dials: DialSet, kind: str, a: float) -> dict[str, Any]:
         "dials": [
             {
                 "coefficient": a * own,
+                "kind": dial.meta.kind,
                 "personas": dial.meta.personas,
                 "recipe": dial.recipe.name,
                 "versions": dial.meta.versions,

@@ -97,11 +97,13 @@ def test_the_change_is_the_dense_formula(tiny, a):
     """dW = U (R diag(S + a delta) - diag(S))^T V^T, solved densely."""
     from pasto_cli.core.models.residual_writers import dense_weight, find_writers
     from pasto_cli.core.recipe.schema import AdapterSpec
-    from pasto_cli.core.steering.adapter import Adapter, bounded_skew, decompose, select_directions
+    from pasto_cli.core.steering.cayley import bounded_skew
+    from pasto_cli.core.steering.factors import decompose, select_directions
+    from pasto_cli.core.steering.kinds import create_adapter
 
     writer = find_writers(tiny().model)[3]
     kept = select_directions(decompose(dense_weight(writer.module)), torch.arange(9))
-    adapter = Adapter.create(
+    adapter = create_adapter(
         {writer.path: kept}, AdapterSpec(rank=9, init_theta_std=0.3, init_delta_mean=0.1), 0
     )
     rotation = adapter.items()[0][1]

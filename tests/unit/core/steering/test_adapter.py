@@ -8,15 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.core.steering.adapter import (
-    Adapter,
-    Factors,
+from pasto_cli.core.steering.cayley import (
+    CayleyAdapter,
     Rotation,
     bounded_skew,
     cayley,
-    decompose,
     largest_angle,
 )
+from pasto_cli.core.steering.factors import Factors, decompose
 from tests.support.variants import BOUNDS, MODELS
 
 IDS = torch.arange(40, 70)[None]
@@ -138,7 +137,7 @@ def test_gradients_match_finite_differences():
         torch.randn(4, 4) * 0.3,
         torch.randn(4) * 0.1,
     ).double()
-    adapter = Adapter({"0": rotation}, "spectral", 0.8)
+    adapter = CayleyAdapter({"0": rotation}, "spectral", 0.8)
 
     def total(theta, delta):
         with torch.no_grad():
