@@ -5,11 +5,12 @@
 A starts from the right singular vectors that were chosen, orthonormal, so that training begins in
 the directions that `cayley` would rotate; B starts at almost nothing.
 
-Why not B = 0, as LoRA has it: there the change at -1 mirrors the one at +1 whatever the weights
-are, both are 0, and the gradient of A vanishes. B's own does not under losses that ask for movement
-(likeness, monotonicity: hinges with a slope at 0), but the projection loss is a product of the two
-changes and has none, so that a recipe with it alone would never move. A start of 1e-4 (a weight of
-the base has entries of some 1e-2) lets every set of losses begin.
+Why not B = 0, as LoRA has it: there both ends are the base and the gradient of A vanishes. B's own
+does not under losses that ask for movement (likeness, monotonicity: hinges with a slope at 0); but
+the projection loss is a product of the changes at +1 and -1, with no slope where both are 0, and
+training would begin along the rounding of the base. With a start of 1e-4 (a weight of the base has
+entries of some 1e-2) every set of losses begins, and on a tiny model with random weights nine of
+ten short trainings ended lower than from 0.
 
 Since M(a) = a M(1), one export serves any coefficient by its scale. What it gives up: no angle is
 bounded, so that how much the base is disturbed is the only bound; M(-a) = -M(a), so that both
