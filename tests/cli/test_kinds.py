@@ -69,6 +69,8 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(pasto, made, tmp_path, mon
 def test_it_is_verified_measured_reported_and_published(pasto, linear):
     found = json.loads(pasto("verify", "--json").out)
     assert found["hashed"] and found["same_bytes"] and max(found["differences"].values()) < 1e-3
+    said = pasto("verify", "--quantization", "8bit")
+    assert said.code == 0 and "by the reference logits only (another precision" in said.out
     (linear.root / "own.yaml").write_text(OWN)
     baseline = ("--baseline", "random-rotation")
     said = pasto("eval", "-b", "own.yaml", "--value", "candour", *baseline)

@@ -54,6 +54,8 @@ class ModuleAdapter(nn.Module, ABC):
 
     PARTS: ClassVar[tuple[str, ...]]
     """Its tensors, by the names that attributes and files have."""
+    EVIDENCE: ClassVar[str]
+    """By what a weight that is held in another precision is known to be the right one."""
 
     @property
     @abstractmethod

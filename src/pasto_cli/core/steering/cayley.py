@@ -83,6 +83,7 @@ class Rotation(ModuleAdapter):
     """The rotation at one module: frozen factors, trained Theta and delta."""
 
     PARTS: ClassVar = ("u", "s", "v", "theta", "delta")
+    EVIDENCE: ClassVar = "their directions"
 
     u: Tensor
     s: Tensor

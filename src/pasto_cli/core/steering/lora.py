@@ -37,6 +37,7 @@ class LoraPair(ModuleAdapter):
     """The low-rank change of one module; both of its matrices are trained."""
 
     PARTS: ClassVar = ("a", "b")
+    EVIDENCE: ClassVar = "the reference logits"
 
     def __init__(self, a: Tensor, b: Tensor) -> None:
         super().__init__()
