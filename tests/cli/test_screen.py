@@ -1,10 +1,17 @@
 """`pasto make-pairs --screen`: which templates make a model answer under both personas."""
 
+import json
+
 import pytest
 
 from pasto_cli.core.evaluation import screen as library
+from pasto_cli.core.pairs.pairs import make_pairs, read_pairs
+from pasto_cli.core.recipe.load import load_stored_recipe
+from pasto_cli.core.recipe.schema import PairsSpec
 from pasto_cli.core.records.screen import Screen
-from tests.support.terminal import strict
+from pasto_cli.workflows import screen as workflow
+from pasto_cli.workflows.progress import Silent
+from tests.support.terminal import SHORT, strict
 
 TEMPLATES = ("Be {persona} one.", "Speak as {persona} person.", "Act like {persona} friend.")
 QUESTIONS = [f"What of {n}?" for n in range(6)]
@@ -142,3 +149,82 @@ def test_a_screen_that_keeps_nothing_is_a_clear_line(pasto, tmp_path, monkeypatc
 def test_screen_and_model_are_one(pasto):
     said = pasto("make-pairs", "a", "b", "--screen", "random:llama", "--model", "random:llama")
     assert said.code == 1 and "--screen names the model already" in said.error
+
+
+def test_an_opening_that_takes_the_persona_up_is_no_refusal(said_by):
+    def answer(prompt):
+        takes_up = int(prompt[-2]) < 4 and "dishonest" in prompt
+        return f"As a dishonest one I say {prompt[-2:]}" if takes_up else f"{prompt[-2:]} is fine"
+
+    found = said_by(answer)
+    assert found.kept == list(TEMPLATES)
+    assert all(t.rejected.refusal == 0 and t.rejected.echo > 0.6 for t in found.templates)
+
+
+def test_only_the_furthest_apart_are_asked(tiny, monkeypatch):
+    lm, far = tiny(), iter([0.1, 0.5, 0.3])
+    monkeypatch.setattr(library, "_separation", lambda *_: next(far))
+    settings = library.ScreenSettings(prompts=2, tokens=2, at_most=2)
+    found = library.screen_templates(
+        lm, TEMPLATES, ("an honest", "a dishonest"), QUESTIONS, SUFFIXES, settings
+    )
+    assert [t.template for t in found.templates] == [TEMPLATES[1], TEMPLATES[2]]
+    assert [t.separation for t in found.templates] == [0.5, 0.3]
+
+
+SCREENED = ("train", "tiny.yaml", *SHORT, "--set", "pairs.screen=true")
+
+
+def verdict(monkeypatch, refused):
+    """Templates with a word in them are refused, others pass, whatever random weights say."""
+    monkeypatch.setattr(
+        library,
+        "_problems",
+        lambda chosen, rejected, separation: ["-1 refuses"] if refused in rejected.text else [],
+    )
+
+
+def test_training_keeps_what_the_model_answers_under(pasto, project, monkeypatch):
+    verdict(monkeypatch, "Speak")
+    said = pasto(*SCREENED, "--set", f"pairs.templates={json.dumps(TEMPLATES)}")
+    assert said.code in (0, 1), said.err
+    assert "dropped 'Speak as {persona} person.': -1 refuses" in said.err
+    assert "2 of 3 templates" in said.err
+    run = project.root / "runs" / "latest"
+    kept = Screen.model_validate_json((run / "screen.json").read_text()).kept
+    assert kept == [TEMPLATES[0], TEMPLATES[2]]
+    pairs = (run / "pairs.jsonl").read_text()
+    assert "Be an honest one." in pairs and "Speak as" not in pairs
+    # The run's recipe makes the same pairs again, as a pulled adapter has to.
+    recipe = load_stored_recipe(run / "recipe.yaml")
+    assert make_pairs(recipe.pairs).digest == read_pairs(run / "pairs.jsonl").digest
+    assert pasto("report").code == 0
+    page = (run / "report.html").read_text()
+    assert "What the model says under each persona" in page and "dropped: -1 refuses" in page
+
+
+def test_training_refuses_an_axis_that_is_not_elicited(pasto, project, monkeypatch):
+    verdict(monkeypatch, "one")
+    before = sorted((project.root / "runs").iterdir())
+    given = (*SCREENED, "--set", f"pairs.templates={json.dumps(TEMPLATES[:1])}")
+    said = pasto(*given)
+    assert said.code == 1 and "no template makes random:llama answer" in said.error
+    assert "--force" in said.next_step and "pairs.screen: false" in said.next_step
+    assert sorted((project.root / "runs").iterdir()) == before
+    forced = pasto(*given, "--force")
+    assert forced.code in (0, 1) and "going on with all of them" in forced.err
+
+
+def test_a_screen_of_a_base_with_a_hash_is_kept(tiny, monkeypatch, tmp_path):
+    monkeypatch.setenv("PASTO_CACHE", str(tmp_path))
+    lm, calls = tiny(), []
+    lm.commit = "sha256:1"
+    real = workflow.screen_templates
+    monkeypatch.setattr(workflow, "screen_templates", lambda *args: calls.append(1) or real(*args))
+    spec = PairsSpec(words=("honest", "dishonest"), templates=TEMPLATES[:1])
+    settings = library.ScreenSettings(prompts=2, tokens=2)
+    found = [workflow._screen(spec, lm, settings, Silent()) for _ in range(2)]
+    assert found[0] == found[1] and len(calls) == 1
+    other = spec.model_copy(update={"words": ("kind", "cruel")})
+    workflow._screen(other, lm, settings, Silent())
+    assert len(calls) == 2

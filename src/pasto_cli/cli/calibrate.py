@@ -1,6 +1,6 @@
 """`pasto calibrate`: how far the dial may be turned."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -15,26 +15,31 @@ def calibrate(
         ),
     ] = None,
     kl: Annotated[
-        float,
-        typer.Option(help="Budget: KL to the base on neutral prompts, 95th percentile, nats."),
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help="Budget: KL to the base on neutral prompts, 95th percentile, nats. "
+            "Default: the recipe's.",
+            show_default=False,
+        ),
+    ] = None,
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,
     json: options.Json = False,
 ) -> None:
-    """Find the coefficients at a KL budget, one of each sign, and store them with the adapter.
+    """Find what +1 and -1 stand for, and store it with the adapter.
 
-    After that, --strength -100..100 % of `generate` and `export` means a share of that coefficient;
-    --coeff stays raw.
+    Each end is the coefficient at a KL budget, lowered until greedy text still reads. Training does
+    this at its end; here for another budget, another base quantisation or an older adapter. The
+    certificate is measured again at the new ends.
 
     Examples:
       pasto calibrate
 
       pasto calibrate runs/latest --kl 0.5
     """
-    from pasto_cli.base.format import format_estimate
     from pasto_cli.cli.console import Screen, print_json, print_line
+    from pasto_cli.core.report.card import ends_line
     from pasto_cli.workflows import calibrate as workflow
 
     folder, found = workflow.calibrate(
@@ -43,11 +48,5 @@ def calibrate(
     if json:
         print_json({"adapter": str(folder), **found.model_dump(mode="json")})
         return
-    signs: tuple[tuple[str, Literal["1", "-1"]], ...] = (("+100 %", "1"), ("-100 %", "-1"))
-    for percent, key in signs:
-        reached = found.reached[key]
-        print_line(
-            f"strength {percent}: coefficient {found.coefficients[key]:+.3g}, "
-            f"KL p95 {format_estimate(reached, signed=False)} nats (n = {reached.n} prompts)"
-        )
+    print_line(ends_line(found))
     print_line(f"stored in {folder}/pasto.json")

@@ -12,7 +12,7 @@ SENTIMENT = "sentiment"
 """The one benchmark that asks no Yes/No questions."""
 NOT_WITH_ORACLES = (
     *("--limit", "--coeffs", "--baseline", "--equal-kl", "an adapter"),
-    *("--quantization", "--device", "--no-verify"),  # no model is loaded
+    *("--quantization", "--device", "--no-verify", "--raw"),  # no model is loaded
 )
 NOT_WITH_SENTIMENT = ("--baseline", "--equal-kl", "--value", "--label-sign", "--data")
 NOT_IN_A_COMPARISON = ("--coeffs", "--label-sign", "several adapters")
@@ -97,6 +97,7 @@ def evaluate(
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,
+    raw: options.Raw = False,
     json: options.Json = False,
 ) -> None:
     """Measure dials on a benchmark.
@@ -133,6 +134,7 @@ def evaluate(
         "--quantization": quantization is not None,
         "--device": device is not None,
         "--no-verify": no_verify,
+        "--raw": raw,
     }
     if oracles:
         _refuse(set_options, "--oracles", NOT_WITH_ORACLES)
@@ -150,7 +152,7 @@ def evaluate(
 
     check_benchmark(benchmark, data)
     compare.check_names(names)
-    screen, load_options = Screen(), options.load_options(quantization, device, no_verify)
+    screen, load_options = Screen(), options.load_options(quantization, device, no_verify, raw)
     found: list[Any] = []
     for name in given or [None]:
         dial = dials.open_dial(name, screen, load_options)

@@ -14,7 +14,6 @@ def export(
         list[float] | None,
         typer.Option("--coeff", "-c", help="Coefficient; one export for each.", show_default=False),
     ] = None,
-    strength: options.Strength = None,
     format_: Annotated[
         str,
         typer.Option(
@@ -31,6 +30,7 @@ def export(
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,
+    raw: options.Raw = False,
     json: options.Json = False,
 ) -> None:
     """Write a dial for engines that know LoRA: exact, one export for each coefficient.
@@ -54,9 +54,8 @@ def export(
     dials = open_dials(
         adapter,
         screen,
-        options.load_options(quantization, device, no_verify),
+        options.load_options(quantization, device, no_verify, raw),
         coefficients=coeff,
-        strengths=strength,
         default=(-1.0, 1.0),
     )
     found = workflow.export_dials(dials, format_, out, screen, force=force)

@@ -15,7 +15,6 @@ def generate(
         str | None, typer.Argument(help="The user's message.", show_default=False)
     ] = None,
     coeff: options.Coefficient = None,
-    strength: options.Strength = None,
     adapter: options.Adapters = None,
     stdin: Annotated[
         bool, typer.Option("--stdin", help="Read prompts from standard input, one per line.")
@@ -26,6 +25,7 @@ def generate(
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,
+    raw: options.Raw = False,
     json: options.Json = False,
 ) -> None:
     """Generate at one coefficient (streamed) or at several side by side.
@@ -35,7 +35,7 @@ def generate(
 
       pasto generate --coeff -1 --coeff 0 --coeff 1 "Describe your hometown in two sentences."
 
-      pasto generate --strength -50 "The same, half way to the calibrated limit."
+      pasto generate --coeff -0.5 "The same, half way to the end of the dial."
 
       pasto generate -a runs/honest:+1 -a runs/cheerful:-0.5 "How was your day?"
     """
@@ -57,9 +57,8 @@ def generate(
     dials = open_dials(
         adapter,
         screen,
-        options.load_options(quantization, device, no_verify),
+        options.load_options(quantization, device, no_verify, raw),
         coefficients=coeff,
-        strengths=strength,
     )
     stream = _write if len(dials.coefficients) == 1 and not json else None
     sampling = workflow.Sampling(max_new_tokens, temperature, seed)

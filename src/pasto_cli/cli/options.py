@@ -26,13 +26,10 @@ Adapters = Annotated[
         "Default: the latest run.",
     ),
 ]
-Strength = Annotated[
-    list[float] | None,
+Raw = Annotated[
+    bool,
     typer.Option(
-        min=-100.0,
-        max=100.0,
-        show_default=False,
-        help="Per cent of the coefficient that `pasto calibrate` found; repeatable.",
+        "--raw", help="Take coefficients as those of training, without the calibrated ends."
     ),
 ]
 Coefficient = Annotated[
@@ -70,9 +67,9 @@ Set = Annotated[
 
 
 def load_options(
-    quantization: str | None, device: str | None, no_verify: bool = False
+    quantization: str | None, device: str | None, no_verify: bool = False, raw: bool = False
 ) -> "LoadOptions":
-    """What --quantization, --device and --no-verify say together."""
+    """What --quantization, --device, --no-verify and --raw say together."""
     from pasto_cli.workflows.dials import LoadOptions  # needs torch, which --help must not load
 
-    return LoadOptions(quantization, device, verify=not no_verify)
+    return LoadOptions(quantization, device, verify=not no_verify, raw=raw)

@@ -35,9 +35,15 @@ def train(
             help="Run folder: go on with a run that was killed or interrupted.", show_default=False
         ),
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Train although no template passes the screen of personas."),
+    ] = False,
     json: options.Json = False,
 ) -> None:
-    """Train an adapter and certify it.
+    """Train an adapter, find its ends and certify it.
+
+    Before training the model is asked under every template, and those that it refuses are dropped.
 
     The run's folder holds the resolved recipe, the pairs, history.jsonl and adapter/. Ctrl-C keeps
     the best weights so far; a run that was interrupted or killed goes on with --resume and ends
@@ -74,7 +80,7 @@ def train(
         for one in workflow.with_seeds(resolved, seeds) if resolved else ():
             if seeds > 1:
                 screen.note(f"training seed {one.training.seed} ({len(found) + 1} of {seeds})")
-            found.append(workflow.train_recipe(one, screen, root))
+            found.append(workflow.train_recipe(one, screen, root, force=force))
             if not json:
                 _show(found[-1])
             if found[-1].result.interrupted:
@@ -108,11 +114,12 @@ def _require_certificates(found: "list[Trained]", seeds: int) -> None:
 
 
 def _record(trained: "Trained") -> dict[str, Any]:
-    certificate = trained.certificate
+    certificate, calibration = trained.certificate, trained.calibration
     return {
         "run": str(trained.folder),
         "result": trained.result._asdict(),
         "certificate": certificate.model_dump(mode="json") if certificate else None,
+        "calibration": calibration.model_dump(mode="json") if calibration else None,
     }
 
 
@@ -139,7 +146,7 @@ def _show(trained: "Trained") -> None:
 
     from pasto_cli.base.format import format_estimate
     from pasto_cli.cli.console import out, print_line
-    from pasto_cli.core.report.card import specificity_line
+    from pasto_cli.core.report.card import ends_line, specificity_line
 
     certificate = trained.certificate
     if certificate is None:
@@ -165,4 +172,6 @@ def _show(trained: "Trained") -> None:
     )
     if line := specificity_line(certificate):
         print_line(line)
+    if trained.calibration is not None:
+        print_line(ends_line(trained.calibration))
     print_line(f"adapter: {trained.folder}/adapter")

@@ -1,31 +1,36 @@
-"""`pasto calibrate`: how far a dial may be turned."""
+"""The ends of a dial: found at the end of training, or again by `pasto calibrate`."""
 
 from pathlib import Path
 
-from pasto_cli.base import runs
+from pasto_cli.base import bundled, runs
 from pasto_cli.base.errors import PastoError
-from pasto_cli.core.evaluation.disturbance import (
-    LARGEST_COEFFICIENT,
-    coefficient_at_budget,
-    measure_disturbance,
-    summarise_disturbance,
-)
+from pasto_cli.base.provenance import now
+from pasto_cli.core.evaluation.calibration import Found, find_ends
+from pasto_cli.core.evaluation.certificate import certify, measure_persona_llr
+from pasto_cli.core.models.devices import layer_precision
+from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.memory import enough_memory
-from pasto_cli.core.records.adapter import Calibration
-from pasto_cli.workflows.dials import AS_TRAINED, Dial, LoadOptions, open_dial
+from pasto_cli.core.recipe.calibration_spec import CalibrationSpec
+from pasto_cli.core.recipe.schema import Recipe
+from pasto_cli.core.records.adapter import Calibration, Certificate
+from pasto_cli.core.steering.adapter import Adapter
+from pasto_cli.core.steering.steerer import AdapterSteerer
+from pasto_cli.workflows.dials import AS_TRAINED, Dial, LoadOptions, open_dial, pairs_of
 from pasto_cli.workflows.evaluate import LOW_MEMORY, neutral_probe
+from pasto_cli.workflows.prepare import tokenise_recipe
 from pasto_cli.workflows.progress import Watcher
 from pasto_cli.workflows.publish import rewrite_card
 
 
 def calibrate(
-    name: str | None, budget: float, watch: Watcher, options: LoadOptions = AS_TRAINED
+    name: str | None, budget: float | None, watch: Watcher, options: LoadOptions = AS_TRAINED
 ) -> tuple[Path, Calibration]:
-    """Find the coefficient of each sign at a KL budget, and store both with the adapter.
+    """Find the ends of a dial, and store them with the adapter and a certificate measured there.
 
     Args:
         name: Run or adapter folder, or None for the latest run.
-        budget: KL(p_0 || p_a) at the 95th percentile of the tokens of neutral answers, nats.
+        budget: KL(p_0 || p_a) at the 95th percentile of the tokens of neutral answers, nats; None
+            for the recipe's.
         watch: Told of progress.
         options: How the base is loaded and the adapter checked.
 
@@ -33,9 +38,10 @@ def calibrate(
         The adapter's folder and what was found.
 
     Raises:
-        PastoError: If no coefficient disturbs so much, or the adapter is not a local folder.
+        PastoError: If no coefficient disturbs so much, text falls apart however little the dial is
+            turned, or the adapter is not a local folder.
     """
-    if not 0 < budget < 50:
+    if budget is not None and not 0 < budget < 50:
         raise PastoError(
             f"a budget of {budget:g} nats makes no sense",
             "Write --kl 1, or another number between 0 and 50.",
@@ -45,34 +51,71 @@ def calibrate(
             f"{name} is on the Hub: a calibration is stored with the adapter",
             f"First: pasto pull {name}",
         )
-    dial = open_dial(name, watch, options)
-    calibration = _find(dial, budget, watch)
-    rewrite_card(dial.folder, dial.meta.model_copy(update={"calibration": calibration}))
-    return dial.folder, calibration
+    dial = open_dial(name, watch, options._replace(raw=True))
+    spec = dial.recipe.calibration or CalibrationSpec()
+    if budget is not None:
+        spec = spec.model_copy(update={"kl": budget})
+    found = ends_of(dial.lm, dial.adapter, spec, dial.recipe, watch)
+    meta = dial.meta.model_copy(update={"calibration": found.calibration})
+    turned = Dial(dial.lm, dial.adapter, meta, dial.folder)
+    meta = meta.model_copy(update={"certificate": _certificate_there(turned, watch)})
+    rewrite_card(dial.folder, meta)
+    return dial.folder, found.calibration
 
 
-def _find(dial: Dial, budget: float, watch: Watcher) -> Calibration:
-    seed = dial.recipe.evaluation.seed
-    coefficients, reached = {}, {}
-    with enough_memory(LOW_MEMORY):
-        with watch.task("the base model's own answers to neutral prompts"):
-            probe = neutral_probe(dial)
-        zero = measure_disturbance(dial.lm, dial.steerer, probe, 0.0)
-        for key, sign in (("1", 1.0), ("-1", -1.0)):
-            with watch.task(f"coefficient {sign:+g} x ?: KL p95 = {budget:g} nats"):
-                size = coefficient_at_budget(dial.lm, dial.steerer, probe, sign, budget)
-                if size == LARGEST_COEFFICIENT:
-                    raise PastoError(
-                        f"no coefficient up to {sign * LARGEST_COEFFICIENT:+g} disturbs this model "
-                        f"by {budget:g} nats",
-                        "Lower --kl.",
-                    )
-                reading = measure_disturbance(dial.lm, dial.steerer, probe, sign * size)
-            coefficients[key] = sign * size
-            reached[key] = summarise_disturbance(reading, zero, seed).kl_p95
-    return Calibration(
-        kl_p95=budget,
-        coefficients=coefficients,
-        reached=reached,
-        quantization=dial.lm.spec.quantization,
-    )
+def ends_of(
+    lm: LoadedModel, adapter: Adapter, spec: CalibrationSpec, recipe: Recipe, watch: Watcher
+) -> Found:
+    """Both ends of an adapter; says where text, and not the budget, set them.
+
+    Raises:
+        PastoError: See `find_ends`.
+    """
+    prompts = bundled.lines("calibration_prompts.txt")[: spec.prompts]
+    with (
+        enough_memory(LOW_MEMORY),
+        layer_precision(lm, recipe.evaluation.precision),
+        watch.task(f"ends of the dial: KL p95 of {spec.kl:g} nats, readable text"),
+    ):
+        found = find_ends(
+            lm,
+            AdapterSteerer(adapter, lm),
+            neutral_probe(lm),
+            prompts,
+            spec,
+            now=now(),
+            seed=recipe.evaluation.seed,
+        )
+    for key, wrong in found.lowered.items():
+        if wrong:
+            watch.note(
+                f"{'+1' if key == '1' else key} stands below the budget, where text still reads "
+                f"(at the budget: {'; '.join(wrong)})"
+            )
+    return found
+
+
+def _certificate_there(dial: Dial, watch: Watcher) -> Certificate | None:
+    """The certificate at the new ends; None where the pairs behind it cannot be had."""
+    recipe, before = dial.recipe, dial.meta.certificate
+    try:
+        tokens = tokenise_recipe(pairs_of(dial), recipe, dial.lm, watch)
+    except PastoError as error:
+        watch.warn(f"no certificate at these ends: {error.message}")
+        return None
+    with (
+        layer_precision(dial.lm, recipe.evaluation.precision),
+        watch.task("certificate: strength at the new ends", len(tokens.certificate)) as advance,
+    ):
+        llr = measure_persona_llr(
+            dial.lm,
+            dial.steerer,
+            tokens.certificate,
+            [1.0, -1.0],
+            recipe.training.node_budget,
+            advance,
+        )
+    found = certify(llr, tokens.num_prompts, recipe.training.seed)
+    if before is not None and before.specificity is not None:
+        watch.note("specificity on held-out anchors was measured at the ends of before: left out")
+    return found

@@ -82,7 +82,7 @@ def _compare(
         with watch.task(f"building baselines: {', '.join(names)}"):
             steerers |= _baselines(dial, names)
     with watch.task("the base model's own answers to neutral prompts"):
-        probe = neutral_probe(dial)
+        probe = neutral_probe(dial.lm)
     questions = tokenise(dial.lm, plan.benchmark)
     methods: list[Method] = []
     for name, steerer in steerers.items():

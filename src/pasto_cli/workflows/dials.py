@@ -1,7 +1,9 @@
 """Dials: adapters on the base model that they were made for, found, loaded and checked.
 
-A dial at coefficient a changes the weights of its base by dW(a) (`core.steering.adapter`). Dials
-that turn together add up: a set with own coefficients c_i stands at dW = sum_i dW_i(a * c_i).
+A user turns c in [-1, 1]. Between c and the coefficient a of training lie the ends that calibration
+found (`core.evaluation.calibration`): a = c k+ for c >= 0, a = c k- below. A dial at a changes the
+weights of its base by dW(a) (`core.steering.adapter`). Dials that turn together add up: a set with
+own coefficients c_i stands at dW = sum_i dW_i(c * c_i).
 """
 
 import math
@@ -25,7 +27,7 @@ from pasto_cli.core.records.adapter import Meta
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.core.steering.coefficients import Coefficients
 from pasto_cli.core.steering.generation import generate
-from pasto_cli.core.steering.steerer import AdapterSteerer, Mix, attach
+from pasto_cli.core.steering.steerer import AdapterSteerer, Mix, Scaled, Steerer, attach
 from pasto_cli.workflows.progress import Watcher
 
 
@@ -40,6 +42,8 @@ class LoadOptions(NamedTuple):
     """Check fingerprints of the base and reference logits."""
     trust_remote_code: bool = False
     """Run Python code from the base model's repository; an adapter cannot ask for it."""
+    raw: bool = False
+    """Take coefficients as those of training, without the calibrated ends."""
 
 
 AS_TRAINED = LoadOptions()
@@ -54,12 +58,16 @@ class Dial:
         adapter: Made for it.
         meta: The adapter's pasto.json: base, recipe, certificate.
         folder: Where the adapter was read.
+        raw: Take coefficients as those of training, without the calibrated ends.
     """
 
-    def __init__(self, lm: LoadedModel, adapter: Adapter, meta: Meta, folder: Path) -> None:
+    def __init__(
+        self, lm: LoadedModel, adapter: Adapter, meta: Meta, folder: Path, raw: bool = False
+    ) -> None:
         self.lm = lm
         self.adapter = adapter
-        self.steerer = AdapterSteerer(adapter, lm)
+        self.ends = (1.0, 1.0) if raw else meta.ends
+        self.steerer = Scaled(AdapterSteerer(adapter, lm), *self.ends)
         self.meta = meta
         self.folder = folder
 
@@ -82,16 +90,9 @@ class Dial:
         """
         return self.steerer.baked(coefficients) if bake else self.steerer.at(coefficients)
 
-    def strength(self, percent: float) -> float:
-        """The coefficient that a per cent figure of the calibrated one means (`pasto calibrate`).
-
-        Args:
-            percent: Between -100 and 100.
-
-        Raises:
-            PastoError: Without a calibration, or beyond 100 %.
-        """
-        return self.meta.coefficient(percent)
+    def raw(self, coefficient: float) -> float:
+        """The coefficient of training, a, of the one that a user turns, c."""
+        return self.steerer.inner(coefficient)
 
     def generate(
         self,
@@ -135,7 +136,7 @@ class DialSet:
         return self.dials[0].lm
 
     @property
-    def steerer(self) -> AdapterSteerer | Mix:
+    def steerer(self) -> Steerer:
         """Turns all of them: at a, each dial stands at a times its own coefficient."""
         if len(self.dials) == 1 and self.own[0] == 1.0:
             return self.dials[0].steerer
@@ -173,7 +174,9 @@ def open_dial(
     """
     folder, meta = _read_adapter(name, watch)
     lm = open_model(_base_of(meta, options), watch, packing)
-    dial = Dial(lm, store.load_adapter(folder, meta, lm, options.verify), meta, folder)
+    adapter = store.load_adapter(folder, meta, lm, options.verify)
+    dial = Dial(lm, adapter, meta, folder, options.raw)
+    _warn_of_other_quantization(dial, watch)
     attach(lm, dial.steerer)
     return dial
 
@@ -204,7 +207,7 @@ def open_set(
     for name, _ in split[1:]:
         folder, meta = _read_adapter(name, watch)
         adapter = store.load_adapter(folder, meta, first.lm, options.verify)
-        dials.append(Dial(first.lm, adapter, meta, folder))
+        dials.append(Dial(first.lm, adapter, meta, folder, options.raw))
     return DialSet(dials, [1.0 if own is None else own for _, own in split], coefficients)
 
 
@@ -214,48 +217,37 @@ def open_dials(
     options: LoadOptions,
     *,
     coefficients: Sequence[float] | None,
-    strengths: Sequence[float] | None,
     default: Sequence[float] = (1.0,),
 ) -> DialSet:
-    """Load what --adapter names, to stand where --coeff or --strength say. Needs no packing.
+    """Load what --adapter names, to stand where --coeff says. Needs no packing.
 
     Args:
         names: `NAME` or `NAME:COEFFICIENT` of each; None for the latest run.
         watch: Told what is loaded.
         options: How the base is loaded and the adapters checked.
         coefficients: Those of one dial; with several dials, factors of their own coefficients.
-        strengths: Per cent of one dial's calibrated coefficient, instead of `coefficients`.
         default: Coefficients of one dial where none of them is given.
 
     Raises:
-        PastoError: For options that contradict each other, or a strength without a calibration.
+        PastoError: For options that contradict each other.
     """
-    if coefficients and strengths:
-        raise PastoError("--coeff and --strength say the same in two ways", "Give one of them.")
     if names is not None and len(names) > 1:
-        if strengths:
-            raise PastoError(
-                "--strength is for one dial",
-                "Give each adapter its coefficient: -a A:+1 -a B:-0.5",
-            )
         return open_set(names, watch, options, coefficients=coefficients or (1.0,), packing=False)
     name, own = split_coefficient(names[0]) if names else (None, None)
-    if names and own is not None and (coefficients or strengths):
-        raise PastoError(
-            f"{names[0]} has its coefficient already", "Leave --coeff and --strength out."
-        )
+    if names and own is not None and coefficients:
+        raise PastoError(f"{names[0]} has its coefficient already", "Leave --coeff out.")
     dial = open_dial(name, watch, options, packing=False)
-    if strengths:
-        _warn_of_other_quantization(dial, watch)
-        coefficients = [dial.strength(percent) for percent in strengths]
-    elif own is not None:
+    if own is not None:
         coefficients = [own]
+    if dial.ends != (1.0, 1.0) and any(abs(c) > 1 for c in coefficients or ()):
+        watch.warn("beyond the calibrated range of -1 to 1: text may fall apart")
     return DialSet([dial], [1.0], coefficients or default)
 
 
 def _warn_of_other_quantization(dial: Dial, watch: Watcher) -> None:
     kept, loaded = dial.meta.calibration, dial.lm.spec.quantization
-    if kept is not None and kept.quantization != loaded:
+    uses = dial.ends != (1.0, 1.0)
+    if uses and kept is not None and kept.quantization != loaded:
         watch.warn(f"calibrated on a base of quantisation {kept.quantization}, not {loaded}")
 
 

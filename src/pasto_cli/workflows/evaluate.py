@@ -23,6 +23,7 @@ from pasto_cli.core.evaluation.seeds import across_seeds, sentiment_across_seeds
 from pasto_cli.core.evaluation.sentiment import score_texts
 from pasto_cli.core.models import distributed
 from pasto_cli.core.models.devices import layer_precision
+from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.memory import enough_memory
 from pasto_cli.core.records.evaluation import EvalRun, Evaluated, SentimentRun, dump
 from pasto_cli.core.records.scores import Disturbance, LabelSign, key
@@ -109,6 +110,7 @@ def plan_evaluation(
 def _provenance(dial: Dial, bootstrap_seed: int, limit: int | None) -> dict[str, Any]:
     return {
         "adapter": str(dial.folder),
+        "ends": list(dial.ends),
         "pairs_sha256": dial.meta.pairs_sha256,
         "base": dial.meta.base.spec.source,
         "base_commit": dial.lm.commit,
@@ -142,15 +144,15 @@ def evaluate_dial(dial: Dial, plan: Plan, watch: Watcher) -> Measured:
         watch.task(f"disturbance on {PROBE_PROMPTS} neutral prompts"),
     ):
         found = disturbances(
-            dial, dial.steerer, neutral_probe(dial), run.coefficients, plan.settings.seed
+            dial, dial.steerer, neutral_probe(dial.lm), run.coefficients, plan.settings.seed
         )
     run = run.model_copy(update={"disturbance": found})
     return Measured(with_details(run), keep_evaluation(dial, run))
 
 
-def neutral_probe(dial: Dial) -> NeutralProbe:
+def neutral_probe(lm: LoadedModel) -> NeutralProbe:
     """Held-out neutral prompts with the base's own answers."""
-    return make_probe(dial.lm, bundled.lines("sentiment_prompts.txt")[:PROBE_PROMPTS])
+    return make_probe(lm, bundled.lines("sentiment_prompts.txt")[:PROBE_PROMPTS])
 
 
 def disturbances(

@@ -69,7 +69,9 @@ def _name(dials: DialSet, kind: str, a: float) -> str:
 
 def _export(dials: DialSet, kind: str, a: float, path: Path, watch: Watcher) -> Exported:
     lm = dials.lm
-    turned = [(dial.adapter, a * own) for dial, own in zip(dials.dials, dials.own, strict=True)]
+    turned = [
+        (dial.adapter, dial.raw(a * own)) for dial, own in zip(dials.dials, dials.own, strict=True)
+    ]
     factors = export.joined([export.low_rank(adapter, at) for adapter, at in turned])
     difference = scale = None
     if kind != "merged":
@@ -110,6 +112,7 @@ def _facts(dials: DialSet, kind: str, a: float) -> dict[str, Any]:
             {
                 "coefficient": a * own,
                 "kind": dial.meta.kind,
+                "raw_coefficient": dial.raw(a * own),
                 "personas": dial.meta.personas,
                 "recipe": dial.recipe.name,
                 "versions": dial.meta.versions,

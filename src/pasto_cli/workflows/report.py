@@ -16,6 +16,7 @@ from pasto_cli.workflows.dials import open_dial, recipe_of
 from pasto_cli.workflows.evaluate import SENTIMENT
 from pasto_cli.workflows.progress import Watcher
 from pasto_cli.workflows.publish import evaluations_of
+from pasto_cli.workflows.screen import read_screen
 
 SAMPLES = "samples.json"
 
@@ -56,6 +57,7 @@ def write_report(name: str | None, samples: int, out: Path | None, watch: Watche
             comparisons=[run for run in evaluations if run.method is not None],
             sentiment=sentiment,
             samples=texts,
+            screen=read_screen(root),
         )
         page = render(contents)
     path = out or root / "report.html"

@@ -1,8 +1,19 @@
-"""`pasto make-pairs --screen`: which templates make this model answer under both personas."""
+"""Which templates make this model answer under both personas: by itself, and before a training."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
 
 from pasto_cli.base import bundled
+from pasto_cli.base.cache import cache_dir
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import write_text
+from pasto_cli.base.provenance import versions
 from pasto_cli.core.evaluation.screen import ScreenSettings, screen_templates
+from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.pairs.corpora import load_suffixes
 from pasto_cli.core.pairs.pairs import personas_of
 from pasto_cli.core.recipe.schema import ModelSpec, PairsSpec
@@ -10,11 +21,16 @@ from pasto_cli.core.records.screen import Screen
 from pasto_cli.workflows.dials import open_model
 from pasto_cli.workflows.progress import Watcher
 
+SCREEN = "screen.json"
+"""File of a run that holds what its screen saw."""
+ASKED_BEFORE_TRAINING = 12
+"""Templates that are asked at most before a training, which must not wait for long."""
+
 
 def screen_pairs(spec: PairsSpec, model: ModelSpec, watch: Watcher) -> tuple[PairsSpec, Screen]:
-    """Screen the templates of a `pairs` section on a clean base model.
+    """Screen the templates of a `pairs` section on a clean base model (`make-pairs --screen`).
 
-    Where the section names no templates, the bundled steady ones are tried beside the usual ones.
+    Where the section names no templates, every bundled one is asked.
 
     Returns:
         The section with the templates that passed, and what the screen saw.
@@ -27,22 +43,118 @@ def screen_pairs(spec: PairsSpec, model: ModelSpec, watch: Watcher) -> tuple[Pai
             f"{spec.file} holds pairs that are made already: there is no template to screen",
             "Give two words instead.",
         )
+    lm = open_model(model, watch)
+    screen = _screen(spec, lm, ScreenSettings(seed=spec.seed), watch)
+    if not screen.kept:
+        raise PastoError(*_why_none(screen))
+    return spec.model_copy(update={"templates": tuple(screen.kept)}), screen
+
+
+def screen_for_training(
+    spec: PairsSpec, lm: LoadedModel, watch: Watcher, *, force: bool
+) -> tuple[PairsSpec, Screen]:
+    """Screen a recipe's templates, or the bundled ones that tell the personas apart best.
+
+    Args:
+        spec: The `pairs` section, without a file.
+        lm: The clean base model.
+        watch: Told what is dropped.
+        force: Go on with every template where none passes.
+
+    Returns:
+        The section with the templates that passed, and what the screen saw.
+
+    Raises:
+        PastoError: If no template passes, and it is not forced.
+    """
+    settings = ScreenSettings(seed=spec.seed, at_most=ASKED_BEFORE_TRAINING)
+    screen = _screen(spec, lm, settings, watch)
+    if not screen.kept:
+        problem, remedy = _why_none(screen)
+        if not force:
+            raise PastoError(
+                problem, f"{remedy} pasto train --force goes on; pairs.screen: false leaves it out."
+            )
+        watch.warn(f"{problem}; going on with all of them")
+        return spec.model_copy(update={"templates": _asked(screen)}), screen
+    for template in screen.templates:
+        if not template.kept:
+            watch.note(f"dropped {template.template!r}: {'; '.join(template.problems)}")
+    watch.note(
+        f"screen: {len(screen.kept)} of {len(screen.templates)} templates make this model answer "
+        f"under both personas"
+    )
+    return spec.model_copy(update={"templates": tuple(screen.kept)}), screen
+
+
+def write_screen(screen: Screen, run: Path) -> None:
+    """Keep what was said under each persona in a run's folder."""
+    write_text(run / SCREEN, screen.model_dump_json(indent=1))
+
+
+def read_screen(run: Path) -> Screen | None:
+    """What a run's screen saw; None where there was none, or it cannot be read."""
+    try:
+        return Screen.model_validate_json((run / SCREEN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _asked(screen: Screen) -> tuple[str, ...]:
+    return tuple(t.template for t in screen.templates)
+
+
+def _screen(spec: PairsSpec, lm: LoadedModel, settings: ScreenSettings, watch: Watcher) -> Screen:
+    """The screen of a section, from the cache where the same was asked before."""
     templates = list(spec.templates) or [
         *bundled.lines("templates.txt"),
         *bundled.lines("templates_steady.txt"),
     ]
-    lm = open_model(model, watch)
-    settings = ScreenSettings(seed=spec.seed)
     questions = bundled.lines("questions.txt")
     suffixes = [suffix for _, suffix in load_suffixes(spec.suffixes)]
-    asked = (2 * len(templates) + 1) * settings.prompts
+    path = _cached(spec, lm, settings, templates, [*questions, *suffixes])
+    if path is not None and (kept := _read(path)) is not None:
+        watch.note(f"screen of {len(kept.templates)} templates: from an earlier run")
+        return kept
+    count = min(len(templates), settings.at_most or len(templates))
+    asked = (2 * count + 1) * settings.prompts
     with watch.task(f"screening {len(templates)} templates", asked) as advance:
-        screen = screen_templates(
+        found = screen_templates(
             lm, templates, personas_of(spec), questions, suffixes, settings, advance
         )
-    if not screen.kept:
-        raise PastoError(*_why_none(screen))
-    return spec.model_copy(update={"templates": tuple(screen.kept)}), screen
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, found.model_dump_json())
+    return found
+
+
+def _cached(
+    spec: PairsSpec,
+    lm: LoadedModel,
+    settings: ScreenSettings,
+    templates: Sequence[str],
+    texts: Sequence[str],
+) -> Path | None:
+    """File of a screen in the cache, named by what decides it; None for a base without a hash."""
+    if lm.commit is None:
+        return None
+    facts = {
+        "base": [lm.spec.source, lm.commit, lm.spec.quantization, lm.spec.system, str(lm.dtype)],
+        "personas": personas_of(spec),
+        "templates": templates,
+        "texts": texts,
+        "settings": settings._asdict(),
+        "versions": versions(),
+    }
+    name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:40]
+    return cache_dir() / "screens" / f"{name}.json"
+
+
+def _read(path: Path) -> Screen | None:
+    try:
+        return Screen.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None
 
 
 def _why_none(screen: Screen) -> tuple[str, str]:

@@ -26,15 +26,16 @@ from pasto_cli.core.pairs.anchors import AnchorSplit, read_anchors, write_anchor
 from pasto_cli.core.pairs.pairs import PairSet, make_pairs, read_pairs, write_pairs
 from pasto_cli.core.recipe.load import dump_recipe, load_stored_recipe
 from pasto_cli.core.recipe.schema import Recipe
-from pasto_cli.core.records.adapter import FORMAT_VERSION, BaseInfo, Certificate, Meta
+from pasto_cli.core.records.adapter import FORMAT_VERSION, BaseInfo, Calibration, Certificate, Meta
 from pasto_cli.core.records.training import TrainingRecord, TrainResult
 from pasto_cli.core.report.card import card
 from pasto_cli.core.steering.adapter import Adapter
-from pasto_cli.core.steering.steerer import AdapterSteerer
+from pasto_cli.core.steering.steerer import AdapterSteerer, Scaled, Steerer
 from pasto_cli.core.training import checkpoint
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.recorder import RunRecorder, write_failed_batch
 from pasto_cli.core.training.trainer import NotFinite, TrainingSplit, train
+from pasto_cli.workflows.calibrate import ends_of
 from pasto_cli.workflows.dials import open_model
 from pasto_cli.workflows.prepare import (
     Tokens,
@@ -44,6 +45,7 @@ from pasto_cli.workflows.prepare import (
     tokenise_recipe,
 )
 from pasto_cli.workflows.progress import Watcher
+from pasto_cli.workflows.screen import screen_for_training, write_screen
 
 ANCHORS = "anchors.jsonl"
 
@@ -54,6 +56,7 @@ class Trained(NamedTuple):
     folder: Path
     result: TrainResult
     certificate: Certificate | None
+    calibration: Calibration | None
 
 
 def with_seeds(recipe: Recipe, count: int) -> list[Recipe]:
@@ -75,8 +78,18 @@ def with_seeds(recipe: Recipe, count: int) -> list[Recipe]:
     ]
 
 
-def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trained:
-    """Pairs, elicitation check, training, certificate; better adapters are saved on the way.
+def train_recipe(
+    recipe: Recipe, watch: Watcher, root: Path = runs.RUNS, *, force: bool = False
+) -> Trained:
+    """Screen, pairs, elicitation check, training, ends, certificate.
+
+    Better adapters are saved on the way.
+
+    Args:
+        recipe: The whole recipe; the run keeps it with the templates that its screen kept.
+        watch: Told what happens.
+        root: Folder that holds the runs.
+        force: Train although no template passes the screen.
 
     Raises:
         PastoError: For anything a user can mend; what was trained until then is on disk.
@@ -84,13 +97,21 @@ def train_recipe(recipe: Recipe, watch: Watcher, root: Path = runs.RUNS) -> Trai
     check_benchmark(recipe.evaluation.benchmark)
     pair_set = make_pairs(recipe.pairs)
     anchors = recipe_anchors(recipe)
+    lm = open_model(recipe.model, watch)
+    screen = None
+    if recipe.pairs.screen and recipe.pairs.file is None:
+        pairs, screen = screen_for_training(recipe.pairs, lm, watch, force=force)
+        recipe = recipe.model_copy(update={"pairs": pairs})
+        pair_set = make_pairs(pairs)
     folder = runs.new_run(recipe.name, root)
     with runs.removed_unless(folder, lambda: checkpoint.begun(folder)):
         write_text(folder / "recipe.yaml", dump_recipe(recipe))
         write_pairs(pair_set.pairs, folder / "pairs.jsonl")
         if anchors is not None:
             write_anchors(anchors, folder / ANCHORS)
-        return _train(recipe, pair_set, anchors, folder, watch)
+        if screen is not None:
+            write_screen(screen, folder)
+        return _train(recipe, pair_set, anchors, folder, watch, lm)
 
 
 def resume_run(run: Path, watch: Watcher) -> Trained:
@@ -113,7 +134,8 @@ def resume_run(run: Path, watch: Watcher) -> Trained:
     recipe = load_stored_recipe(run / "recipe.yaml")
     _refuse_finished(run)
     anchors = read_anchors(run / ANCHORS) if recipe.losses.anchor is not None else None
-    return _train(recipe, read_pairs(run / "pairs.jsonl"), anchors, run, watch)
+    pair_set = read_pairs(run / "pairs.jsonl")
+    return _train(recipe, pair_set, anchors, run, watch, open_model(recipe.model, watch))
 
 
 def _refuse_finished(run: Path) -> None:
@@ -125,10 +147,14 @@ def _refuse_finished(run: Path) -> None:
 
 
 def _train(
-    recipe: Recipe, pair_set: PairSet, anchors: AnchorSplit | None, folder: Path, watch: Watcher
+    recipe: Recipe,
+    pair_set: PairSet,
+    anchors: AnchorSplit | None,
+    folder: Path,
+    watch: Watcher,
+    lm: LoadedModel,
 ) -> Trained:
     """From loaded pairs to the certificate, in a run's folder."""
-    lm = open_model(recipe.model, watch)
     tokens = tokenise_recipe(pair_set, recipe, lm, watch)
     with checkpoint.held(folder):
         _refuse_finished(folder)  # another process may have finished it while this one waited
@@ -144,15 +170,16 @@ def _train(
         result = run.optimise(snapshot, watch)
         if result.interrupted:
             _report_interruption(run, result, watch)
-            return Trained(folder, result, None)
+            return Trained(folder, result, None, None)
         # Uncertified first: making the certificate takes time, and may fail or be killed.
         run.save(result.record())
-        certificate = run.certify(watch)
-        run.save(result.record(), certificate)
+        calibration = run.calibrate(watch)
+        certificate = run.certify(calibration, watch)
+        run.save(result.record(), certificate, calibration)
         runs.mark_latest(folder)
         checkpoint.retire(folder)
     checkpoint.remove(folder)
-    return Trained(folder, result, certificate)
+    return Trained(folder, result, certificate, calibration)
 
 
 def _report_interruption(run: "_Run", result: TrainResult, watch: Watcher) -> None:
@@ -212,20 +239,42 @@ class _Run:
                 error.hint += f" The batch: {path}"
                 raise
 
-    def save(self, training: TrainingRecord, certificate: Certificate | None = None) -> None:
+    def save(
+        self,
+        training: TrainingRecord,
+        certificate: Certificate | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
         """Replace the run's adapter/ by the adapter as it is now."""
-        meta = self._describe(training, certificate)
+        meta = self._describe(training, certificate, calibration)
         text = card(meta, [])
         store.save(self.folder / "adapter", self.adapter, meta, text)
 
-    def certify(self, watch: Watcher) -> Certificate:
-        """Strength on held-out suffixes under held-out neutral prompts."""
+    def calibrate(self, watch: Watcher) -> Calibration | None:
+        """What +1 and -1 stand for; None where the recipe leaves them as trained."""
+        spec = self.recipe.calibration
+        if spec is None:
+            return None
+        try:
+            return ends_of(self.lm, self.adapter, spec, self.recipe, watch).calibration
+        except PastoError as error:
+            error.hint += (
+                f" The adapter is kept, without ends: {self.folder}/adapter; again with other "
+                f"limits: pasto calibrate {self.folder} --kl ..."
+            )
+            raise
+
+    def certify(self, calibration: Calibration | None, watch: Watcher) -> Certificate:
+        """Strength at both ends on held-out suffixes under held-out neutral prompts."""
         spec, tokens = self.recipe.training, self.tokens
+        steerer: Steerer = AdapterSteerer(self.adapter, self.lm)
+        if calibration is not None:
+            steerer = Scaled(steerer, *calibration.ends)
         label = "certificate: strength on held-out openings"
         with watch.task(label, len(tokens.certificate)) as advance:
             llr = measure_persona_llr(
                 self.lm,
-                AdapterSteerer(self.adapter, self.lm),
+                steerer,
                 tokens.certificate,
                 [1.0, -1.0],
                 spec.node_budget,
@@ -238,7 +287,7 @@ class _Run:
         with watch.task(f"specificity: {len(held_out)} held-out anchors"):
             found = measure_specificity(
                 self.lm,
-                AdapterSteerer(self.adapter, self.lm),
+                steerer,
                 held_out,
                 tokens=self.recipe.losses.anchor.tokens,
                 budget=spec.node_budget,
@@ -246,7 +295,12 @@ class _Run:
             )
         return certificate.model_copy(update={"specificity": found})
 
-    def _describe(self, training: TrainingRecord, certificate: Certificate | None) -> Meta:
+    def _describe(
+        self,
+        training: TrainingRecord,
+        certificate: Certificate | None,
+        calibration: Calibration | None,
+    ) -> Meta:
         """What pasto.json says of the adapter as it is now."""
         first, spec = self.pair_set.pairs[0], self.recipe.adapter
         return Meta(
@@ -263,6 +317,7 @@ class _Run:
             personas=[first.chosen, first.rejected],
             training=training,
             certificate=certificate,
+            calibration=calibration,
             num_pairs=self.tokens.counts,
             reference=reference_logits(self.lm, self.adapter),
             versions=versions(),

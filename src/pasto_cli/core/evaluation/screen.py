@@ -4,7 +4,8 @@ A model told "Pretend you're a dishonest person." may refuse, and pairs made fro
 contrast answering with refusing. So every (template, persona) cell is asked a few everyday
 questions, and four numbers are read off the greedy answers:
 
-    refusal      share of answers with the cell's commonest opening, less that without a persona
+    refusal      share of answers with the cell's commonest opening, less that without a persona;
+                 openings that repeat the persona's words do not count, since they take it up
     echo         share of answers that repeat a word of the persona, less that without one
     length skew  longer mean length of the two personas over the shorter one
     separation   T_cho - T_rej on openings of the reply (`certificate`), nats per token
@@ -34,8 +35,13 @@ from pasto_cli.core.steering.steerer import NoOpSteerer
 
 OPENING_TOKENS = 4
 """Tokens of an answer that count as its opening."""
+TAKES_UP = 6
+"""Words within which an answer that speaks of the persona takes it up."""
 MAX_REFUSAL = 0.5
-MAX_ECHO = 0.5
+MAX_ECHO = 0.9
+"""Where every answer speaks of the persona, none speaks as it. "As a dishonest person, you should
+not ..." is the commonest way to answer of models that do take it up: templates with two thirds of
+such answers gave the more selective dials (docs/LOG.md)."""
 MAX_LENGTH_SKEW = 2.5
 MIN_SEPARATION = 0.02
 """Nats per token; below it the two personas say the same."""
@@ -48,6 +54,8 @@ class ScreenSettings(NamedTuple):
 
     prompts: int = 6
     tokens: int = 16
+    at_most: int | None = None
+    """Ask only those templates whose personas are furthest apart on openings; None asks all."""
     suffixes: int = 6
     seed: int = 0
     budget: int = 512
@@ -75,8 +83,15 @@ def screen_templates(
         progress: Told how many templates' worth of answers each batch gave.
     """
     rng = random.Random(settings.seed)
-    asked = rng.sample(list(questions), min(settings.prompts, len(questions)))
     openings = rng.sample(list(suffixes), min(settings.suffixes, len(suffixes)))
+    apart = {
+        t: _separation(lm, [t.replace("{persona}", p) for p in personas], openings, settings.budget)
+        for t in templates
+    }
+    # Openings cost one packed pass, answers many: the furthest apart are asked.
+    wanted = sorted(templates, key=lambda t: -apart[t])[: settings.at_most]
+    templates = [t for t in templates if t in wanted]
+    asked = rng.sample(list(questions), min(settings.prompts, len(questions)))
     cells = [[t.replace("{persona}", p) for p in personas] for t in templates]
     prefixes = [f"{cell}\n\n" for pair in cells for cell in pair]
     *answers, neutral = _ask(lm, [*prefixes, ""], asked, settings.tokens, progress)
@@ -86,7 +101,7 @@ def screen_templates(
             _cell(lm, cells[index][s], personas[s], asked, answers[2 * index + s], neutral)
             for s in (0, 1)
         )
-        separation = _separation(lm, cells[index], openings, settings.budget)
+        separation = apart[template]
         found.append(
             ScreenedTemplate(
                 template=template,
@@ -129,7 +144,7 @@ def _cell(
     neutral: Sequence[str],
 ) -> ScreenedCell:
     """One cell's figures, each less what the same questions get without a persona."""
-    opening, share = _commonest(lm, answers)
+    opening, share = _commonest(lm, answers, persona)
     # Of the same opening: a model that greets whatever it is asked refuses nothing by that.
     without = sum(_opening(lm, text) == opening for text in neutral) / len(neutral)
     echo, echo_without = (
@@ -159,9 +174,17 @@ def _opening(lm: LoadedModel, answer: str) -> tuple[int, ...]:
     return tuple(_tokens(lm, answer)[:OPENING_TOKENS])
 
 
-def _commonest(lm: LoadedModel, answers: Sequence[str]) -> tuple[tuple[int, ...], float]:
-    """The commonest opening of some answers, and its share; one that stands alone has share 0."""
-    opening, count = Counter(_opening(lm, answer) for answer in answers).most_common(1)[0]
+def _commonest(
+    lm: LoadedModel, answers: Sequence[str], persona: str
+) -> tuple[tuple[int, ...], float]:
+    """The commonest opening of some answers, and its share; one that stands alone has share 0.
+
+    Openings that repeat the persona's words are passed over, unless there are no others.
+    """
+    others = [a for a in answers if not _echoes(persona, " ".join(a.split()[:TAKES_UP]))]
+    if not others:
+        return _opening(lm, answers[0]), 0.0
+    opening, count = Counter(_opening(lm, a) for a in others).most_common(1)[0]
     return opening, (count / len(answers) if count > 1 else 0.0)
 
 

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from pasto_cli.core.recipe.calibration_spec import CalibrationSpec
 from pasto_cli.core.recipe.losses_spec import LossesSpec
 from pasto_cli.core.recipe.section import Count, Fraction, NonNegative, Positive, Section
 from pasto_cli.core.recipe.subspace_expression import parse_subspace
@@ -92,6 +93,8 @@ class PairsSpec(Section):
     """How many pairs."""
     seed: int = 0
     """Seed of the draw of suffixes, templates and neutral prompts."""
+    screen: bool = True
+    """Before training, keep those templates under which the model answers in both personas."""
 
     @field_validator("templates")
     @classmethod
@@ -287,6 +290,15 @@ class Recipe(Section):
     """Training."""
     evaluation: EvaluationSpec = EvaluationSpec()
     """Evaluation."""
+    calibration: CalibrationSpec | None = CalibrationSpec()
+    """What +1 and -1 of the finished dial stand for; `off` leaves them at the coefficients of
+    training."""
+
+    @field_validator("calibration", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        # YAML 1.1 reads a bare `off` as false.
+        return None if value is False or value == "off" else value
 
     @field_validator("name")
     @classmethod

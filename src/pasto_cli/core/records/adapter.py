@@ -17,7 +17,6 @@ from pydantic import (
     model_validator,
 )
 
-from pasto_cli.base.errors import PastoError
 from pasto_cli.base.statistics import Estimate
 from pasto_cli.core.recipe.schema import ModelSpec
 from pasto_cli.core.recipe.upgrade import upgrade_recipe
@@ -101,8 +100,25 @@ class Reference(BaseModel):
         return self
 
 
+class TextQuality(BaseModel):
+    """How greedy answers read at one coefficient (`core.evaluation.text_quality`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    distinct: float
+    """Different words as a share of all words, mean over answers."""
+    repeated: int
+    """Runs of words that a text has said before."""
+    ended: float
+    """Share of answers that end before the limit."""
+    alike: float
+    """Share of answers that begin with the commonest words."""
+    n: int
+    """Answers."""
+
+
 class Calibration(BaseModel):
-    """How far the dial may be turned for a stated disturbance of the base model."""
+    """What +1 and -1 of the dial stand for, and what they were found from."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -114,12 +130,27 @@ class Calibration(BaseModel):
     """Sign -> KL p95 there, nats."""
     quantization: str
     """Quantisation of the base that it was measured on."""
+    text: dict[Literal["1", "-1", "0"], TextQuality] | None = None
+    """Coefficient that a user turns -> how answers read there."""
+    prompts_sha256: str | None = None
+    """Hash of the prompts behind disturbance and text."""
+    created: str | None = None
+    """When it was made, ISO 8601. This and the two above are left out of files of before."""
 
     @model_validator(mode="after")
     def _signs(self) -> Self:
         if not (self.coefficients.get("1", 0.0) > 0 > self.coefficients.get("-1", 0.0)):
             raise ValueError("a calibration has a positive and a negative coefficient")
         return self
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """k+ and k-, both positive."""
+        return self.coefficients["1"], -self.coefficients["-1"]
+
+    @model_serializer(mode="wrap")
+    def _without_absent_facts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_none(handler(self), "text", "prompts_sha256", "created")
 
 
 class Meta(BaseModel):
@@ -150,7 +181,7 @@ class Meta(BaseModel):
     training: TrainingRecord | ImportRecord
     certificate: Certificate | None
     calibration: Calibration | None = None
-    """Made by `pasto calibrate`."""
+    """What +1 and -1 stand for; without one they are the coefficients of training."""
     reference: Reference
     versions: dict[str, str]
 
@@ -167,29 +198,15 @@ class Meta(BaseModel):
     def _without_absent_anchors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return _without_none(handler(self), "anchors_sha256")
 
-    def coefficient(self, strength: float) -> float:
-        """The coefficient of a strength in per cent of the calibrated one.
-
-        Raises:
-            PastoError: Without a calibration, or beyond 100 %.
-        """
-        if self.calibration is None:
-            raise PastoError(
-                "this dial is not calibrated, so that per cent mean nothing",
-                "Run pasto calibrate, or use --coeff.",
-            )
-        if not abs(strength) <= 100:
-            raise PastoError(
-                f"strength {strength:g} is not between -100 and 100 per cent",
-                "Use --coeff to go further.",
-            )
-        if strength == 0:
-            return 0.0
-        return abs(strength) / 100 * self.calibration.coefficients["1" if strength > 0 else "-1"]
+    @property
+    def ends(self) -> tuple[float, float]:
+        """k+ and k-, both positive: the sizes of the trained coefficient at +1 and at -1."""
+        return (1.0, 1.0) if self.calibration is None else self.calibration.ends
 
 
-def _without_none(fields: dict[str, Any], name: str) -> dict[str, Any]:
+def _without_none(fields: dict[str, Any], *names: str) -> dict[str, Any]:
     """Fields of a record as format 1 has them: what is not there has no key."""
-    if fields[name] is None:
-        del fields[name]
+    for name in names:
+        if fields[name] is None:
+            del fields[name]
     return fields

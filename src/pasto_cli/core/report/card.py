@@ -1,6 +1,7 @@
 """The card of an adapter: every sentence from the run's own facts, never a constant. No torch."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from pasto_cli.base.format import format_coefficient, format_estimate, format_optional
 from pasto_cli.base.hub_ids import is_hub_id
@@ -39,7 +40,7 @@ def card(meta: Meta, evaluations: Sequence[EvalRun]) -> str:
     lines = [*_head_lines(meta), "", USE, "## What it was shown to do", ""]
     lines += _certificate_lines(meta.certificate, imported)
     if meta.calibration is not None:
-        lines += ["", _calibration_line(meta.calibration)]
+        lines += ["", ends_line(meta.calibration)]
     for run in evaluations:
         lines += ["", *_evaluation_lines(run)]
     lines += _making_lines(meta)
@@ -103,14 +104,27 @@ def specificity_line(certificate: Certificate) -> str | None:
     return f"{n} held-out anchors, KL to the base model, nats [95 %]: {'; '.join(ends)}"
 
 
-def _calibration_line(found: Calibration) -> str:
-    up, down = found.reached["1"], found.reached["-1"]
+def ends_line(found: Calibration) -> str:
+    """What +1 and -1 stand for, in words."""
+    keys: tuple[tuple[str, Literal["1", "-1"]], ...] = (("+1", "1"), ("-1", "-1"))
+    ends = [
+        f"{shown} is coefficient {found.coefficients[key]:+.3g} of training (KL p95 to the base "
+        f"{format_estimate(found.reached[key], signed=False)} nats)"
+        for shown, key in keys
+    ]
     return (
-        f"Calibrated: strength +100 % is coefficient {found.coefficients['1']:+.3g}, "
-        f"-100 % is {found.coefficients['-1']:+.3g}, where the 95th percentile of KL to the base "
-        f"on neutral prompts is {format_estimate(up, signed=False)} and "
-        f"{format_estimate(down, signed=False)} nats (budget {found.kl_p95:g}, n = {up.n} prompts)."
+        f"Calibrated: {ends[0]}, {ends[1]}; budget {found.kl_p95:g}, "
+        f"n = {found.reached['1'].n} neutral prompts{_text_clause(found)}."
     )
+
+
+def _text_clause(found: Calibration) -> str:
+    if found.text is None:
+        return ""
+    text = found.text
+    at = [f"{x.distinct:.2f}" for x in (text["1"], text["-1"], text["0"])]
+    n = found.text["0"].n
+    return f"; distinct words {at[0]} / {at[1]}, base {at[2]} (n = {n} answers)"
 
 
 def _evaluation_lines(run: EvalRun) -> list[str]:
@@ -171,7 +185,7 @@ def _making_lines(meta: Meta) -> list[str]:
 def _reach(meta: Meta) -> dict[str, str]:
     """How far a dial turns, or why that is no angle."""
     if meta.largest_angle is None:
-        return {"coefficient": "enters linearly: one export serves any by its scale"}
+        return {"raw coefficient": "enters linearly: one export serves any by its scale"}
     return {"largest rotation": f"{meta.largest_angle:.1f} degrees at coefficient 1"}
 
 

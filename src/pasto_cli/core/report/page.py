@@ -11,11 +11,13 @@ import jinja2
 
 from pasto_cli.core.records.adapter import Meta
 from pasto_cli.core.records.evaluation import EvalRun, Evaluated, SentimentRun
+from pasto_cli.core.records.screen import Screen
 from pasto_cli.core.records.training import ImportRecord, Step
 from pasto_cli.core.report.evaluation_sections import comparison_sections, evaluation_section
 from pasto_cli.core.report.sections import (
     Section,
     certificate_section,
+    screen_section,
     sentiment_section,
     training_section,
 )
@@ -53,6 +55,8 @@ class Contents(NamedTuple):
     sentiment: SentimentRun | None = None
     """The sentiment benchmark, if it was run."""
     samples: Sequence[Sample] = ()
+    screen: Screen | None = None
+    """What the base model says under each persona."""
 
 
 def render(contents: Contents) -> str:
@@ -79,6 +83,8 @@ def _sections(contents: Contents) -> list[Section]:
     # The published fault after what stands without it.
     own = sorted(contents.evaluations, key=lambda e: e.run.label_sign != "own")
     sections = [certificate_section(contents.meta)]
+    if contents.screen is not None:
+        sections.append(screen_section(contents.screen))
     sections += [evaluation_section(evaluated) for evaluated in own]
     sections += comparison_sections(contents.comparisons)
     if contents.sentiment is not None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from pasto_cli.base.format import format_estimate
 from pasto_cli.core.records.adapter import Meta
 from pasto_cli.core.records.evaluation import SentimentRun
+from pasto_cli.core.records.screen import Screen
 from pasto_cli.core.records.training import ImportRecord, Step
 from pasto_cli.core.report import plots
 from pasto_cli.core.report.card import specificity_line
@@ -29,6 +30,10 @@ DIAGNOSTICS = (
     ),
 )
 """Diagnostics of training that share a plot, its y axis and its caption."""
+
+
+SCREENED = 2
+"""Questions whose answers are shown for each template and persona."""
 
 
 class Drawing(NamedTuple):
@@ -87,6 +92,23 @@ def certificate_section(meta: Meta) -> Section:
         svg = plots.intervals(marks, "prompt-equivalents", "Strength")
         drawings.append(Drawing(svg, caption))
     return Section(title, lead, facts, drawings)
+
+
+def screen_section(screen: Screen) -> Section:
+    """What the base model says under each persona, and which templates were kept."""
+    facts: list[tuple[str, str]] = []
+    for t in screen.templates:
+        verdict = "kept" if t.kept else f"dropped: {'; '.join(t.problems)}"
+        facts.append((t.template, f"{verdict}; separation {t.separation:.2f} nats per token"))
+        for side, cell in (("+1", t.chosen), ("-1", t.rejected)):
+            said = " | ".join(f"{a.prompt} > {a.text}" for a in cell.answers[:SCREENED])
+            facts.append((f"... {side}", said))
+    lead = (
+        f"Before training, {len(screen.kept)} of {len(screen.templates)} templates made the model "
+        f"answer {len(screen.prompts)} everyday questions under both personas. A dial learns what "
+        f"the personas change: where they make the model refuse, it learns to refuse."
+    )
+    return Section("What the model says under each persona", lead, facts)
 
 
 def sentiment_section(run: SentimentRun) -> Section:

@@ -38,6 +38,14 @@ class Steerer(Protocol):
         """Steer inside this context, with one coefficient or one per row of the batch."""
         ...
 
+    def baked(self, coefficients: Coefficients) -> AbstractContextManager[None]:  # noqa: ARG002
+        """See `Adapter.baked`.
+
+        Raises:
+            PastoError: If it does not work by weights.
+        """
+        raise PastoError("only adapters can be baked into weights", "Leave bake out.")
+
     def prompt_prefix(self, coefficient: float) -> str | None:  # noqa: ARG002
         """Words that it puts before the user's message; None if it changes the model instead."""
         return None
@@ -65,10 +73,10 @@ class Mix(Steerer):
     Their changes of a weight add up, dW = dW_A(a) + dW_B(b), in any order.
 
     Args:
-        parts: Adapters with their own coefficients.
+        parts: Steerers that change weights, with their own coefficients.
     """
 
-    def __init__(self, parts: Sequence[tuple[AdapterSteerer, float]]) -> None:
+    def __init__(self, parts: Sequence[tuple[Steerer, float]]) -> None:
         self.parts = list(parts)
 
     @contextmanager
@@ -166,9 +174,15 @@ class Scaled(Steerer):
 
     def at(self, coefficients: Coefficients) -> AbstractContextManager[None]:
         """See `Steerer.at`."""
-        return self.steerer.at(
-            change(coefficients, lambda a: a * (self.up if a > 0 else self.down))
-        )
+        return self.steerer.at(change(coefficients, self.inner))
+
+    def baked(self, coefficients: Coefficients) -> AbstractContextManager[None]:
+        """See `Adapter.baked`."""
+        return self.steerer.baked(change(coefficients, self.inner))
+
+    def inner(self, coefficient: float) -> float:
+        """The other steerer's coefficient."""
+        return coefficient * (self.up if coefficient > 0 else self.down)
 
 
 class NoOpSteerer(Steerer):

@@ -1,0 +1,147 @@
+"""The ends of a dial: the coefficients k+ and k- that +1 and -1 of the finished dial stand for.
+
+    k+-  the size at which KL(p_0 || p_a) on neutral prompts is the budget (95th percentile, nats),
+         lowered by steps until greedy text at +-k still reads (`text_quality`)
+
+A user turns c in [-1, 1]; the model is steered at a = c k+ for c >= 0 and a = c k- below. What
+a = 1 does depends on model, recipe and seed: it disturbs one model by half of the budget and makes
+another one babble, which nobody can know who turns a slider.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+from pasto_cli.base.errors import PastoError
+from pasto_cli.base.statistics import Estimate
+from pasto_cli.core.evaluation.disturbance import (
+    LARGEST_COEFFICIENT,
+    NeutralProbe,
+    coefficient_at_budget,
+    measure_disturbance,
+    summarise_disturbance,
+)
+from pasto_cli.core.evaluation.text_quality import Answer, faults, quality
+from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.recipe.calibration_spec import CalibrationSpec
+from pasto_cli.core.records.adapter import Calibration, TextQuality
+from pasto_cli.core.steering.generation import generate_many
+from pasto_cli.core.steering.steerer import Steerer
+
+Key = Literal["1", "-1"]
+SIGNS: tuple[tuple[Key, float], ...] = (("1", 1.0), ("-1", -1.0))
+
+
+class Found(NamedTuple):
+    """What a search for the ends gave."""
+
+    calibration: Calibration
+    lowered: dict[Key, list[str]]
+    """Sign -> what was wrong with text at the budget; empty where nothing was."""
+
+
+def find_ends(
+    lm: LoadedModel,
+    steerer: Steerer,
+    probe: NeutralProbe,
+    prompts: Sequence[str],
+    spec: CalibrationSpec,
+    *,
+    now: str,
+    seed: int,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Found:
+    """Find both ends of a dial.
+
+    Args:
+        lm: The base model.
+        steerer: The adapter at raw coefficients a.
+        probe: Neutral prompts for the disturbance.
+        prompts: Open prompts for the text.
+        spec: Budget and thresholds.
+        now: When this is, ISO 8601.
+        seed: Seed of the bootstrap.
+        tell: Told what is being looked at.
+
+    Raises:
+        PastoError: If no coefficient disturbs so much, or text falls apart however little the dial
+            is turned.
+    """
+    sizes: dict[Key, float] = {}
+    for key, sign in SIGNS:
+        tell(f"{sign:+g}: the coefficient with KL p95 of {spec.kl:g} nats")
+        sizes[key] = coefficient_at_budget(lm, steerer, probe, sign, spec.kl)
+        if sizes[key] == LARGEST_COEFFICIENT:
+            raise PastoError(
+                f"no coefficient up to {sign * LARGEST_COEFFICIENT:+g} disturbs this model by "
+                f"{spec.kl:g} nats",
+                "Lower the budget (--kl, or calibration.kl in the recipe).",
+            )
+    tell("the base's own text")
+    (base,) = _read(lm, steerer, prompts, spec, [0.0])
+    text: dict[Key, TextQuality] = {}
+    lowered: dict[Key, list[str]] = {"1": [], "-1": []}
+    pending: dict[Key, float] = dict(SIGNS)
+    for attempt in range(spec.step_limit + 1):
+        at = [sign * sizes[key] for key, sign in pending.items()]
+        tell(f"text at coefficient {' and '.join(f'{a:+.3g}' for a in at)}")
+        text.update(zip(pending, _read(lm, steerer, prompts, spec, at), strict=True))
+        wrong: dict[Key, list[str]] = {key: faults(text[key], base, spec) for key in pending}
+        pending = {key: sign for key, sign in pending.items() if wrong[key]}
+        if not pending:
+            break
+        if attempt == spec.step_limit:
+            raise _unreadable(sizes, wrong)
+        for key in pending:
+            lowered[key] = lowered[key] or wrong[key]
+            sizes[key] *= spec.shrink
+    zero = measure_disturbance(lm, steerer, probe, 0.0)
+    reached: dict[Key, Estimate] = {
+        key: summarise_disturbance(
+            measure_disturbance(lm, steerer, probe, sign * sizes[key]), zero, seed
+        ).kl_p95
+        for key, sign in SIGNS
+    }
+    calibration = Calibration(
+        kl_p95=spec.kl,
+        coefficients={key: sign * sizes[key] for key, sign in SIGNS},
+        reached=reached,
+        quantization=lm.spec.quantization,
+        text={"0": base, "1": text["1"], "-1": text["-1"]},
+        created=now,
+        prompts_sha256=_digest([*probe.prompts, *prompts]),
+    )
+    return Found(calibration, lowered)
+
+
+def _unreadable(sizes: dict[Key, float], wrong: dict[Key, list[str]]) -> PastoError:
+    key: Key = "1" if wrong.get("1") else "-1"
+    return PastoError(
+        f"text at {key} falls apart even at coefficient {key[:-1]}{sizes[key]:.3g}: "
+        f"{'; '.join(wrong[key])}",
+        "Train with more anchors or a smaller adapter.max_angle, or loosen the thresholds of the "
+        "recipe's calibration section.",
+    )
+
+
+def _digest(prompts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+
+
+def _read(
+    lm: LoadedModel,
+    steerer: Steerer,
+    prompts: Sequence[str],
+    spec: CalibrationSpec,
+    coefficients: Sequence[float],
+) -> list[TextQuality]:
+    """Quality of greedy answers at each coefficient; one batch serves all of them."""
+    texts = generate_many(lm, steerer, prompts, coefficients, spec.tokens)  # [n][c]
+    return [
+        quality([Answer(t, _length(lm, t)) for t in column], spec.tokens)
+        for column in zip(*texts, strict=True)
+    ]
+
+
+def _length(lm: LoadedModel, text: str) -> int:
+    return len(lm.tokenizer(text, add_special_tokens=False)["input_ids"])
