@@ -29,7 +29,8 @@ from pasto_cli.core.models.residual_writers import (
 from pasto_cli.core.models.tokentree import pack
 from pasto_cli.core.recipe.losses_spec import LossesSpec
 from pasto_cli.core.recipe.schema import AdapterSpec, ModelSpec, SubspaceSpec
-from pasto_cli.core.steering.adapter import Adapter, decompose, select_directions
+from pasto_cli.core.steering.factors import decompose, select_directions
+from pasto_cli.core.steering.kinds import create_adapter
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.subspaces import random_basis
 
@@ -105,7 +106,7 @@ def measure(point: dict[str, int], repeats: int) -> tuple[int, float, float]:
         w.path: select_directions(decompose(dense_weight(w.module)), torch.arange(point["rank"]))
         for w in writers
     }
-    adapter = Adapter.create(kept, AdapterSpec(rank=point["rank"]), 0)
+    adapter = create_adapter(kept, AdapterSpec(rank=point["rank"]), 0)
     objective = Objective(
         lm,
         random_basis(WIDTH, 4, 0).columns,

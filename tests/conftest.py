@@ -86,28 +86,34 @@ def tiny_pairs(tiny):
 
 @pytest.fixture()
 def make_adapter():
-    """Factory of adapters with angles that matter, on the middle layers of a tiny model."""
+    """Factory of adapters that change what matters, on the middle layers of a tiny model."""
     import torch
 
     from pasto_cli.core.models.residual_writers import dense_weight, find_writers, place_writers
     from pasto_cli.core.recipe.schema import AdapterSpec
-    from pasto_cli.core.steering.adapter import Adapter, decompose, select_directions
+    from pasto_cli.core.steering.factors import decompose, select_directions
+    from pasto_cli.core.steering.kinds import create_adapter
 
-    def make(lm, bound="spectral", rank=12, scale=0.2, seed=0, **spec):
+    def make(lm, bound="spectral", rank=12, scale=0.2, seed=0, kind="cayley"):
         writers = place_writers(find_writers(lm.model), len(lm.layers), 0.1, 0.5, 64)
         kept = {
             w.path: select_directions(decompose(dense_weight(w.module)), torch.arange(rank))
             for w in writers
         }
+        if kind == "lora":
+            adapter = create_adapter(kept, AdapterSpec(kind=kind, rank=rank), seed)
+            with torch.no_grad():
+                for _, pair in adapter.items():
+                    pair.b.mul_(scale / 10 / pair.b.std())
+            return adapter
         spec = AdapterSpec(
             rank=rank,
             bound=bound,
             init_theta_std=scale,
             init_delta_mean=0.05,
             init_delta_std=0.02,
-            **spec,
         )
-        return Adapter.create(kept, spec, seed)
+        return create_adapter(kept, spec, seed)
 
     return make
 

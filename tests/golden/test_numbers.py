@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from pasto_cli.core.recipe.losses_spec import CoherenceSpec, MonotonicitySpec, ProjectionSpec
-from pasto_cli.core.steering.adapter import Adapter, Factors, Rotation
+from pasto_cli.core.steering.cayley import CayleyAdapter, Rotation
+from pasto_cli.core.steering.factors import Factors
 from pasto_cli.core.training import subspaces as sub
 from pasto_cli.core.training.losses import (
     coherence_penalty,
@@ -111,7 +112,7 @@ def test_adapter_forward(numbers, case, alpha):
     layer = torch.nn.Linear(t["v"].shape[0], t["u"].shape[0], bias=False)
     layer.weight.data = t["weight"]
     rotation = Rotation(Factors(t["u"], t["s"], t["v"]), t["theta"], t["delta_s"])
-    adapter = Adapter({"0": rotation}, "entrywise", p["max_rotation_angle"])
+    adapter = CayleyAdapter({"0": rotation}, "entrywise", p["max_rotation_angle"])
     model = torch.nn.Sequential(layer)
     with torch.no_grad(), adapter.at(model, float(alpha)):
         torch.testing.assert_close(model(t["x"]), t[f"y_alpha_{alpha}"], rtol=1e-4, atol=1e-4)

@@ -72,8 +72,32 @@ class PlainWriter(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
+class PlainLora(nn.Module):
+    """y = x (W + a (A B)^T)^T + bias, the changed weight made anew in every forward.
+
+    Args:
+        weight: (d_out, d_in).
+        bias: (d_out,) or None.
+        a: A (d_in, r), trained.
+        b: B (r, d_out), trained.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+        self.a, self.b = nn.Parameter(a.clone()), nn.Parameter(b.clone())
+        self.coefficient = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d_in) -> (..., d_out)."""
+        y = x @ (self.weight.T + self.coefficient * (self.a @ self.b))
+        return y if self.bias is None else y + self.bias
+
+
 @contextmanager
-def adapted(model: nn.Module, writers: dict[str, PlainWriter]) -> Iterator[None]:
+def adapted(
+    model: nn.Module, writers: "dict[str, PlainWriter] | dict[str, PlainLora]"
+) -> Iterator[None]:
     """The model with some of its modules replaced."""
     before = {path: model.get_submodule(path) for path in writers}
     try:
@@ -120,7 +144,7 @@ def forward(
 def loss(
     model: Any,
     layer: nn.Module,
-    writers: dict[str, PlainWriter],
+    writers: "dict[str, PlainWriter] | dict[str, PlainLora]",
     pairs: Sequence[Any],
     basis: Tensor,
     spec: Any,

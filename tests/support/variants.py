@@ -1,5 +1,5 @@
-"""One table of variants: a new model, bound, direction, subspace or loss is a row here, and every
-generic test runs on it."""
+"""One table of variants: a new model, kind, bound, direction, subspace or loss is a row
+here, and every generic test runs on it."""
 
 MODELS = {
     "llama": {"source": "random:llama"},
@@ -11,6 +11,7 @@ MODELS = {
     "llama-8bit": {"source": "random:llama", "quantization": "8bit"},
 }
 FLOAT_MODELS = [name for name in MODELS if "bit" not in name]
+KINDS = ("cayley", "lora")
 BOUNDS = ("spectral", "entrywise")
 DIRECTIONS = ("residual", "activation", "top", "random")
 SUBSPACES = (

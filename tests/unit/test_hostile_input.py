@@ -25,7 +25,6 @@ from pasto_cli.core.recipe.load import load_recipe
 from pasto_cli.core.recipe.schema import PairsSpec, Recipe
 from pasto_cli.core.records.adapter import Meta
 from pasto_cli.core.records.training import ImportRecord
-from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.workflows import dials, progress, publish
 from tests.support.terminal import OWN, TINY
 
@@ -208,7 +207,8 @@ def whole(tiny, tmp_path_factory):
     from pasto_cli.core.models.residual_writers import dense_weight, find_writers, place_writers
     from pasto_cli.core.recipe.schema import AdapterSpec
     from pasto_cli.core.report.card import card
-    from pasto_cli.core.steering.adapter import decompose, select_directions
+    from pasto_cli.core.steering.factors import decompose, select_directions
+    from pasto_cli.core.steering.kinds import create_adapter
 
     lm = tiny()
     writers = place_writers(find_writers(lm.model), len(lm.layers), 0.1, 0.5, 2)
@@ -216,7 +216,7 @@ def whole(tiny, tmp_path_factory):
         w.path: select_directions(decompose(dense_weight(w.module)), torch.arange(4))
         for w in writers
     }
-    adapter = Adapter.create(kept, AdapterSpec(rank=4), 0)
+    adapter = create_adapter(kept, AdapterSpec(rank=4), 0)
     recipe = Recipe.model_validate(
         {"name": "x", "model": {"source": "random:llama"}, "pairs": {"words": ["a", "b"]}}
     )

@@ -165,9 +165,10 @@ def _show(trained: "Trained") -> None:
     table.add_row("positive persona prompt", f"{certificate.persona_prompts['chosen']:+.2f}")
     table.add_row("negative persona prompt", f"{certificate.persona_prompts['rejected']:+.2f}")
     out.print(table)
+    angle = trained.result.angle
     print_line(
-        f"1 prompt-equivalent = {certificate.span_nats / 2:.3f} nats per token; largest rotation "
-        f"{trained.result.angle:.1f} degrees"
+        f"1 prompt-equivalent = {certificate.span_nats / 2:.3f} nats per token"
+        + ("" if angle is None else f"; largest rotation {angle:.1f} degrees")
     )
     if line := specificity_line(certificate):
         print_line(line)

@@ -39,7 +39,7 @@ def verify(
     same = (
         "byte for byte"
         if found.same_bytes
-        else "by their directions only (another precision or quantisation)"
+        else f"by {found.evidence} only (another precision or quantisation)"
     )
     differences = ", ".join(
         f"{float(c):+g}: {d:.1e}" if float(c) else f"0: {d:.1e}"

@@ -111,6 +111,7 @@ def _facts(dials: DialSet, kind: str, a: float) -> dict[str, Any]:
         "dials": [
             {
                 "coefficient": a * own,
+                "kind": dial.meta.kind,
                 "raw_coefficient": dial.raw(a * own),
                 "personas": dial.meta.personas,
                 "recipe": dial.recipe.name,

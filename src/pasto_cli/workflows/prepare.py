@@ -26,7 +26,9 @@ from pasto_cli.core.pairs.pairs import PairSet
 from pasto_cli.core.pairs.split import split_pairs
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.recipe.subspace_expression import parse_subspace
-from pasto_cli.core.steering.adapter import Adapter, Factors, select_directions
+from pasto_cli.core.steering.adapter import Adapter
+from pasto_cli.core.steering.factors import Factors, select_directions
+from pasto_cli.core.steering.kinds import create_adapter
 from pasto_cli.core.training import checkpoint, subspaces
 from pasto_cli.core.training.anchors import Anchors
 from pasto_cli.core.training.directions import choose_directions
@@ -185,7 +187,7 @@ def prepare(
         watch.warn(text)
     else:
         watch.note(text)
-    adapter = Adapter.create(factors, spec, recipe.training.seed).to(lm.device)
+    adapter = create_adapter(factors, spec, recipe.training.seed).to(lm.device)
     basis = basis.to(lm.device).contiguous()
     # Processes on unlike processors may round otherwise: all begin with the first one's numbers.
     distributed.broadcast([*adapter.state_dict().values(), basis])
@@ -211,7 +213,7 @@ def _collect(
 def _choose_factors(
     placed: Sequence[Writer], states: Activations, recipe: Recipe
 ) -> dict[str, Factors]:
-    """For each module its singular directions that the adapter may rotate."""
+    """For each module its singular directions that the adapter starts from."""
     spec, kept = recipe.adapter, {}
     for writer in placed:
         # One at a time: full decompositions of a large model do not fit together.

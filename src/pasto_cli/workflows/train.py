@@ -302,13 +302,14 @@ class _Run:
         calibration: Calibration | None,
     ) -> Meta:
         """What pasto.json says of the adapter as it is now."""
-        first = self.pair_set.pairs[0]
+        first, spec = self.pair_set.pairs[0], self.recipe.adapter
         return Meta(
             format_version=FORMAT_VERSION,
             created=now(),
             base=self.base,
-            bound=self.recipe.adapter.bound,
-            max_angle=self.recipe.adapter.max_angle,
+            bound=spec.bound if spec.rotates else None,
+            max_angle=spec.max_angle if spec.rotates else None,
+            kind=spec.kind,
             largest_angle=self.adapter.angle(),
             recipe=self.recipe.model_dump(mode="json"),
             anchors_sha256=self.anchors.digest if self.anchors is not None else None,

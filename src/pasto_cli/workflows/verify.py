@@ -18,7 +18,9 @@ class Verified(NamedTuple):
     hashed: bool
     """Whether the tensors' hash was stored and is the same; the first adapters had none."""
     same_bytes: bool
-    """Whether adapted weights are the base's byte for byte; else (precision) by directions."""
+    """Whether adapted weights are the base's byte for byte."""
+    evidence: str
+    """By what they are known where they are not: another precision or quantisation."""
     differences: dict[str, float]
     """Coefficient -> largest difference of the reference logits to those stored."""
     certified: bool | None
@@ -40,6 +42,7 @@ def verify(name: str | None, watch: Watcher, options: LoadOptions = AS_TRAINED) 
         len(dial.adapter.paths),
         dial.meta.tensors_sha256 is not None,
         same_bytes(dial.lm, dial.meta.base),
+        dial.adapter.MODULE.EVIDENCE,
         found,
         certificate.passed if certificate else None,
     )

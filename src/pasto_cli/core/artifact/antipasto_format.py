@@ -5,7 +5,7 @@ adapter_model.safetensors       base_model.model.PATH.antipasto_{delta_s,rotatio
 0_svd_bases.safetensors         svd_bases.base_model_model_PATH.{u,s,v}, its dots as underscores
 
 Its forward pass x V R(a) diag(S + a delta) U^T + x W_res^T, bound `entrywise`, is ours with the
-residual weight cancelled (see `adapter`); but it drops the bias of a module that has one, and ours
+residual weight cancelled (see `cayley`); but it drops the bias of a module that has one, and ours
 keeps it.
 """
 
@@ -21,7 +21,8 @@ from torch import Tensor
 
 from pasto_cli.base.errors import PastoError, first_problem
 from pasto_cli.base.files import read_limited
-from pasto_cli.core.steering.adapter import Adapter, Factors, Rotation
+from pasto_cli.core.steering.cayley import CayleyAdapter, Rotation
+from pasto_cli.core.steering.factors import Factors
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -49,7 +50,7 @@ class _Config(BaseModel):
 class Original(NamedTuple):
     """An adapter of the published code."""
 
-    adapter: Adapter
+    adapter: CayleyAdapter
     base: str | None
     """What it says that it was trained on."""
 
@@ -94,7 +95,7 @@ def read_original(folder: Path) -> Original:
         if {len(r.s), r.u.shape[-1], r.v.shape[-1], *r.theta.shape, len(r.delta)} != {config.r}:
             raise PastoError(f"{folder}: tensors of {path} are not of rank {config.r}", AGAIN)
     return Original(
-        Adapter(rotations, "entrywise", config.max_rotation_angle).requires_grad_(False),
+        CayleyAdapter(rotations, "entrywise", config.max_rotation_angle).requires_grad_(False),
         config.base_model_name_or_path,
     )
 

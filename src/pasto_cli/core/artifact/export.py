@@ -1,12 +1,12 @@
 """A dial at one coefficient for other engines: PEFT LoRA, llama.cpp's adapter GGUF, merged weights.
 
-The change of a weight is exactly of rank r:
+The change of a weight is exactly of rank r (D, M(a), E: see `steering.adapter`):
 
-    dW(a) = U M(a)^T V^T = B A,   B = U M(a)^T (d_out, r),   A = V^T (r, d_in)
+    dW(a) = E^T M(a)^T D^T = B A,   B = E^T M(a)^T (d_out, r),   A = D^T (r, d_in)
 
-so that one LoRA for each coefficient says all there is, with alpha = r (scale 1). M(a) is not
-linear in a: a LoRA of +1 that an engine scales by 0.5 or -1 is another adapter than the one of 0.5
-or -1.
+so that one LoRA for each coefficient says all there is, with alpha = r (scale 1). M(a) of a Cayley
+rotation is not linear in a: a LoRA of +1 that an engine scales by 0.5 or -1 is another adapter than
+the one of 0.5 or -1. Of the kind lora it is, and one export serves any coefficient by its scale.
 """
 
 import json
@@ -54,8 +54,8 @@ def low_rank(adapter: Adapter, coefficient: float) -> dict[str, LowRank]:
         )
     mixing = adapter.mixing([coefficient])
     return {
-        path: LowRank(r.v.T.contiguous().cpu(), (r.u @ mix[0].T).contiguous().cpu())
-        for (path, r), mix in zip(adapter.items(), mixing, strict=True)
+        path: LowRank(own.down.T.contiguous().cpu(), (own.up.T @ mix[0].T).contiguous().cpu())
+        for (path, own), mix in zip(adapter.items(), mixing, strict=True)
     }
 
 

@@ -1,6 +1,6 @@
 """The adapter on disk: written as a whole, loaded strictly, checked against its base.
 
-adapter.safetensors     <module path>.{u,s,v,theta,delta}, float32
+adapter.safetensors     <module path>.{u,s,v,theta,delta}, of the kind lora .{a,b}, float32
 pasto.json              `Meta`: where it came from, what it was shown to do, fingerprints of the
                         base, reference logits, SHA-256 of the tensors
 README.md               the card
@@ -10,7 +10,6 @@ Safetensors and JSON only: loading a stranger's adapter runs no code of theirs.
 
 import hashlib
 import json
-import math
 from pathlib import Path
 
 import torch
@@ -25,7 +24,8 @@ from pasto_cli.core.artifact.verify import check_shapes, compare_reference, veri
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.records.adapter import FORMAT_VERSION, Meta
 from pasto_cli.core.records.evaluation import without_nan
-from pasto_cli.core.steering.adapter import Adapter, from_tensors, tensor_names, to_tensors
+from pasto_cli.core.steering.adapter import Adapter, to_tensors
+from pasto_cli.core.steering.kinds import KINDS, from_tensors, tensor_names
 
 TENSORS, META, CARD = "adapter.safetensors", ADAPTER_META, "README.md"
 LARGEST_META = 2**24
@@ -122,7 +122,7 @@ def load_adapter(folder: Path, meta: Meta, lm: LoadedModel, verify: bool = True)
             f"{path}: damaged or missing ({error})", "Copy or download the adapter again."
         ) from None
     paths = list(meta.base.fingerprints)
-    wanted = set(tensor_names(paths))
+    wanted = set(tensor_names(meta.kind, paths))
     if missing := sorted(wanted - set(tensors)):
         raise PastoError(
             f"{path}: {len(missing)} tensors are missing, such as {missing[0]}",
@@ -134,13 +134,14 @@ def load_adapter(folder: Path, meta: Meta, lm: LoadedModel, verify: bool = True)
             "Copy or download the adapter again.",
         )
     for p in paths:  # before anything is made of them: a stranger's tensors may have any shape
-        check_shapes(lm, p, *(tensors[name] for name in tensor_names([p])))
+        module = KINDS[meta.kind].MODULE
+        check_shapes(lm, p, module, {part: tensors[f"{p}.{part}"] for part in module.PARTS})
     if bad := sorted(name for name, x in tensors.items() if not bool(torch.isfinite(x).all())):
         raise PastoError(
             f"{path}: {bad[0]} holds numbers that are not finite",
             "Copy or download the adapter again.",
         )
-    adapter = from_tensors(paths, tensors, meta.bound, math.radians(meta.max_angle))
+    adapter = from_tensors(paths, tensors, meta)
     adapter = adapter.to(lm.device).requires_grad_(False)
     if verify:
         if meta.tensors_sha256 is not None and _sha256(path) != meta.tensors_sha256:

@@ -1,21 +1,23 @@
 """Does an adapter belong to the base that was loaded? Fingerprints, shapes and reference logits.
 
 Where the weights are held as they were when the adapter was made, their bytes must be the same.
-In another precision the kept singular directions must still diagonalise the weight,
-U^T W V = diag(S). The reference logits then show that base, adapter and libraries together behave
-as they did.
+In another precision the singular directions that a rotation keeps must still diagonalise the
+weight, U^T W V = diag(S); the kind lora keeps none. The reference logits then show that base,
+adapter and libraries together behave as they did.
 """
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.models.residual_writers import dense_weight, is_linear
+from pasto_cli.core.models.residual_writers import is_linear, linear_sizes
 from pasto_cli.core.records.adapter import BaseInfo, Meta, Reference
-from pasto_cli.core.steering.adapter import Adapter, Rotation
+from pasto_cli.core.steering.adapter import Adapter, ModuleAdapter
 
 REFERENCE_PROMPT = "Describe yourself in one sentence."
 REFERENCE_LOGITS = 16
@@ -61,43 +63,37 @@ def reference_logits(
 
 
 def check_shapes(
-    lm: LoadedModel, path: str, u: Any, s: Any, v: Any, theta: Any, delta: Any
+    lm: LoadedModel, path: str, kind: type[ModuleAdapter], tensors: Mapping[str, Tensor]
 ) -> None:
     """See that the tensors of one module fit the module of the base that they are for.
 
     Args:
         lm: The base model.
         path: Module path.
-        u: (d_out, r) float32, as all of them.
-        s: (r,).
-        v: (d_in, r).
-        theta: (r, r).
-        delta: (r,).
+        kind: What is to be made of them.
+        tensors: Part -> tensor, float32 all of them.
 
     Raises:
         PastoError: If the module is not there or not linear, or a shape or dtype is another.
     """
     try:
-        module = lm.model.get_submodule(path)
+        module: Any = lm.model.get_submodule(path)
     except AttributeError:
         raise PastoError(
             f"wrong base: {lm.spec.source} ({type(lm.model).__name__}) has no module {path}",
             "Load the base that the adapter names.",
         ) from None
-    if not is_linear(module) or 0 in (u.dim(), v.dim()):
+    if not is_linear(module):
         raise PastoError(
             f"wrong base: {path} of {lm.spec.source} is no linear layer",
             "Load the base that the adapter names.",
         )
-    tensors = {"u": u, "s": s, "v": v, "theta": theta, "delta": delta}
     shapes = {part: tuple(x.shape) for part, x in tensors.items()}
-    r = s.shape[0] if s.dim() == 1 else -1  # -1 equals no size
-    right = {"u": (u.shape[0], r), "s": (r,), "v": (v.shape[0], r), "theta": (r, r), "delta": (r,)}
-    # Conv1D has no such attributes: its fingerprint has to tell.
-    d_out = getattr(module, "out_features", u.shape[0])
-    d_in = getattr(module, "in_features", v.shape[0])
-    single = all(x.dtype == torch.float32 for x in tensors.values())
-    if shapes != right or (u.shape[0], v.shape[0]) != (d_out, d_in) or not single:
+    d_in, d_out = linear_sizes(module)
+    # The rank is one of the sizes that occur; which one it is, the shapes themselves say.
+    ranks = {size for shape in shapes.values() for size in shape if size > 0}
+    fitting = any(shapes == kind.shapes(d_in, d_out, rank) for rank in ranks)
+    if not fitting or any(x.dtype != torch.float32 for x in tensors.values()):
         raise PastoError(
             f"{path}: tensors of shape {shapes} do not fit a module of {d_in} inputs and "
             f"{d_out} outputs",
@@ -126,13 +122,13 @@ def verify_base(lm: LoadedModel, adapter: Adapter, base: BaseInfo) -> None:
     Raises:
         PastoError: With the first weight that is another.
     """
-    for path, rotation in adapter.items():
+    for path, own in adapter.items():
         module = lm.model.get_submodule(path)
         fits = _same_storage(lm, base) and fingerprint(module) == base.fingerprints[path]
         if not fits and (lm.spec.quantization != "none" or not _same_storage(lm, base)):
             # Another precision, or a quantiser that may round otherwise on another device or
             # version.
-            fits = _diagonal(module, rotation)
+            fits = own.fits(module)
         if not fits:
             source = base.spec.source + (f" at {base.commit}" if base.commit else "")
             raise PastoError(
@@ -142,21 +138,15 @@ def verify_base(lm: LoadedModel, adapter: Adapter, base: BaseInfo) -> None:
             )
 
 
-def _diagonal(module: Any, rotation: Rotation) -> bool:
-    """Whether the kept singular directions diagonalise the weight: U^T W V = diag(S)."""
-    core = rotation.u.T @ dense_weight(module).to(rotation.u.device) @ rotation.v
-    return bool((core - torch.diag(rotation.s)).norm() < 0.2 * rotation.s.norm())
-
-
 def require_fit(lm: LoadedModel, adapter: Adapter, source: str) -> None:
     """See that an adapter without fingerprints was made for this base.
 
     Raises:
         PastoError: If a module is missing, has other dimensions, or another weight.
     """
-    for path, r in adapter.items():
-        check_shapes(lm, path, r.u, r.s, r.v, r.theta, r.delta)
-        if not _diagonal(lm.model.get_submodule(path), r):
+    for path, own in adapter.items():
+        check_shapes(lm, path, type(own), {part: getattr(own, part) for part in own.PARTS})
+        if not own.fits(lm.model.get_submodule(path)):
             raise PastoError(
                 f"wrong base: {path} of {source} is not the weight that the adapter was made for",
                 "Name the right one: --base.",

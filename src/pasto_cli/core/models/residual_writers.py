@@ -163,6 +163,13 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or is_conv1d(module)
 
 
+def linear_sizes(module: Any) -> tuple[int, int]:
+    """(d_in, d_out) of a linear module."""
+    if is_conv1d(module):
+        return tuple(module.weight.shape)
+    return module.in_features, module.out_features
+
+
 def dense_weight(module: Any) -> Tensor:
     """The weight of a writer as float32 (d_out, d_in), dequantised where it is quantised.
 

@@ -11,7 +11,13 @@ experiment in `docs/LOG.md` does not say otherwise; the neutral branch has no co
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from pasto_cli.core.recipe.calibration_spec import CalibrationSpec
 from pasto_cli.core.recipe.losses_spec import LossesSpec
@@ -112,9 +118,16 @@ class PairsSpec(Section):
         return self
 
 
-class AdapterSpec(Section):
-    """The learned rotation: where it sits and how far it may turn."""
+ROTATION_KEYS = ("bound", "max_angle", "init_theta_std", "init_delta_mean", "init_delta_std")
+"""Keys of `AdapterSpec` that mean something to the kind cayley alone."""
 
+
+class AdapterSpec(Section):
+    """The learned change: its kind, where it sits and, for a rotation, how far it may turn."""
+
+    kind: Literal["cayley", "lora"] = "cayley"
+    """cayley rotates singular directions within an angle; lora adds a low-rank change that is
+    linear in the coefficient and has no bound."""
     rank: Count = 64
     """Directions r kept per module (at most the module's smaller side)."""
     bound: Literal["spectral", "entrywise"] = "spectral"
@@ -138,6 +151,29 @@ class AdapterSpec(Section):
     """Mean of delta's start; not 0, since a symmetric start has no gradient."""
     init_delta_std: Positive = 4e-4
     """Standard deviation of delta's start."""
+
+    @property
+    def rotates(self) -> bool:
+        """Whether the kind is one that `ROTATION_KEYS` mean something to."""
+        return self.kind == "cayley"
+
+    @model_validator(mode="after")
+    def _kind(self) -> Self:
+        given = [key for key in ROTATION_KEYS if key in self.model_fields_set]
+        if given and not self.rotates:
+            raise ValueError(
+                f"kind: {self.kind} rotates nothing and has no {', '.join(given)}; take that out, "
+                f"or write kind: cayley"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_means_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A recipe is stored with every default written out, and has to load again.
+        fields: dict[str, Any] = handler(self)
+        if self.rotates:
+            return fields
+        return {key: value for key, value in fields.items() if key not in ROTATION_KEYS}
 
     @model_validator(mode="after")
     def _layers(self) -> Self:

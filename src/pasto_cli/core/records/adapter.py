@@ -161,11 +161,14 @@ class Meta(BaseModel):
     format_version: int
     created: str
     base: BaseInfo
-    bound: Literal["spectral", "entrywise"]
-    max_angle: float = Field(gt=0.0, lt=180.0, allow_inf_nan=False)
+    bound: Literal["spectral", "entrywise"] | None = None
+    """How angles are bounded; None, as the next one, for a kind that does not rotate."""
+    max_angle: float | None = Field(default=None, gt=0.0, lt=180.0, allow_inf_nan=False)
     """Degrees, as the recipe says."""
-    largest_angle: float
-    """True largest rotation angle at coefficient 1, degrees."""
+    kind: Literal["cayley", "lora"] = "cayley"
+    """Kind of the adapter; the first files of format 1 have none and hold rotations."""
+    largest_angle: float | None = None
+    """True largest rotation angle at coefficient 1, degrees; None where nothing rotates."""
     recipe: Annotated[dict[str, Any], BeforeValidator(upgrade_recipe)]
     tensors_sha256: str | None = None
     """SHA-256 of adapter.safetensors; written by `save`."""
@@ -181,6 +184,15 @@ class Meta(BaseModel):
     """What +1 and -1 stand for; without one they are the coefficients of training."""
     reference: Reference
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _angles_of_rotations(self) -> Self:
+        missing = [value is None for value in (self.bound, self.max_angle, self.largest_angle)]
+        if any(missing) if self.kind == "cayley" else not all(missing):
+            raise ValueError(
+                "bound, max_angle and largest_angle belong to the kind cayley, all three of them"
+            )
+        return self
 
     @model_serializer(mode="wrap")
     def _without_absent_anchors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

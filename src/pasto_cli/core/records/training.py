@@ -82,7 +82,8 @@ class TrainingRecord(BaseModel):
     stopped_early: bool | None = None
     """Whether patience ran out; None while training runs."""
     angle: float | None = None
-    """True largest rotation angle at coefficient 1, degrees; None while training runs."""
+    """True largest rotation angle at coefficient 1, degrees; None while training runs, and
+    where nothing rotates."""
 
     @field_serializer("best_loss")
     def _null_for_nan(self, value: float) -> float | None:
@@ -116,8 +117,8 @@ class TrainResult(NamedTuple):
     best_loss: float
     interrupted: bool
     stopped_early: bool
-    angle: float
-    """True largest rotation angle at coefficient 1, degrees."""
+    angle: float | None
+    """True largest rotation angle at coefficient 1, degrees; None where nothing rotates."""
 
     def record(self) -> TrainingRecord:
         """What pasto.json says of it."""

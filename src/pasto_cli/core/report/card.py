@@ -167,19 +167,26 @@ def _making_lines(meta: Meta) -> list[str]:
     base, adapter = meta.base, meta.recipe["adapter"]
     imported = isinstance(meta.training, ImportRecord)
     directions = "" if imported else f"directions `{adapter['directions']}`, "
+    kind = f"kind `{meta.kind}`" if meta.bound is None else f"bound `{meta.bound}`"
     facts = {
         "base": f"`{base.spec.source}`, {base.architecture}, "
         f"quantisation {base.spec.quantization}, {base.dtype}",
-        "adapter": f"{len(base.fingerprints)} modules, rank {adapter['rank']}, {directions}"
-        f"bound `{meta.bound}`",
+        "adapter": f"{len(base.fingerprints)} modules, rank {adapter['rank']}, {directions}{kind}",
         **_training_facts(meta),
-        "largest rotation": f"{meta.largest_angle:.1f} degrees at coefficient 1",
+        **_reach(meta),
         "versions": ", ".join(f"{name} {version}" for name, version in meta.versions.items()),
         "made": meta.created,
     }
     table = [f"| {name} | {fact} |" for name, fact in facts.items()]
     method = "The full recipe stands in `pasto.json`. Method: AntiPaSTO (arXiv 2601.07473)."
     return ["", "## How it was made", "", "| | |", "|---|---|", *table, "", method, ""]
+
+
+def _reach(meta: Meta) -> dict[str, str]:
+    """How far a dial turns, or why that is no angle."""
+    if meta.largest_angle is None:
+        return {"raw coefficient": "enters linearly: one export serves any by its scale"}
+    return {"largest rotation": f"{meta.largest_angle:.1f} degrees at coefficient 1"}
 
 
 def _training_facts(meta: Meta) -> dict[str, str]:

@@ -104,13 +104,16 @@ def _making(meta: Meta) -> dict[str, str]:
             f"{training.steps} steps, best epoch {training.best_epoch}, "
             f"seed {meta.recipe['training']['seed']}"
         )
+    if meta.largest_angle is None:
+        reach = f"kind {meta.kind}, linear in the coefficient"
+    else:
+        reach = f"largest rotation {meta.largest_angle:.1f} degrees"
     return {
         "base model": f"{base.spec.source} ({base.architecture}, {base.dtype}, "
         f"quantisation {base.spec.quantization})",
         "base commit or hash": base.commit or "not known",
         "pairs": f"{sum(meta.num_pairs.values())}; SHA-256 {meta.pairs_sha256}",
-        "modules": f"{len(base.fingerprints)} adapted; "
-        f"largest rotation {meta.largest_angle:.1f} degrees",
+        "modules": f"{len(base.fingerprints)} adapted; {reach}",
         "training": trained,
         "versions": ", ".join(f"{name} {version}" for name, version in meta.versions.items()),
         "made": meta.created,

@@ -10,7 +10,6 @@ when the run has finished.
 """
 
 import json
-import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +25,8 @@ from pasto_cli.base.errors import PastoError, first_problem
 from pasto_cli.base.files import replace_file, writing
 from pasto_cli.core.recipe.schema import AdapterSpec
 from pasto_cli.core.records.training import TrainingState
-from pasto_cli.core.steering.adapter import Adapter, from_tensors, to_tensors
+from pasto_cli.core.steering.adapter import Adapter, to_tensors
+from pasto_cli.core.steering.kinds import from_tensors
 
 FOLDER, START, STATE, LOCK = "checkpoint", "start.safetensors", "state.safetensors", "lock"
 AGAIN = "Train again from the recipe."
@@ -88,8 +88,7 @@ def load_start(run: Path, spec: AdapterSpec) -> tuple[Adapter, Tensor] | None:
         return None
     facts, tensors = found
     try:
-        max_angle = math.radians(spec.max_angle)
-        return from_tensors(facts["paths"], tensors, spec.bound, max_angle), tensors["basis"]
+        return from_tensors(facts["paths"], tensors, spec), tensors["basis"]
     except KeyError as error:
         raise PastoError(f"{folder_of(run) / START}: {error} is missing", AGAIN) from None
 

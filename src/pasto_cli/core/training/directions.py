@@ -1,4 +1,4 @@
-"""Which r singular directions of a module the adapter may rotate.
+"""Which r singular directions of a module the adapter may rotate, or a linear one starts from.
 
 With the SVD W = U diag(S) V^T of a writer's weight (d_out, d_in), each index names a column of U, a
 singular value and a column of V. An adapter rotates r of them among one another; the rest of W
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pasto_cli.core.models.activations import Activations
 from pasto_cli.core.models.residual_writers import Writer
-from pasto_cli.core.steering.adapter import Factors
+from pasto_cli.core.steering.factors import Factors
 
 
 def choose_directions(

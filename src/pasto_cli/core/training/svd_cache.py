@@ -22,7 +22,7 @@ from pasto_cli.base.cache import cache_dir
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import replace_file
 from pasto_cli.core.models.residual_writers import Writer, dense_weight
-from pasto_cli.core.steering.adapter import Factors, decompose
+from pasto_cli.core.steering.factors import Factors, decompose
 
 ROOM = 8 * 2**30
 """Bytes that the folder may hold; what was used least recently goes first."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.artifact import export
 from pasto_cli.core.steering.steerer import AdapterSteerer
+from tests.support.variants import KINDS
 
 IDS = torch.arange(40, 70)[None]
 
@@ -64,6 +65,39 @@ def test_stock_peft_gives_the_dials_logits(fresh, make_adapter, tmp_path, spec):
         assert torch.equal(logits(model), base)
 
 
+@pytest.mark.parametrize("source", ["random:llama", "random:gpt2"])
+def test_one_export_of_the_linear_kind_serves_any_coefficient(
+    fresh, make_adapter, tmp_path, source
+):
+    """By the scale that stock peft gives it."""
+    lm = fresh(source=source)
+    adapter = make_adapter(lm, kind="lora")
+    base = logits(lm.model)
+    expected = {a: steered(lm, adapter, a) for a in (1.0, -1.0, 0.4, 2.0)}
+    export.save_lora(tmp_path, lm, export.low_rank(adapter, 1.0))
+    model = peft.PeftModel.from_pretrained(lm.model, tmp_path, adapter_name="dial")
+    for a, wanted in expected.items():
+        for module in model.modules():
+            if isinstance(module, peft.tuners.lora.LoraLayer):
+                module.scaling["dial"] = a
+        torch.testing.assert_close(logits(model), wanted, rtol=0, atol=1e-4)
+        assert (wanted - base).abs().max() > 1e-2
+    with model.disable_adapter():
+        assert torch.equal(logits(model), base)
+
+
+@settings(max_examples=20, deadline=None)
+@given(a=st.floats(-2, 2).filter(lambda a: abs(a) > 1e-3))
+def test_the_change_of_the_linear_kind_is_its_two_matrices(a):
+    from pasto_cli.core.steering.lora import LoraAdapter, LoraPair
+
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(6, 3, generator=generator), torch.randn(3, 5, generator=generator)
+    (factor,) = export.low_rank(LoraAdapter({"0": LoraPair(first, second)}), a).values()
+    assert torch.equal(factor.a, first.T) and factor.b.shape == (5, 3)
+    torch.testing.assert_close(factor.b, a * second.T, rtol=1e-6, atol=0)
+
+
 def test_modules_of_different_ranks(fresh, make_adapter, tmp_path):
     """Peft's rank_pattern names what deviates."""
     lm = fresh(source="random:llama")
@@ -97,11 +131,13 @@ def test_the_change_is_the_dense_formula(tiny, a):
     """dW = U (R diag(S + a delta) - diag(S))^T V^T, solved densely."""
     from pasto_cli.core.models.residual_writers import dense_weight, find_writers
     from pasto_cli.core.recipe.schema import AdapterSpec
-    from pasto_cli.core.steering.adapter import Adapter, bounded_skew, decompose, select_directions
+    from pasto_cli.core.steering.cayley import bounded_skew
+    from pasto_cli.core.steering.factors import decompose, select_directions
+    from pasto_cli.core.steering.kinds import create_adapter
 
     writer = find_writers(tiny().model)[3]
     kept = select_directions(decompose(dense_weight(writer.module)), torch.arange(9))
-    adapter = Adapter.create(
+    adapter = create_adapter(
         {writer.path: kept}, AdapterSpec(rank=9, init_theta_std=0.3, init_delta_mean=0.1), 0
     )
     rotation = adapter.items()[0][1]
@@ -137,14 +173,15 @@ def test_coefficient_0_has_no_export(tiny, make_adapter):
         export.low_rank(make_adapter(tiny()), 0.0)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "spec", [{"source": "random:llama"}, {"source": "random:llama", "quantization": "4bit"}]
 )
-def test_merged_weights_are_a_model_of_their_own(fresh, make_adapter, tmp_path, spec):
+def test_merged_weights_are_a_model_of_their_own(fresh, make_adapter, tmp_path, spec, kind):
     from transformers import AutoModelForCausalLM
 
     lm = fresh(**spec)
-    adapter = make_adapter(lm)
+    adapter = make_adapter(lm, kind=kind)
     expected = steered(lm, adapter, -1.0)
     plain = export.dequantised(lm)
     assert plain.spec.quantization == "none" and export.dequantised(plain) is plain

@@ -15,7 +15,7 @@ from pasto_cli.core.evaluation.disturbance import (
     summarise_disturbance,
 )
 from pasto_cli.core.models.activations import collect_activations
-from pasto_cli.core.steering.adapter import bounded_skew, largest_angle
+from pasto_cli.core.steering.cayley import bounded_skew, largest_angle
 from pasto_cli.core.steering.steerer import PromptSteerer, Scaled
 from pasto_cli.core.steering.vectors import mean_directions, pca_directions
 

@@ -44,7 +44,8 @@ def train_and_ask(rank, world, port, folder, spec):
         SubspaceSpec,
         TrainingSpec,
     )
-    from pasto_cli.core.steering.adapter import Adapter, decompose, select_directions
+    from pasto_cli.core.steering.factors import decompose, select_directions
+    from pasto_cli.core.steering.kinds import create_adapter
     from pasto_cli.core.steering.steerer import AdapterSteerer
     from pasto_cli.core.training.anchors import Anchors
     from pasto_cli.core.training.objective import Objective
@@ -65,7 +66,7 @@ def train_and_ask(rank, world, port, folder, spec):
         w.path: select_directions(decompose(dense_weight(w.module)), torch.arange(6))
         for w in find_writers(lm.model)[2:6]
     }
-    adapter = Adapter.create(kept, AdapterSpec(rank=6), 0).double()
+    adapter = create_adapter(kept, AdapterSpec(rank=6), 0).double()
     basis = random_basis(lm.hidden_size, 4, 0).columns.double()
     losses, anchors = LossesSpec.model_validate(spec), None
     if losses.anchor is not None:

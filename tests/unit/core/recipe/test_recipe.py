@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.recipe.load import RecipeError, dump_recipe, load_recipe
 from pasto_cli.core.recipe.losses_spec import LossesSpec
-from pasto_cli.core.recipe.schema import Recipe
+from pasto_cli.core.recipe.schema import ROTATION_KEYS, Recipe
 from pasto_cli.core.recipe.subspace_expression import Term, parse_subspace
 
 ROOT = Path(__file__).parents[4]
@@ -64,6 +64,14 @@ def test_all_mistakes_are_reported_together_with_their_lines(tmp_path):
         (GOOD + "subspace: {expression: ~write}\n", "cannot be a complement"),
         (GOOD + "adapter: {last_layer: 0.9}\n", "behind subspace.depth"),
         (GOOD + "adapter: {max_angle: 180}\n", "less than 180"),
+        (
+            GOOD + "adapter: {kind: lora, bound: spectral}\n",
+            "kind: lora rotates nothing and has no",
+        ),
+        (GOOD + "adapter: {kind: lora, max_angle: 45}\n", "has no max_angle; take that out"),
+        (GOOD + "adapter: {kind: lora, init_delta_mean: 0}\n", "no init_delta_mean; take"),
+        (GOOD + "adapter: {kind: lora, init_theta_std: 1}\n", "or write kind: cayley"),
+        (GOOD + "adapter: {kind: lra}\n", "did you mean 'lora'?"),
         (GOOD + "losses: orignal\n", "'original'"),
         ("name: x\nmodel: {source: a}\npairs: {}\n", "exactly one of file, words, personas"),
         (
@@ -96,6 +104,20 @@ def test_overrides_reach_any_key(tmp_path):
     assert recipe.pairs.words == ("kind", "cruel")
     with pytest.raises(PastoError, match="not a section"):
         load_recipe(path, ["name.x=1"])
+
+
+def test_the_linear_kind_is_stored_without_what_it_has_not(tmp_path):
+    path = write(tmp_path, GOOD + "adapter: {max_angle: 30}\n")
+    with pytest.raises(RecipeError, match="has no max_angle"):
+        load_recipe(path, ["adapter.kind=lora"])
+    recipe = load_recipe(write(tmp_path, GOOD), ["adapter.kind=lora", "adapter.rank=8"])
+    text = dump_recipe(recipe)
+    assert "kind: lora" in text and "rank: 8" in text
+    assert not [key for key in ROTATION_KEYS if key in text]
+    assert load_recipe(write(tmp_path, text)) == recipe
+    assert not recipe.adapter.rotates
+    usual = dump_recipe(load_recipe(write(tmp_path, GOOD)))
+    assert "kind: cayley" in usual and all(key in usual for key in ROTATION_KEYS)
 
 
 def test_original_losses_are_the_published_set():

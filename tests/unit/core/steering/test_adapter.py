@@ -1,67 +1,33 @@
-"""The adapter: laws of the rotation, exact base at 0, per-row coefficients, gradients."""
+"""What every kind of adapter keeps to: exact base at 0, per-row coefficients, no trace left."""
 
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.core.steering.adapter import (
-    Adapter,
-    Factors,
-    Rotation,
-    bounded_skew,
-    cayley,
-    decompose,
-    largest_angle,
-)
-from tests.support.variants import BOUNDS, MODELS
+from pasto_cli.core.steering.adapter import to_tensors
+from pasto_cli.core.steering.kinds import KINDS, from_tensors, tensor_names
+from tests.support import variants
+from tests.support.variants import MODELS
 
 IDS = torch.arange(40, 70)[None]
 
 
-def random_skew(seed, r=10, std=1.0):
-    return (
-        torch.randn(r, r, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * std
-    )
+@pytest.fixture(params=variants.KINDS)
+def kind(request):
+    """Every kind of adapter."""
+    return request.param
 
 
-@settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 999), std=st.floats(0.001, 5), a=st.floats(-2, 2))
-@pytest.mark.parametrize("bound", BOUNDS)
-def test_rotation_laws(bound, seed, std, a):
-    skew = bounded_skew(random_skew(seed, std=std), bound, math.radians(45))
-    torch.testing.assert_close(skew, -skew.mT)
-    r = cayley(skew, a)
-    eye = torch.eye(10, dtype=torch.float64)
-    torch.testing.assert_close(r @ r.mT, eye, rtol=0, atol=1e-9)
-    torch.testing.assert_close(cayley(skew, -a), r.mT, rtol=0, atol=1e-9)
-    assert torch.equal(cayley(skew, 0.0), eye)
-    # The stated angle is the true one: cos of the angles are the real parts of the eigenvalues.
-    assert math.degrees(torch.linalg.eigvals(r).angle().abs().max()) == pytest.approx(
-        largest_angle(skew, a), abs=1e-5
-    )
-
-
-@given(seed=st.integers(0, 999), std=st.floats(0.01, 5), degrees=st.floats(5, 170))
-@settings(max_examples=50, deadline=None)
-def test_the_spectral_bound_bounds_every_angle(seed, std, degrees):
-    skew = bounded_skew(random_skew(seed, r=32, std=std), "spectral", math.radians(degrees))
-    assert largest_angle(skew) <= degrees + 1e-4
-
-
-def test_the_entrywise_bound_does_not():
-    """What the original calls 45 degrees reaches far more at rank 64."""
-    skew = bounded_skew(random_skew(0, r=64, std=1.0), "entrywise", math.radians(45))
-    assert largest_angle(skew) > 120
+def test_every_kind_is_tested():
+    assert set(variants.KINDS) == set(KINDS)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_zero_is_the_base_bit_for_bit_and_leaving_restores_it(tiny, make_adapter, name):
+def test_zero_is_the_base_bit_for_bit_and_leaving_restores_it(tiny, make_adapter, name, kind):
     lm = tiny(name)
-    adapter = make_adapter(lm)
+    adapter = make_adapter(lm, kind=kind)
     with torch.no_grad():
         base = lm.model(input_ids=IDS).logits
         with adapter.at(lm.model, 0.0):
@@ -78,36 +44,9 @@ def test_zero_is_the_base_bit_for_bit_and_leaving_restores_it(tiny, make_adapter
             torch.testing.assert_close(both[1], steered[0], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_equals_the_dense_formula(tiny, make_adapter, name, bound):
-    """y = x (W + dW)^T with W + dW = U diag(S + a delta) R^T V^T + W_res, the original's form, for
-    Linear and Conv1D."""
-    lm = tiny(name)
-    adapter = make_adapter(lm, bound)
-    for a in (-1.0, 0.5, 2.0):
-        for path, rotation, mix in zip(
-            adapter.paths, adapter.rotations, adapter.mixing([a]), strict=True
-        ):
-            module = lm.model.get_submodule(path)
-            transposed = type(module).__name__ == "Conv1D"
-            weight = (module.weight.T if transposed else module.weight).double()
-            u, s, v = (getattr(rotation, k).double() for k in "usv")
-            r = cayley(bounded_skew(rotation.theta.double(), bound, adapter.max_angle), a)
-            dense = u @ torch.diag(s + a * rotation.delta.double()) @ r.mT @ v.T + (
-                weight - u @ torch.diag(s) @ v.T
-            )
-            x = torch.randn(2, 5, v.shape[0], dtype=torch.float64)
-            bias = module.bias.double() if module.bias is not None else 0.0
-            with torch.no_grad(), adapter.at(lm.model, a):
-                got = module(x.float())
-            torch.testing.assert_close(got.double(), x @ dense.T + bias, rtol=1e-4, atol=1e-4)
-            assert mix.shape[1:] == rotation.theta.shape
-
-
-def test_change_is_continuous_at_zero(tiny, make_adapter):
+def test_change_is_continuous_at_zero(tiny, make_adapter, kind):
     lm = tiny()
-    adapter = make_adapter(lm)
+    adapter = make_adapter(lm, kind=kind)
     with torch.no_grad():
         base = lm.model(input_ids=IDS).logits
         sizes = []
@@ -119,83 +58,28 @@ def test_change_is_continuous_at_zero(tiny, make_adapter):
     ] == pytest.approx(10, rel=0.2)
 
 
-def test_one_solve_serves_both_signs(tiny, make_adapter, monkeypatch):
-    adapter = make_adapter(tiny())
-    calls = []
-    real = torch.linalg.solve
-    monkeypatch.setattr(torch.linalg, "solve", lambda *a, **k: calls.append(1) or real(*a, **k))
-    mixing = adapter.mixing([1.0, -1.0, 0.0])
-    assert len(calls) == 1  # all modules have one rank: one batched solve
-    assert all(torch.equal(m[2], torch.zeros_like(m[2])) for m in mixing)
-
-
-def test_gradients_match_finite_differences():
-    generator = torch.Generator().manual_seed(0)
-    w = torch.randn(6, 7, generator=generator)
-    full = decompose(w)
-    rotation = Rotation(
-        Factors(full.u[:, :4], full.s[:4], full.v[:, :4]),
-        torch.randn(4, 4) * 0.3,
-        torch.randn(4) * 0.1,
-    ).double()
-    adapter = Adapter({"0": rotation}, "spectral", 0.8)
-
-    def total(theta, delta):
-        with torch.no_grad():
-            rotation.theta.copy_(theta)
-            rotation.delta.copy_(delta)
-        return (
-            adapter.mixing([1.0, -1.0])[0] ** 2 * torch.arange(32.0).reshape(2, 4, 4).double()
-        ).sum()
-
-    theta, delta = rotation.theta.detach().clone(), rotation.delta.detach().clone()
-    total(theta, delta).backward()
-    for parameter, start, move in ((rotation.theta, theta, 0), (rotation.delta, delta, 1)):
-        analytic = parameter.grad.clone()
-        for index in range(min(6, start.numel())):
-            step = torch.zeros_like(start).flatten()
-            step[index] = 1e-6
-            step = step.reshape(start.shape)
-            arguments = (
-                [(theta + step, delta), (theta - step, delta)]
-                if move == 0
-                else [(theta, delta + step), (theta, delta - step)]
-            )
-            slope = (total(*arguments[0]) - total(*arguments[1])) / 2e-6
-            assert analytic.flatten()[index].item() == pytest.approx(
-                slope.item(), rel=1e-4, abs=1e-5
-            )
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf, [1.0, math.nan], []])
-def test_coefficients_must_be_finite(tiny, make_adapter, bad):
+def test_coefficients_must_be_finite(tiny, make_adapter, bad, kind):
     lm = tiny()
-    with pytest.raises(PastoError, match="finite"), make_adapter(lm).at(lm.model, bad):
+    with pytest.raises(PastoError, match="finite"), make_adapter(lm, kind=kind).at(lm.model, bad):
         pass
 
 
-def test_wrong_number_of_coefficients(tiny, make_adapter):
+def test_wrong_number_of_coefficients(tiny, make_adapter, kind):
     lm = tiny()
     before = [len(m._forward_hooks) for m in lm.model.modules()]
     with (
         pytest.raises(PastoError, match="3 coefficients for a batch of 1"),
-        make_adapter(lm).at(lm.model, [1.0, 0.0, -1.0]),
+        make_adapter(lm, kind=kind).at(lm.model, [1.0, 0.0, -1.0]),
     ):
         lm.model(input_ids=IDS)
     assert [len(m._forward_hooks) for m in lm.model.modules()] == before
 
 
-def test_parameters_stay_few_and_the_base_is_frozen(tiny, make_adapter):
-    lm = tiny()
-    adapter = make_adapter(lm, rank=8)
-    assert adapter.num_parameters() == len(adapter.paths) * (64 + 8)
-    assert not any(p.requires_grad for p in lm.model.parameters())
-
-
 @pytest.mark.parametrize("name", [n for n in MODELS if "bit" not in n])
-def test_baked_weights_do_what_the_hooks_do_and_leave_no_trace(tiny, make_adapter, name):
+def test_baked_weights_do_what_the_hooks_do_and_leave_no_trace(tiny, make_adapter, name, kind):
     lm = tiny(name)
-    adapter = make_adapter(lm)
+    adapter = make_adapter(lm, kind=kind)
     before = {path: lm.model.get_submodule(path).weight for path in adapter.paths}
     copies = {path: weight.clone() for path, weight in before.items()}
     with torch.no_grad():
@@ -213,21 +97,63 @@ def test_baked_weights_do_what_the_hooks_do_and_leave_no_trace(tiny, make_adapte
         assert lm.model.get_submodule(adapter.paths[0]).weight is before[adapter.paths[0]]
 
 
-def test_what_cannot_be_baked_is_refused(tiny, make_adapter):
+def test_what_cannot_be_baked_is_refused(tiny, make_adapter, kind):
     lm = tiny("llama-4bit")
-    adapter = make_adapter(lm)
+    adapter = make_adapter(lm, kind=kind)
     with pytest.raises(PastoError, match="quantised base"), adapter.baked(lm.model, 1.0):
         pass
     with pytest.raises(PastoError, match="one coefficient"), adapter.baked(lm.model, [1.0, -1.0]):
         pass
 
 
-@pytest.mark.parametrize("a", [1e-4, -1e-3, 0.01, -1.0, 3.0])
-def test_small_coefficients_are_not_rounded_away(tiny, make_adapter, a):
-    """M(a) in float32 against float64: relative to itself, although it is a difference of numbers
-    of the size of S."""
-    adapter = make_adapter(tiny())
-    found = adapter.mixing([a])
-    exact = adapter.double().mixing([a])
-    for one, other in zip(found, exact, strict=True):
-        assert (one.double() - other).abs().max() <= 2e-6 * other.abs().max()
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
+def test_a_row_is_the_same_whatever_stands_beside_it(tiny, make_adapter, kind, name):
+    lm = tiny(name)
+    adapter = make_adapter(lm, kind=kind)
+    coefficients = [0.6, -1.0, 0.0, 1.0]
+    ids = torch.stack([IDS[0] + 3 * i for i in range(4)])
+    with torch.no_grad():
+        with adapter.at(lm.model, coefficients):
+            together = lm.model(input_ids=ids).logits
+        for row, a in enumerate(coefficients):
+            with adapter.at(lm.model, a):
+                alone = lm.model(input_ids=ids[row : row + 1]).logits[0]
+            torch.testing.assert_close(together[row], alone, rtol=0, atol=1e-4)
+
+
+def test_the_base_stays_frozen_and_what_is_trained_gets_gradients(tiny, make_adapter, kind):
+    lm = tiny()
+    adapter = make_adapter(lm, kind=kind)
+    assert not any(p.requires_grad for p in lm.model.parameters())
+    with adapter.at(lm.model, [1.0, -1.0]):
+        lm.model(input_ids=IDS.repeat(2, 1)).logits[0].square().sum().backward()
+    # Behind the last adapted layer nothing is read: every module that is adapted matters.
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in adapter.parameters())
+
+
+def test_tensors_make_the_adapter_again(tiny, make_adapter, kind):
+    adapter = make_adapter(tiny(), kind=kind)
+    tensors = to_tensors(adapter)
+    assert list(tensors) == tensor_names(kind, adapter.paths)
+
+    class Said:
+        """A recipe's word."""
+
+        bound, max_angle = "spectral", 45.0
+
+    Said.kind = kind
+    again = from_tensors(adapter.paths, tensors | {"other": torch.zeros(1)}, Said())
+    assert again.paths == adapter.paths and type(again) is type(adapter)
+    for one, other in zip(adapter.mixing([0.3]), again.mixing([0.3]), strict=True):
+        assert torch.equal(one, other)
+    assert all(torch.equal(x, tensors[name]) for name, x in to_tensors(again).items())
+    for (_, own), shape in zip(adapter.items(), shapes_of(tiny(), adapter), strict=True):
+        assert {part: tuple(getattr(own, part).shape) for part in own.PARTS} == shape
+    del tensors[next(iter(tensors))]
+    with pytest.raises(KeyError):
+        from_tensors(adapter.paths, tensors, Said())
+
+
+def shapes_of(lm, adapter):
+    modules = [lm.model.get_submodule(path) for path in adapter.paths]
+    return [adapter.MODULE.shapes(m.in_features, m.out_features, 12) for m in modules]

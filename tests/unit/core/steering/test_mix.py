@@ -81,7 +81,8 @@ def test_laws_of_a_mix(two):
 def test_the_sum_is_one_lora(tiny, x, y):
     from pasto_cli.core.models.residual_writers import find_writers
     from pasto_cli.core.recipe.schema import AdapterSpec
-    from pasto_cli.core.steering.adapter import Adapter, decompose, select_directions
+    from pasto_cli.core.steering.factors import decompose, select_directions
+    from pasto_cli.core.steering.kinds import create_adapter
 
     first, second, third = find_writers(tiny().model)[2:5]
 
@@ -90,7 +91,7 @@ def test_the_sum_is_one_lora(tiny, x, y):
             w.path: select_directions(decompose(dense_weight(w.module)), torch.arange(rank))
             for w in writers
         }
-        return Adapter.create(kept, AdapterSpec(rank=rank, init_theta_std=0.3), seed)
+        return create_adapter(kept, AdapterSpec(rank=rank, init_theta_std=0.3), seed)
 
     a, b = (
         export.low_rank(make([first, second], 4, 0), x),
