@@ -1,12 +1,17 @@
 """`pasto eval`: what the dial does on dilemmas that it never trained on."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.cli import options
+
+if TYPE_CHECKING:
+    from pasto_cli.cli.console import Screen
+    from pasto_cli.workflows.compare import Method
+    from pasto_cli.workflows.dials import Dial
 
 SENTIMENT = "sentiment"
 """The one benchmark that asks no Yes/No questions."""
@@ -153,35 +158,55 @@ def evaluate(
     check_benchmark(benchmark, data)
     compare.check_names(names)
     screen, load_options = Screen(), options.load_options(quantization, device, no_verify, raw)
-    found: list[Any] = []
-    compared: list[list[compare.Method]] = []
-    before: dials.Dial | None = None
-    for name in given or [None]:
-        dial = dials.open_dial(name, screen, load_options)
-        if (benchmark or dial.recipe.evaluation.benchmark) == SENTIMENT:
+    asked: dict[str, Any] = {
+        "benchmark": benchmark,
+        "data": data,
+        "limit": limit,
+        "value": value,
+        "coefficients": coefficients,
+        "label_sign": label_sign,
+    }
+
+    def measured(dial: dials.Dial) -> workflow.Measured:
+        if _is_sentiment(dial, benchmark):
             _refuse(set_options, f"the recipe's benchmark, {SENTIMENT}", NOT_WITH_SENTIMENT)
-            found.append(workflow.evaluate_sentiment(dial, screen, coefficients, limit))
-            continue
-        sign: Literal["own", "original"] = "own" if label_sign == "own" else "original"
-        plan = workflow.plan_evaluation(
-            dial,
-            benchmark=benchmark,
-            data=data,
-            limit=limit,
-            value=value,
-            coefficients=coefficients,
-            label_sign=sign,
-        )
-        if comparison:
-            known = compare.same_for_both(compared[-1], before, dial) if before else []
-            compared.append(compare.compare(dial, names, plan, equal_kl, screen, known))
-            before = dial
-            continue
-        found.append(workflow.evaluate_dial(dial, plan, screen))
+            return workflow.evaluate_sentiment(dial, screen, coefficients, limit)
+        return workflow.evaluate_dial(dial, workflow.plan_evaluation(dial, **asked), screen)
+
+    opened = (dials.open_dial(name, screen, load_options) for name in given or [None])
     if comparison:
-        tables.show_comparisons(compared, json)
+        tables.show_comparisons(_compared(opened, names, asked, equal_kl, screen), json)
         return
+    found = [measured(dial) for dial in opened]
     tables.show_runs(found, workflow.across_runs(found), json)
+
+
+def _is_sentiment(dial: "Dial", benchmark: str | None) -> bool:
+    return (benchmark or dial.recipe.evaluation.benchmark) == SENTIMENT
+
+
+def _compared(
+    opened: "Iterable[Dial]",
+    names: Sequence[str],
+    asked: dict[str, Any],
+    equal_kl: bool,
+    screen: "Screen",
+) -> "list[list[Method]]":
+    """Each dial beside its baselines; what two dials share is measured once."""
+    from pasto_cli.workflows import compare
+    from pasto_cli.workflows import evaluate as workflow
+
+    found: list[list[Method]] = []
+    before: Dial | None = None
+    for dial in opened:
+        if _is_sentiment(dial, asked["benchmark"]):
+            given = {"--baseline": bool(names), "--equal-kl": equal_kl}
+            _refuse(given, f"the recipe's benchmark, {SENTIMENT}", tuple(given))
+        plan = workflow.plan_evaluation(dial, **asked)
+        known = compare.same_for_both(found[-1], before, dial) if before else []
+        found.append(compare.compare(dial, names, plan, equal_kl, screen, known))
+        before = dial
+    return found
 
 
 def _refuse(given: Mapping[str, bool], where: str, not_with: Sequence[str]) -> None:

@@ -67,6 +67,35 @@ def find_ends(
         PastoError: If no coefficient disturbs so much, or text falls apart however little the dial
             is turned.
     """
+    sizes = _sizes_at_budget(lm, steerer, probe, spec, tell)
+    read = _lower_until_readable(lm, steerer, prompts, spec, sizes, tell)
+    zero = measure_disturbance(lm, steerer, probe, 0.0)
+    reached: dict[Key, Estimate] = {
+        key: summarise_disturbance(
+            measure_disturbance(lm, steerer, probe, sign * read.sizes[key]), zero, seed
+        ).kl_p95
+        for key, sign in SIGNS
+    }
+    calibration = Calibration(
+        kl_p95=spec.kl,
+        coefficients={key: sign * read.sizes[key] for key, sign in SIGNS},
+        reached=reached,
+        quantization=lm.spec.quantization,
+        text=read.text,
+        created=now,
+        prompts_sha256=_digest([*probe.prompts, *prompts]),
+    )
+    return Found(calibration, read.lowered)
+
+
+def _sizes_at_budget(
+    lm: LoadedModel,
+    steerer: Steerer,
+    probe: NeutralProbe,
+    spec: CalibrationSpec,
+    tell: Callable[[str], None],
+) -> dict[Key, float]:
+    """The size of each sign's coefficient at the budget."""
     sizes: dict[Key, float] = {}
     for key, sign in SIGNS:
         tell(f"{sign:+g}: the coefficient with KL p95 of {spec.kl:g} nats")
@@ -77,6 +106,27 @@ def find_ends(
                 f"{spec.kl:g} nats",
                 "Lower the budget (--kl, or calibration.kl in the recipe).",
             )
+    return sizes
+
+
+class _Readable(NamedTuple):
+    """Sizes whose text reads."""
+
+    sizes: dict[Key, float]
+    text: dict[Literal["1", "-1", "0"], TextQuality]
+    lowered: dict[Key, list[str]]
+
+
+def _lower_until_readable(
+    lm: LoadedModel,
+    steerer: Steerer,
+    prompts: Sequence[str],
+    spec: CalibrationSpec,
+    sizes: dict[Key, float],
+    tell: Callable[[str], None],
+) -> _Readable:
+    """Shrink each end until its greedy text has no faults beside the base's."""
+    sizes = dict(sizes)
     tell("the base's own text")
     (base,) = _read(lm, steerer, prompts, spec, [0.0])
     text: dict[Key, TextQuality] = {}
@@ -95,23 +145,7 @@ def find_ends(
         for key in pending:
             lowered[key] = lowered[key] or wrong[key]
             sizes[key] *= spec.shrink
-    zero = measure_disturbance(lm, steerer, probe, 0.0)
-    reached: dict[Key, Estimate] = {
-        key: summarise_disturbance(
-            measure_disturbance(lm, steerer, probe, sign * sizes[key]), zero, seed
-        ).kl_p95
-        for key, sign in SIGNS
-    }
-    calibration = Calibration(
-        kl_p95=spec.kl,
-        coefficients={key: sign * sizes[key] for key, sign in SIGNS},
-        reached=reached,
-        quantization=lm.spec.quantization,
-        text={"0": base, "1": text["1"], "-1": text["-1"]},
-        created=now,
-        prompts_sha256=_digest([*probe.prompts, *prompts]),
-    )
-    return Found(calibration, lowered)
+    return _Readable(sizes, {"0": base, "1": text["1"], "-1": text["-1"]}, lowered)
 
 
 def _unreadable(sizes: dict[Key, float], wrong: dict[Key, list[str]]) -> PastoError:
