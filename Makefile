@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-fast test-llama-cpp bench bench-gemma bench-shape bench-scale check format docs docs-cli lock check-lock hooks build clean
+.PHONY: quickstart honesty test test-fast test-llama-cpp bench bench-gemma bench-shape bench-scale check format docs docs-cli lock check-lock hooks build clean
 
 # torch comes first and alone: where a CPU build of the pinned version is to be had, nothing later pulls CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -35,9 +35,22 @@ $(VENV)/.gemma: $(VENV)/.installed
 quickstart: $(VENV)/.demo
 	$(BIN)/pasto make-pairs --recipe recipes/quickstart.yaml --out pairs.jsonl --force
 	$(BIN)/pasto train recipes/quickstart.yaml
-	$(BIN)/pasto eval --benchmark mini-dilemmas
-	$(BIN)/pasto generate --coeff -1 --coeff 0 --coeff 1 --max-new-tokens 60 "Should I tell my boss I was late because I overslept?"
+	$(BIN)/pasto eval --benchmark sentiment
+	$(BIN)/pasto generate --coeff -1 --coeff 0 --coeff 1 --max-new-tokens 60 "Describe a street in a small town."
 	$(BIN)/pasto push your-name/quickstart --dry-run
+
+# Honesty on an instruct model of your own: screen, training, ends, DailyDilemmas beside other methods at equal disturbance.
+#   make honesty MODEL=Qwen/Qwen2.5-1.5B-Instruct      a Hub id, a folder, a .gguf file or hf:REPO/FILE.gguf
+# DailyDilemmas comes from the Hub, or from a folder: DATA=..., or PASTO_DAILYDILEMMAS in the environment.
+MODEL :=
+DATA ?= $(PASTO_DAILYDILEMMAS)
+LIMIT := 60
+honesty: $(VENV)/.installed
+	@test -n "$(MODEL)" || { echo "say which model: make honesty MODEL=Qwen/Qwen2.5-1.5B-Instruct"; exit 2; }
+	$(BIN)/pasto train recipes/honesty/instruct.yaml --set model.source=$(MODEL)
+	$(BIN)/pasto eval --benchmark dailydilemmas $(if $(DATA),--data $(DATA)) --limit $(LIMIT) --baseline prompt --baseline control-vector --equal-kl
+	$(BIN)/pasto generate --coeff -1 --coeff 0 --coeff 1 --max-new-tokens 60 "Should I tell my boss I was late because I overslept?"
+	$(BIN)/pasto report
 
 test: $(VENV)/.dev $(VENV)/.demo
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -1,7 +1,7 @@
 r"""The README's figure: sentiment against coefficient, with and without the neutral branch.
 
-    pasto train recipes/cheerful.yaml --seeds 3 --out with
-    pasto train recipes/cheerful.yaml --seeds 3 --out without --set losses.neutral=null
+    pasto train recipes/quickstart.yaml --seeds 3 --out with
+    pasto train recipes/quickstart.yaml --seeds 3 --out without --set losses.neutral=null
     pasto eval with/*seed? --benchmark sentiment        (and the same for `without`)
     python experiments/sentiment.py --with with/*seed? --without without/*seed? \
         --out docs/sentiment.svg

@@ -1,6 +1,6 @@
 """Time and memory of the fast path against the textbook one.
 
-    python -m perf.bench [--recipe recipes/quickstart.yaml] [--repeats 5] [--out bench.json]
+    python -m perf.bench [--recipe recipes/honesty/smollm2-135m.yaml] [--repeats 5] [--out bench.json]
 
 Both ways run in one process, in turn and order-swapped; ratios are what counts. Peak memory is that
 of a fresh process for each measurement. Writes a table and bench.json.
@@ -142,7 +142,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     option = parser.add_argument
-    option("--recipe", type=Path, default=ROOT / "recipes" / "quickstart.yaml")
+    option("--recipe", type=Path, default=ROOT / "recipes" / "honesty" / "smollm2-135m.yaml")
     option("--set", action="append", default=[], help="a change, as in training.batch_size=4")
     option("--repeats", type=int, default=3)
     option("--dilemmas", type=int, default=50)

@@ -44,8 +44,7 @@ class Lifecycle(NamedTuple):
 
 
 def train_short(root, *settings):
-    """`pasto train` on recipes/quickstart.yaml made short, with a look at the model that it
-    loads."""
+    """`pasto train` on recipes/honesty/smollm2-135m.yaml made short, with a look at the model."""
     loaded, real = [], dials.open_model
 
     def open_model(*args):
@@ -56,7 +55,11 @@ def train_short(root, *settings):
         patch.setattr(train, "open_model", open_model)
         options = [x for s in (*SHORT, *settings) for x in ("--set", s)]
         said = call_in(
-            root, "train", ROOT / "recipes" / "quickstart.yaml", *options, own_cache=False
+            root,
+            "train",
+            ROOT / "recipes" / "honesty" / "smollm2-135m.yaml",
+            *options,
+            own_cache=False,
         )
     assert said.code in (0, 1), said.err  # 1: on so few pairs the certificate may fail
     assert len(loaded) == 1

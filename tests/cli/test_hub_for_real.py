@@ -125,3 +125,16 @@ def test_a_repository_that_holds_no_adapter_is_refused(hub, command):
     hub.repos["alice/model"] = {"private": False, "files": {"config.json": b"{}"}, "commits": 1}
     said = command("pull", "alice/model")
     assert said.code == 1 and "not an adapter of this format" in said.error
+
+
+def test_a_gguf_file_on_the_hub_is_fetched_by_its_name(hub, command):
+    """Fetched from the right place, and read: this one holds no model."""
+    files = {"folder/m.gguf": b"not a model"}
+    hub.repos["alice/model"] = {"private": False, "files": files, "commits": 1}
+    said = command("train", "tiny.yaml", "--set", "model.source=hf:alice/model/folder/m.gguf")
+    assert said.code == 1 and "m.gguf" in said.error and "neither a folder" not in said.error
+    assert any(verb == "GET" and path.endswith("folder/m.gguf") for verb, path in hub.seen)
+    missing = command("train", "tiny.yaml", "--set", "model.source=hf:alice/model/other.gguf")
+    assert missing.code == 1 and missing.next_step
+    wrong = command("train", "tiny.yaml", "--set", "model.source=hf:alice/m.gguf")
+    assert wrong.code == 1 and "Write hf:ORG/NAME/FILE.gguf" in wrong.next_step

@@ -13,7 +13,7 @@ def test_recipe_schema(pasto):
 def test_recipe_prints_yaml_that_loads_again(pasto, tmp_path):
     said = pasto(
         "recipe",
-        ROOT / "recipes" / "quickstart.yaml",
+        ROOT / "recipes" / "honesty" / "smollm2-135m.yaml",
         "--set",
         "adapter.rank=32",
         "--set",
@@ -23,7 +23,7 @@ def test_recipe_prints_yaml_that_loads_again(pasto, tmp_path):
     (tmp_path / "whole.yaml").write_text(said.out)
     again = load_recipe(tmp_path / "whole.yaml")
     assert again == load_recipe(
-        ROOT / "recipes" / "quickstart.yaml", ["adapter.rank=32", "losses=original"]
+        ROOT / "recipes" / "honesty" / "smollm2-135m.yaml", ["adapter.rank=32", "losses=original"]
     )
     assert again.adapter.rank == 32 and again.losses.neutral is None
     assert pasto("recipe", "whole.yaml").out == said.out

@@ -1,4 +1,4 @@
-"""GGUF files: found inside installed packages, dequantised once and cached.
+"""GGUF files: found inside installed packages or on the Hub, dequantised once and cached.
 
 Dequantising takes long, loading the result does not, so that a file is turned into a folder of
 plain float32 weights under PASTO_CACHE/gguf/<name>-<hash>, known by the hash of its bytes.
@@ -17,6 +17,7 @@ import torch
 
 from pasto_cli.base.cache import cache_dir
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.hub_ids import is_hub_id
 from pasto_cli.core.models.load_errors import first_line
 from pasto_cli.core.models.loaded import Notify
 
@@ -39,6 +40,21 @@ def file_in_package(name: str) -> Path:
             f"so for the demo model).",
         )
     return Path(next(iter(found.submodule_search_locations))) / inner
+
+
+def file_on_hub(name: str, revision: str | None) -> Path:
+    """`ORG/NAME/FILE.gguf` -> the file, fetched from the Hub once.
+
+    Raises:
+        PastoError: If the name is none of that form.
+    """
+    org, _, rest = name.partition("/")
+    repo, _, inner = rest.partition("/")
+    if not (is_hub_id(f"{org}/{repo}") and inner.endswith(".gguf")):
+        raise PastoError(f"hf:{name} names no GGUF file on the Hub", "Write hf:ORG/NAME/FILE.gguf.")
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(f"{org}/{repo}", inner, revision=revision))
 
 
 def dequantised(path: Path, notify: Notify) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
     random:NAME            random weights (`random_models`)
     package:NAME/FILE      a GGUF file inside an installed Python package
+    hf:ORG/NAME/FILE       a GGUF file of a repository on the Hub
     FILE.gguf              a GGUF file (`gguf`)
     FOLDER                 a folder with config.json
     org/name               a repository on the Hub
@@ -21,7 +22,7 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.base.hub_ids import looks_like_path
 from pasto_cli.core.models.chat import Chat, NoChat
 from pasto_cli.core.models.devices import pick_device, pick_dtype
-from pasto_cli.core.models.gguf import dequantised, file_in_package
+from pasto_cli.core.models.gguf import dequantised, file_in_package, file_on_hub
 from pasto_cli.core.models.load_errors import load_failure
 from pasto_cli.core.models.loaded import LoadedModel, Notify
 from pasto_cli.core.models.random_models import build_random, byte_tokenizer
@@ -92,6 +93,13 @@ def _resolve_source(spec: ModelSpec, notify: Notify) -> tuple[str, str | None]:
     source = spec.source
     if source.startswith("package:"):
         source = str(file_in_package(source.removeprefix("package:")))
+    if source.startswith("hf:"):
+        try:
+            source = str(file_on_hub(source.removeprefix("hf:"), spec.revision))
+        except PastoError:
+            raise
+        except Exception as error:
+            raise load_failure(spec, error) from None
     if source.endswith(".gguf"):
         path = Path(source).expanduser()
         if not path.is_file():

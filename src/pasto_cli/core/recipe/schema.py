@@ -29,9 +29,9 @@ class ModelSpec(Section):
     """The base model and how it is loaded."""
 
     source: str
-    """Hub id (`org/name`), local folder, a `.gguf` file, `package:NAME/FILE.gguf` for a GGUF file
-    inside an installed Python package, or `random:NAME` for a small model with random weights
-    (tests)."""
+    """Hub id (`org/name`), local folder, a `.gguf` file here, on the Hub (`hf:ORG/NAME/FILE.gguf`)
+    or inside an installed Python package (`package:NAME/FILE.gguf`), or `random:NAME` for a small
+    model with random weights (tests)."""
     revision: str | None = None
     """Hub revision: branch, tag or, best, a commit."""
     quantization: Literal["none", "4bit", "8bit"] = "none"
