@@ -236,3 +236,17 @@ def test_eval_twice_gives_the_same_rows_and_scores(pasto, project):
     for part in ("rows", "scores", "disturbance"):
         assert first[part] == second[part]
     assert first["scores"]["slope"]["value"] is not None  # there was something to compare
+
+
+@pytest.mark.usefixtures("few_prompts")
+def test_another_run_may_be_a_baseline(pasto, project):
+    (project.root / "own.yaml").write_text(OWN)
+    twin = project.root / "runs" / "twin"
+    shutil.copytree(project.run, twin)
+    said = pasto("eval", *CANDOUR, "--baseline", twin, "--json")
+    assert said.code == 0, said.err
+    own, other = strict(said.out)
+    assert other["method"] == str(twin)
+    assert own["scores"]["coefficients"] == other["scores"]["coefficients"]
+    wrong = pasto("eval", *CANDOUR, "--baseline", "runs/none")
+    assert wrong.code == 1 and "folder of another run" in wrong.next_step

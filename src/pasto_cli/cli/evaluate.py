@@ -87,8 +87,8 @@ def evaluate(
     baseline: Annotated[
         list[str] | None,
         typer.Option(
-            help="Compare with prompt, engineered-prompt, control-vector, mean-diff or "
-            "random-rotation. Repeatable.",
+            help="Compare with prompt, engineered-prompt, control-vector, mean-diff, "
+            "random-rotation, or the folder of another run. Repeatable.",
             show_default=False,
         ),
     ] = None,

@@ -1,8 +1,10 @@
 """A dial beside its baselines: the same items, the same scores, one table. No printing."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.evaluation.baselines import BASELINES, BaselineInputs, build_baseline
 from pasto_cli.core.evaluation.disturbance import (
@@ -52,8 +54,16 @@ def check_names(names: Sequence[str]) -> None:
         PastoError: With the names that there are.
     """
     for name in names:
-        if name not in BASELINES:
-            raise PastoError(f"unknown baseline {name!r}", f"There are {', '.join(BASELINES)}.")
+        if name not in BASELINES and not _is_run(name):
+            raise PastoError(
+                f"unknown baseline {name!r}",
+                f"There are {', '.join(BASELINES)}, and the folder of another run.",
+            )
+
+
+def _is_run(name: str) -> bool:
+    """Whether a baseline is another adapter on this machine."""
+    return Path(name).is_dir() and runs.adapter_folder(name) is not None
 
 
 def compare(
@@ -116,7 +126,8 @@ def _compare(
         run = _measure(dial, steerer, own, questions, probe, watch)
         if methods:
             run = _with_differences(run, methods[0].run, plan.settings.seed)
-        keep_evaluation(dial, run, name + ("-equal-kl" if equal_kl else "-compared"))
+        file = Path(name).resolve().name if _is_run(name) else name
+        keep_evaluation(dial, run, file + ("-equal-kl" if equal_kl else "-compared"))
         methods.append(Method(name, run, sizes))
     for name in names:
         if name in known:
@@ -162,6 +173,12 @@ def _with_differences(run: EvalRun, adapter: EvalRun, seed: int) -> EvalRun:
 
 
 def _baselines(dial: Dial, names: Sequence[str]) -> dict[str, Steerer]:
+    found: dict[str, Steerer] = {name: dial.beside(name).steerer for name in names if _is_run(name)}
+    built = [name for name in names if name not in found]
+    return found | (_built(dial, built) if built else {})
+
+
+def _built(dial: Dial, names: Sequence[str]) -> dict[str, Steerer]:
     recipe = recipe_of(dial.meta, dial.folder)
     pairs, _ = tokenise_pairs(pairs_of(dial).pairs[:PAIRS], dial.lm.chat)
     inputs = BaselineInputs(

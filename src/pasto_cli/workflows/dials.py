@@ -94,6 +94,17 @@ class Dial:
         """The coefficient of training, a, of the one that a user turns, c."""
         return self.steerer.inner(coefficient)
 
+    def beside(self, name: str) -> "Dial":
+        """Another adapter on this machine, on this dial's model.
+
+        Raises:
+            PastoError: If it was made for another base.
+        """
+        folder = runs.adapter_folder(name)
+        assert folder is not None, name
+        meta = store.read_meta(folder)
+        return Dial(self.lm, store.load_adapter(folder, meta, self.lm), meta, folder)
+
     def generate(
         self,
         prompt: str,
