@@ -15,13 +15,13 @@ question. No benchmark is asked: templates must not be chosen by what is measure
 
 import random
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pasto_cli.core.evaluation.certificate import measure_persona_llr
 from pasto_cli.core.models.chat import tokenise_pairs
 from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.pairs.openings import MAX_REFUSAL, commonest_opening, opening
 from pasto_cli.core.pairs.pairs import Pair
 from pasto_cli.core.records.screen import (
     Screen,
@@ -32,9 +32,6 @@ from pasto_cli.core.records.screen import (
 from pasto_cli.core.steering.generation import generate_many
 from pasto_cli.core.steering.steerer import NoOpSteerer
 
-OPENING_TOKENS = 4
-"""Tokens of an answer that count as its opening."""
-MAX_REFUSAL = 0.5
 MAX_ECHO = 0.5
 MAX_LENGTH_SKEW = 2.5
 MIN_SEPARATION = 0.02
@@ -129,9 +126,9 @@ def _cell(
     neutral: Sequence[str],
 ) -> ScreenedCell:
     """One cell's figures, each less what the same questions get without a persona."""
-    opening, share = _commonest(lm, answers)
+    commonest, share = commonest_opening([_tokens(lm, answer) for answer in answers])
     # Of the same opening: a model that greets whatever it is asked refuses nothing by that.
-    without = sum(_opening(lm, text) == opening for text in neutral) / len(neutral)
+    without = sum(opening(_tokens(lm, text)) == commonest for text in neutral) / len(neutral)
     echo, echo_without = (
         sum(_echoes(persona, text) for text in texts) / len(texts) for texts in (answers, neutral)
     )
@@ -141,8 +138,8 @@ def _cell(
         refusal=max(0.0, share - without),
         echo=max(0.0, echo - echo_without),
         length=sum(lengths) / len(lengths),
-        commonest=lm.tokenizer.decode(list(opening)),
-        apology=any(p in lm.tokenizer.decode(list(opening)).lower() for p in APOLOGIES),
+        commonest=lm.tokenizer.decode(list(commonest)),
+        apology=any(p in lm.tokenizer.decode(list(commonest)).lower() for p in APOLOGIES),
         answers=_answers(asked, answers),
     )
 
@@ -153,16 +150,6 @@ def _answers(asked: Sequence[str], texts: Sequence[str]) -> list[ScreenedAnswer]
 
 def _tokens(lm: LoadedModel, text: str) -> list[int]:
     return list(lm.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _opening(lm: LoadedModel, answer: str) -> tuple[int, ...]:
-    return tuple(_tokens(lm, answer)[:OPENING_TOKENS])
-
-
-def _commonest(lm: LoadedModel, answers: Sequence[str]) -> tuple[tuple[int, ...], float]:
-    """The commonest opening of some answers, and its share; one that stands alone has share 0."""
-    opening, count = Counter(_opening(lm, answer) for answer in answers).most_common(1)[0]
-    return opening, (count / len(answers) if count > 1 else 0.0)
 
 
 def _echoes(persona: str, answer: str) -> bool:
