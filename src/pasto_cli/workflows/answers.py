@@ -39,7 +39,12 @@ def recipe_questions(recipe: Recipe) -> list[str]:
 
 
 def run_answers(
-    recipe: Recipe, pair_set: PairSet, lm: LoadedModel, folder: Path, watch: Watcher
+    recipe: Recipe,
+    pair_set: PairSet,
+    lm: LoadedModel,
+    folder: Path,
+    watch: Watcher,
+    begun: bool = False,
 ) -> AnswerSplit | None:
     """Trained and held-out pairs of answers, from the run's folder or from the model itself.
 
@@ -49,18 +54,19 @@ def run_answers(
         lm: The clean base model.
         folder: Of the run; the answers are written there.
         watch: Told of progress, and of what was dropped.
+        begun: Whether training has begun, on answers that must be there.
 
     Returns:
         None where the recipe wants no answers.
 
     Raises:
-        PastoError: If too few answers are of use.
+        PastoError: If too few answers are of use, or those of the run cannot be read.
     """
     spec = recipe.pairs.answers
     if spec is None:
         return None
     path = folder / ANSWERS
-    if path.is_file():
+    if begun or path.is_file():
         return read_answers(path)
     asked = draw_asked(recipe_questions(recipe), pair_set.pairs, spec)
     # One process asks: what another one samples may differ, and all must train on the same.

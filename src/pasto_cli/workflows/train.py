@@ -141,7 +141,7 @@ def _train(
         else:
             state = snapshot.state
             watch.note(f"going on after step {state.step} of {state.total}")
-        answers = run_answers(recipe, pair_set, lm, folder, watch)
+        answers = run_answers(recipe, pair_set, lm, folder, watch, snapshot is not None)
         adapter, objective = prepare_or_restore(lm, tokens, recipe, folder, watch, anchors, answers)
         base = describe_base(lm, adapter)
         run = _Run(lm, adapter, objective, recipe, pair_set, anchors, answers, tokens, folder, base)

@@ -117,26 +117,26 @@ def draw_asked(questions: Sequence[str], pairs: Sequence[Pair], spec: AnswersSpe
 def usable(pairs: Sequence[AnswerPair]) -> tuple[list[AnswerPair], Counter[str]]:
     """The pairs that contrast the personas, and why the others are dropped: reason -> how many.
 
-    An answer opens as a refusal does if it begins with the commonest opening of its persona, and
-    the other persona's answers begin like that too or half of its own do: such a pair contrasts
-    answering with refusing, or nothing.
+    An answer opens as a refusal does if it begins with the commonest opening of a persona's answers
+    and some of the other persona's begin like that too, or half of that persona's own do: such a
+    pair contrasts answering with refusing, or nothing.
     """
     if not pairs:
         return [], Counter()
     each = [p.chosen_tokens for p in pairs], [p.rejected_tokens for p in pairs]
-    refusals = [
+    refusals = {
         _refusal(commonest_opening(own), {opening(answer) for answer in other})
         for own, other in (each, each[::-1])
-    ]
+    }
     kept: list[AnswerPair] = []
     dropped: Counter[str] = Counter()
     for pair in pairs:
-        openings = opening(pair.chosen_tokens), opening(pair.rejected_tokens)
+        openings = {opening(pair.chosen_tokens), opening(pair.rejected_tokens)}
         if not (pair.chosen.strip() and pair.rejected.strip()):
             dropped["an answer is empty"] += 1
         elif pair.chosen.strip() == pair.rejected.strip():
             dropped["both answers are the same"] += 1
-        elif any(own == stock for own, stock in zip(openings, refusals, strict=True)):
+        elif openings & refusals:
             dropped["an answer opens as most do: a refusal, or a set phrase"] += 1
         else:
             kept.append(pair)

@@ -229,7 +229,7 @@ class _Loop:
             reports.append(WeightedReport(len(batch) / pairs, report))
         held_out = self.sparing(lambda: self.objective.held_out(self.adapter))
         # The first process decides for all: a last bit of difference would part their ways.
-        told = self._tell(epoch, reports, 0.0, held_out=held_out, validation=True)
+        told = self._tell(epoch, reports, 0.0, held_out, validation=True)
         loss = distributed.all_gather_object(told)[0]
         if not math.isfinite(loss):
             finite = [math.isfinite(found.report.total.item()) for found in reports]
@@ -301,7 +301,6 @@ class _Loop:
         epoch: int,
         reports: list[WeightedReport],
         lr: float,
-        *,
         held_out: LossReport | None = None,
         validation: bool = False,
     ) -> float:
