@@ -21,11 +21,22 @@ RESUMABLE = ("--set", "training.epochs=3", "--set", "pairs.count=24")
 BRIEF = ("--set", "training.epochs=2", "--set", "pairs.count=16")
 
 
+TERMS = {
+    2: (
+        "--set",
+        "pairs.answers={count: 16, tokens: 4, temperature: 1.0}",
+        "--set",
+        "losses.preference={count: 2}",
+    ),
+    1: ("--set", "adapter.kind=lora"),
+    3: ("--set", "losses.anchor={count: 2, tokens: 2}"),
+}
+"""Seed -> terms that are off by default."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tmp_path, seed):
-    changes = {2: "adapter.kind=lora", 3: "losses.anchor={count: 2, tokens: 2}"}
-    changed = ("--set", changes[seed]) if seed in changes else ()
     command = [
         sys.executable,
         "-m",
@@ -35,7 +46,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tmp_path, seed):
         str(seed),
         str(MOMENTS),
         *BRIEF,
-        *changed,
+        *TERMS.get(seed, ()),
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -305,3 +305,41 @@ def _likeness(base: Any, steered: Any, pairs: Sequence[Any], spec: Any) -> Tenso
     if spec.ceiling is not None:
         loss = loss + (up - spec.ceiling).relu() + (-down - spec.ceiling).relu()
     return spec.likeness_weight * loss.mean()
+
+
+def preference(
+    model: Any, writers: dict[str, PlainWriter], pairs: Sequence[tuple[Any, Any, Any]], spec: Any
+) -> Tensor:
+    """The preference term, one row and one coefficient at a time.
+
+    Args:
+        model: The base model.
+        writers: Module path -> its replacement.
+        pairs: Token ids of a prompt, the chosen answer and the rejected one.
+        spec: `PreferenceSpec` of a recipe.
+    """
+
+    def logp(prompt: Any, answer: Any) -> Tensor:
+        rows = torch.tensor([[*prompt, *answer]])
+        log_p = model(input_ids=rows).logits[0].log_softmax(-1)
+        first = len(prompt) - 1
+        return torch.stack([log_p[first + i, token] for i, token in enumerate(answer)])
+
+    def ratio(prompt: Any, answer: Any, a: float) -> Tensor:
+        with torch.no_grad():
+            base = logp(prompt, answer)
+        with adapted(model, writers):
+            for writer in writers.values():
+                writer.coefficient = a
+            return logp(prompt, answer) - base
+
+    total = torch.zeros(())
+    for prompt, chosen, rejected in pairs:
+        for a in SIGNS:
+            up, down = ratio(prompt, chosen, a), ratio(prompt, rejected, a)
+            if spec.kind == "margin":
+                total = total + (spec.margin - a * (up.mean() - down.mean())).clamp_min(0)
+            else:
+                wanted = torch.sigmoid(a * spec.beta * (up.sum() - down.sum()))
+                total = total - torch.log(wanted)
+    return spec.weight * total / len(pairs)

@@ -17,11 +17,13 @@ from pasto_cli.core.models.devices import layer_precision
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.residual_writers import Writer, dense_weight, find_writers, place_writers
 from pasto_cli.core.pairs.anchors import (
+    Anchor,
     AnchorSplit,
     load_anchors,
     require_no_overlap,
     split_anchors,
 )
+from pasto_cli.core.pairs.answers import AnswerSplit
 from pasto_cli.core.pairs.pairs import PairSet
 from pasto_cli.core.pairs.split import split_pairs
 from pasto_cli.core.recipe.schema import Recipe
@@ -33,6 +35,7 @@ from pasto_cli.core.training import checkpoint, subspaces
 from pasto_cli.core.training.anchors import Anchors
 from pasto_cli.core.training.directions import choose_directions
 from pasto_cli.core.training.objective import Objective
+from pasto_cli.core.training.preference import Preferences
 from pasto_cli.core.training.svd_cache import decompose_writer
 from pasto_cli.workflows.progress import Watcher
 
@@ -128,15 +131,25 @@ def recipe_anchors(recipe: Recipe) -> AnchorSplit | None:
     Raises:
         PastoError: If they cannot be read, or were taken from the recipe's own benchmark.
     """
-    spec, name = recipe.losses.anchor, recipe.evaluation.benchmark
+    spec = recipe.losses.anchor
     if spec is None:
         return None
     anchors = load_anchors(spec.prompts)
+    require_own(recipe, anchors, "anchors")
+    return split_anchors(anchors, spec.held_out, recipe.training.seed)
+
+
+def require_own(recipe: Recipe, prompts: Sequence[Anchor], what: str) -> None:
+    """Refuse prompts to train on that were taken from the recipe's own benchmark.
+
+    Raises:
+        PastoError: With how many, and the first one.
+    """
+    name = recipe.evaluation.benchmark
     if name not in ("sentiment", "dailydilemmas"):  # one asks nothing, one may need the Hub
         items = load_benchmark(name).items
         asked = [item.prompt.partition("\n\n")[2] or item.prompt for item in items]
-        require_no_overlap(anchors, asked, name)
-    return split_anchors(anchors, spec.held_out, recipe.training.seed)
+        require_no_overlap(prompts, asked, name, what)
 
 
 def prepare_or_restore(
@@ -146,14 +159,15 @@ def prepare_or_restore(
     folder: Path,
     watch: Watcher,
     anchors: AnchorSplit | None = None,
+    answers: AnswerSplit | None = None,
 ) -> tuple[Adapter, Objective]:
     """A fresh adapter and the loss, from the checkpoint of a run's folder where there is one."""
     start = checkpoint.load_start(folder, recipe.adapter)
     if start is not None:
         adapter, basis = start
-        return adapter.to(lm.device), make_objective(lm, basis, recipe, anchors)
+        return adapter.to(lm.device), make_objective(lm, basis, recipe, anchors, answers)
     with layer_precision(lm, recipe.training.precision):
-        adapter, objective = prepare(lm, tokens, recipe, watch, anchors)
+        adapter, objective = prepare(lm, tokens, recipe, watch, anchors, answers)
     checkpoint.save_start(folder, adapter, objective.basis)
     return adapter, objective
 
@@ -164,6 +178,7 @@ def prepare(
     recipe: Recipe,
     watch: Watcher,
     anchors: AnchorSplit | None = None,
+    answers: AnswerSplit | None = None,
 ) -> tuple[Adapter, Objective]:
     """A fresh adapter and the loss: activations, decompositions, directions, loss subspace."""
     spec, space = recipe.adapter, recipe.subspace
@@ -192,7 +207,7 @@ def prepare(
     # Processes on unlike processors may round otherwise: all begin with the first one's numbers.
     distributed.broadcast([*adapter.state_dict().values(), basis])
     watch.note(f"adapter: {len(placed)} modules, {adapter.num_parameters():,} parameters")
-    return adapter, make_objective(lm, basis, recipe, anchors)
+    return adapter, make_objective(lm, basis, recipe, anchors, answers)
 
 
 def _collect(
@@ -245,14 +260,20 @@ def _loss_basis(
 
 
 def make_objective(
-    lm: LoadedModel, basis: Tensor, recipe: Recipe, anchors: AnchorSplit | None = None
+    lm: LoadedModel,
+    basis: Tensor,
+    recipe: Recipe,
+    anchors: AnchorSplit | None = None,
+    answers: AnswerSplit | None = None,
 ) -> Objective:
     """The recipe's loss on a loss subspace (d, k)."""
     spec = recipe.training
-    trained = None
+    trained = preferences = None
     if recipe.losses.anchor is not None and anchors is not None:
         prompts = [anchor.prompt for anchor in anchors.train]
         trained = Anchors(lm, prompts, recipe.losses.anchor, spec.seed)
+    if recipe.losses.preference is not None and answers is not None:
+        preferences = Preferences(lm, answers, recipe.losses.preference, spec.seed)
     return Objective(
         lm,
         basis,
@@ -261,4 +282,5 @@ def make_objective(
         budget=spec.node_budget,
         cache_mb=spec.base_cache_mb,
         anchors=trained,
+        preferences=preferences,
     )

@@ -23,6 +23,7 @@ from pasto_cli.core.models.devices import layer_precision
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.memory import enough_memory
 from pasto_cli.core.pairs.anchors import AnchorSplit, read_anchors, write_anchors
+from pasto_cli.core.pairs.answers import AnswerSplit
 from pasto_cli.core.pairs.pairs import PairSet, make_pairs, read_pairs, write_pairs
 from pasto_cli.core.recipe.load import dump_recipe, load_stored_recipe
 from pasto_cli.core.recipe.schema import Recipe
@@ -35,6 +36,7 @@ from pasto_cli.core.training import checkpoint
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.recorder import RunRecorder, write_failed_batch
 from pasto_cli.core.training.trainer import NotFinite, TrainingSplit, train
+from pasto_cli.workflows.answers import recipe_questions, run_answers
 from pasto_cli.workflows.calibrate import ends_of
 from pasto_cli.workflows.dials import open_model
 from pasto_cli.workflows.prepare import (
@@ -97,6 +99,7 @@ def train_recipe(
     check_benchmark(recipe.evaluation.benchmark)
     pair_set = make_pairs(recipe.pairs)
     anchors = recipe_anchors(recipe)
+    recipe_questions(recipe)  # what is wrong with them is said before a model is loaded
     lm = open_model(recipe.model, watch)
     screen = None
     if recipe.pairs.screen and recipe.pairs.file is None:
@@ -164,9 +167,10 @@ def _train(
         else:
             state = snapshot.state
             watch.note(f"going on after step {state.step} of {state.total}")
-        adapter, objective = prepare_or_restore(lm, tokens, recipe, folder, watch, anchors)
+        answers = run_answers(recipe, pair_set, lm, folder, watch, snapshot is not None)
+        adapter, objective = prepare_or_restore(lm, tokens, recipe, folder, watch, anchors, answers)
         base = describe_base(lm, adapter)
-        run = _Run(lm, adapter, objective, recipe, pair_set, anchors, tokens, folder, base)
+        run = _Run(lm, adapter, objective, recipe, pair_set, anchors, answers, tokens, folder, base)
         result = run.optimise(snapshot, watch)
         if result.interrupted:
             _report_interruption(run, result, watch)
@@ -206,6 +210,7 @@ class _Run:
     recipe: Recipe
     pair_set: PairSet
     anchors: AnchorSplit | None
+    answers: AnswerSplit | None
     tokens: Tokens
     folder: Path
     base: BaseInfo
@@ -313,6 +318,7 @@ class _Run:
             largest_angle=self.adapter.angle(),
             recipe=self.recipe.model_dump(mode="json"),
             anchors_sha256=self.anchors.digest if self.anchors is not None else None,
+            answers_sha256=self.answers.digest if self.answers is not None else None,
             pairs_sha256=self.pair_set.digest,
             personas=[first.chosen, first.rejected],
             training=training,

@@ -15,14 +15,19 @@ question. No benchmark is asked: templates must not be chosen by what is measure
 """
 
 import random
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pasto_cli.core.evaluation.certificate import measure_persona_llr
 from pasto_cli.core.models.chat import tokenise_pairs
 from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.pairs.openings import (
+    MAX_REFUSAL,
+    commonest_opening,
+    echoes,
+    opening,
+    takes_up,
+)
 from pasto_cli.core.pairs.pairs import Pair
 from pasto_cli.core.records.screen import (
     Screen,
@@ -33,15 +38,9 @@ from pasto_cli.core.records.screen import (
 from pasto_cli.core.steering.generation import generate_many
 from pasto_cli.core.steering.steerer import NoOpSteerer
 
-OPENING_TOKENS = 4
-"""Tokens of an answer that count as its opening."""
-TAKES_UP = 6
-"""Words within which an answer that speaks of the persona takes it up."""
-MAX_REFUSAL = 0.5
 MAX_ECHO = 0.9
 """Where every answer speaks of the persona, none speaks as it. "As a dishonest person, you should
-not ..." is the commonest way to answer of models that do take it up: templates with two thirds of
-such answers gave the more selective dials (docs/LOG.md)."""
+not ..." is how small models take it up, so that a share of such answers speaks against nothing."""
 MAX_LENGTH_SKEW = 2.5
 MIN_SEPARATION = 0.02
 """Nats per token; below it the two personas say the same."""
@@ -144,11 +143,14 @@ def _cell(
     neutral: Sequence[str],
 ) -> ScreenedCell:
     """One cell's figures, each less what the same questions get without a persona."""
-    opening, share = _commonest(lm, answers, persona)
+    # Openings that take the persona up are no refusals, unless there are no others.
+    others = [answer for answer in answers if not takes_up(persona, answer)]
+    commonest, count = commonest_opening([_tokens(lm, answer) for answer in others or answers])
+    share = count / len(answers) if others else 0.0
     # Of the same opening: a model that greets whatever it is asked refuses nothing by that.
-    without = sum(_opening(lm, text) == opening for text in neutral) / len(neutral)
+    without = sum(opening(_tokens(lm, text)) == commonest for text in neutral) / len(neutral)
     echo, echo_without = (
-        sum(_echoes(persona, text) for text in texts) / len(texts) for texts in (answers, neutral)
+        sum(echoes(persona, text) for text in texts) / len(texts) for texts in (answers, neutral)
     )
     lengths = [len(_tokens(lm, answer)) for answer in answers]
     return ScreenedCell(
@@ -156,8 +158,8 @@ def _cell(
         refusal=max(0.0, share - without),
         echo=max(0.0, echo - echo_without),
         length=sum(lengths) / len(lengths),
-        commonest=lm.tokenizer.decode(list(opening)),
-        apology=any(p in lm.tokenizer.decode(list(opening)).lower() for p in APOLOGIES),
+        commonest=lm.tokenizer.decode(list(commonest)),
+        apology=any(p in lm.tokenizer.decode(list(commonest)).lower() for p in APOLOGIES),
         answers=_answers(asked, answers),
     )
 
@@ -168,30 +170,6 @@ def _answers(asked: Sequence[str], texts: Sequence[str]) -> list[ScreenedAnswer]
 
 def _tokens(lm: LoadedModel, text: str) -> list[int]:
     return list(lm.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _opening(lm: LoadedModel, answer: str) -> tuple[int, ...]:
-    return tuple(_tokens(lm, answer)[:OPENING_TOKENS])
-
-
-def _commonest(
-    lm: LoadedModel, answers: Sequence[str], persona: str
-) -> tuple[tuple[int, ...], float]:
-    """The commonest opening of some answers, and its share; one that stands alone has share 0.
-
-    Openings that repeat the persona's words are passed over, unless there are no others.
-    """
-    others = [a for a in answers if not _echoes(persona, " ".join(a.split()[:TAKES_UP]))]
-    if not others:
-        return _opening(lm, answers[0]), 0.0
-    opening, count = Counter(_opening(lm, a) for a in others).most_common(1)[0]
-    return opening, (count / len(answers) if count > 1 else 0.0)
-
-
-def _echoes(persona: str, answer: str) -> bool:
-    """Whether an answer repeats a word of the persona (of four letters or more, case aside)."""
-    words = {w for w in re.findall(r"\w+", persona.lower()) if len(w) > 3}
-    return not words.isdisjoint(re.findall(r"\w+", answer.lower()))
 
 
 def _separation(

@@ -124,13 +124,16 @@ def read_anchors(path: Path) -> AnchorSplit:
     return split
 
 
-def require_no_overlap(anchors: Iterable[Anchor], prompts: Iterable[str], benchmark: str) -> None:
-    """Refuse anchors that were taken from a benchmark.
+def require_no_overlap(
+    anchors: Iterable[Anchor], prompts: Iterable[str], benchmark: str, what: str = "anchors"
+) -> None:
+    """Refuse anchors, or other prompts to train on, that were taken from a benchmark.
 
     Args:
         anchors: What will be trained on.
         prompts: What the benchmark asks, without the instruction that all of its prompts share.
         benchmark: Its name, for the message.
+        what: What is trained on, for the message.
 
     Raises:
         PastoError: With how many, the first one, and what to do.
@@ -138,8 +141,8 @@ def require_no_overlap(anchors: Iterable[Anchor], prompts: Iterable[str], benchm
     there = {window for prompt in prompts for window in _windows(prompt)}
     if taken := [a.prompt for a in anchors if not there.isdisjoint(_windows(a.prompt))]:
         raise PastoError(
-            f"{len(taken)} anchors overlap with the benchmark {benchmark}, such as {taken[0]!r}",
-            "Take them out of the anchor file: a benchmark that was trained on measures nothing.",
+            f"{len(taken)} {what} overlap with the benchmark {benchmark}, such as {taken[0]!r}",
+            "Take them out of their file: a benchmark that was trained on measures nothing.",
         )
 
 

@@ -1,8 +1,8 @@
 """The `losses` section of a recipe: every term with its weight and its constants. No torch.
 
 Defaults follow the AntiPaSTO paper (arXiv 2601.07473, Table 9) or its published code where an
-experiment in `docs/LOG.md` does not say otherwise; neutral branch and anchors have no counterpart
-there. `core.training.losses` holds the formulas.
+experiment in `docs/LOG.md` does not say otherwise; neutral branch, anchors and preference have no
+counterpart there. `core.training.losses` holds the formulas.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -113,6 +113,22 @@ class AnchorSpec(Section):
     """Over the token positions of a step: a loop in a few tokens hides in a mean."""
 
 
+class PreferenceSpec(Section):
+    """Preference between the model's own answers under each persona (`pairs.answers`)."""
+
+    weight: NonNegative = 30.0
+    """Weight of the term."""
+    kind: Literal["margin", "bipo"] = "margin"
+    """margin: hinges on log-ratios per token; bipo: logistic loss of their sums over an answer."""
+    margin: Positive = 0.3
+    """m: wanted log-ratio of chosen to rejected at +1, and of rejected to chosen at -1, nats per
+    token (margin only)."""
+    beta: Positive = 0.1
+    """Factor on the summed log-ratios (bipo only)."""
+    count: Count = 4
+    """Pairs of answers drawn per optimiser step."""
+
+
 class LossesSpec(Section):
     """The loss terms. `losses: original` is the published code's set: no neutral branch."""
 
@@ -126,6 +142,8 @@ class LossesSpec(Section):
     """Neutral branch; null leaves it out."""
     anchor: AnchorSpec | None = None
     """Anchors; null leaves them out."""
+    preference: PreferenceSpec | None = None
+    """Preference between the model's own answers; null leaves it out. Needs `pairs.answers`."""
 
     @model_validator(mode="before")
     @classmethod

@@ -72,6 +72,25 @@ class HubSuffixes(Section):
     """Words kept of each text."""
 
 
+class AnswersSpec(Section):
+    """Preference pairs from what the model itself answers under each persona."""
+
+    questions: str = "bundled"
+    """`bundled`, or a text file with one question per line."""
+    count: Count = 120
+    """Questions asked, at most as many as there are."""
+    samples: Count = 1
+    """Answers to each question under each persona, each under a template drawn for it."""
+    tokens: Count = 32
+    """Longest answer, tokens."""
+    temperature: Annotated[float, Field(gt=0.0, le=2.0)] = 0.8
+    """Temperature of sampling; 0.7 to 1.0 is usual."""
+    seed: int = 0
+    """Seed of the choice of questions and templates, and of sampling."""
+    held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Share of the questions that is validated on instead of trained on."""
+
+
 class PairsSpec(Section):
     """The contrast pairs: a file, or two words and what to make pairs from."""
 
@@ -95,6 +114,8 @@ class PairsSpec(Section):
     """Seed of the draw of suffixes, templates and neutral prompts."""
     screen: bool = True
     """Before training, keep those templates under which the model answers in both personas."""
+    answers: AnswersSpec | None = None
+    """Preference pairs from the model's own answers, for `losses.preference`; null makes none."""
 
     @field_validator("templates")
     @classmethod
@@ -318,4 +339,12 @@ class Recipe(Section):
                 "modules behind the loss depth would not be trained by it; lower last_layer or "
                 "raise depth"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _preference_of_answers(self) -> Self:
+        if (self.losses.preference is None) != (self.pairs.answers is None):
+            keys = ["losses.preference", "pairs.answers"]
+            there, missing = keys if self.losses.preference is not None else reversed(keys)
+            raise ValueError(f"{there} is of no use without {missing}; write {missing}: {{}} too")
         return self

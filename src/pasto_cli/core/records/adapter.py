@@ -175,6 +175,8 @@ class Meta(BaseModel):
     pairs_sha256: str
     anchors_sha256: str | None = None
     """SHA-256 of the anchors, trained and held out; left out of the file where there are none."""
+    answers_sha256: str | None = None
+    """SHA-256 of the model's own answers, trained and held out; left out likewise."""
     num_pairs: dict[str, int]
     personas: list[str]
     """One filled template of each persona: positive, negative."""
@@ -195,8 +197,8 @@ class Meta(BaseModel):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_absent_anchors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_none(handler(self), "anchors_sha256")
+    def _without_absent_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_none(_without_none(handler(self), "anchors_sha256"), "answers_sha256")
 
     @property
     def ends(self) -> tuple[float, float]:

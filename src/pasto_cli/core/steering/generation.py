@@ -14,6 +14,9 @@ import torch
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.steering.steerer import Steerer
 
+SAMPLED_TOGETHER = 24
+"""Rows of a batch of sampled answers."""
+
 
 class Decoding(NamedTuple):
     """How tokens are chosen."""
@@ -172,18 +175,48 @@ def greedy_answers(lm: LoadedModel, rows: list[list[int]], tokens: int) -> list[
     # Rows of equal length share a batch, so that none is padded: padding would change rounding.
     for length in sorted({len(row) for row in rows}):
         alike = [i for i, row in enumerate(rows) if len(row) == length]
-        for index, answer in zip(alike, _greedy(lm, [rows[i] for i in alike], tokens), strict=True):
+        found = _answers(lm, [rows[i] for i in alike], Decoding(tokens))
+        for index, answer in zip(alike, found, strict=True):
             answers[index] = answer
     return answers
 
 
+def sampled_answers(
+    lm: LoadedModel,
+    rows: Sequence[Sequence[int]],
+    how: Decoding,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[list[int]]:
+    """The clean model's sampled answer to each row, token ids, with the token that ends it.
+
+    All of them come from one seed: the same rows in the same order get the same answers.
+
+    Args:
+        lm: The base model.
+        rows: Token ids of prompts.
+        how: Longest answer, temperature and seed.
+        progress: Told how many answers each batch gave.
+    """
+    answers: list[list[int]] = [[] for _ in rows]
+    tasks = [_Task(list(row), i, 0) for i, row in enumerate(rows)]
+    # fork_rng: the caller's random numbers stay as they were.
+    with torch.random.fork_rng():
+        torch.manual_seed(how.seed)
+        for batch in _equally_long(tasks, SAMPLED_TOGETHER):
+            found = _answers(lm, [task.row for task in batch], how)
+            for task, answer in zip(batch, found, strict=True):
+                answers[task.prompt] = answer
+            progress(len(batch))
+    return answers
+
+
 @torch.no_grad()
-def _greedy(lm: LoadedModel, rows: list[list[int]], tokens: int) -> list[list[int]]:
+def _answers(lm: LoadedModel, rows: list[list[int]], how: Decoding) -> list[list[int]]:
     """Answers to rows of equal length, each up to and with the token that ends it."""
     ids = torch.tensor(rows, device=lm.device)
     arguments: dict[str, Any] = {
-        "max_new_tokens": tokens,
-        **decoding(0.0),
+        "max_new_tokens": how.max_new_tokens,
+        **decoding(how.temperature),
         "pad_token_id": lm.tokenizer.eos_token_id,
     }
     output = lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)

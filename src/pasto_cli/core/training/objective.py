@@ -12,7 +12,7 @@ Legend: b pairs, c coefficients, w window (positions of one row that count), d d
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,13 @@ from pasto_cli.core.recipe.schema import SubspaceSpec
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.core.training import readout, terms
 from pasto_cli.core.training.anchors import AnchorRow, Anchors, kl_per_token
+from pasto_cli.core.training.preference import (
+    AnswerRow,
+    LogRatios,
+    PreferencePair,
+    Preferences,
+    log_ratios,
+)
 from pasto_cli.core.training.terms import BasePair, LossReport, Side, SteeredPair
 
 T = TypeVar("T")
@@ -45,6 +52,23 @@ def head_bytes(vocabulary: int, width: int) -> int:
     return max(2**25, vocabulary * width * 2)
 
 
+class Drawn(NamedTuple):
+    """What an optimiser step looks at beside its pairs."""
+
+    anchors: Sequence[AnchorRow]
+    preferences: Sequence[PreferencePair]
+
+
+class Found(NamedTuple):
+    """What was read of the steered model in a step."""
+
+    pairs: list[SteeredPair]
+    kl: list[Tensor]
+    """(2, t) for each anchor."""
+    ratios: list[LogRatios]
+    """For each pair of answers."""
+
+
 class Objective:
     """The loss of the method for one model, subspace and set of terms.
 
@@ -56,6 +80,7 @@ class Objective:
         budget: Nodes of a token tree.
         cache_mb: Memory for cached base sides.
         anchors: Prompts on which the dial should change nothing; None for none.
+        preferences: The model's own answers under each persona; None for none.
     """
 
     def __init__(
@@ -68,6 +93,7 @@ class Objective:
         budget: int,
         cache_mb: float,
         anchors: Anchors | None = None,
+        preferences: Preferences | None = None,
     ) -> None:
         self.lm = lm
         self.basis = basis.to(lm.device)
@@ -77,13 +103,16 @@ class Objective:
         self.budget = budget
         self.whole_rows = "all" in (spec.coherence.tokens, spec.monotonicity.tokens)
         self.anchors = anchors
+        self.preferences = preferences
         self._room = cache_mb * 2**20
         self._cache: dict[TokenPair, BasePair] = {}
 
     def remember(self, pairs: Sequence[TokenPair]) -> None:
-        """Compute the base side of anchors, and that of pairs as far as it fits."""
+        """Compute the base side of anchors and answers, and that of pairs as far as it fits."""
         if self.anchors is not None and not self.anchors.rows:
             self.anchors.remember(self.budget)
+        if self.preferences is not None and not self.preferences.train:
+            self.preferences.remember(self.budget, self._head_positions())
         for start in range(0, len(pairs), REMEMBERED_TOGETHER):
             together = pairs[start : start + REMEMBERED_TOGETHER]
             missing = [pair for pair in together if pair not in self._cache]
@@ -110,22 +139,49 @@ class Objective:
             batch: At least two pairs.
             ramp: Factor on the constraints' weights and the focus exponent, 0 to 1.
             neutral: Whether to run the neutral leaves (always when the neutral branch is on).
-            step: Optimiser step that anchors are drawn for; None for validation.
+            step: Optimiser step that anchors and answers are drawn for; None for validation, which
+                leaves the answers to `held_out`.
         """
         neutral = neutral or self.spec.neutral is not None
         base = self._known(batch)
         # Every process runs its share of the pairs; the loss is of them all, since sigma and the
         # span of strength are taken over the whole batch.
         own, own_base = distributed.shard(batch), distributed.shard(base)
-        drawn = self.anchors.drawn(step) if self.anchors is not None else []
-        own_anchors = distributed.shard(drawn)
-        mine, kl = self._steered_pairs(adapter, own, own_base, own_anchors, neutral)
-        pairs = self._gathered(mine, len(batch))
+        drawn = self._drawn(step)
+        own_drawn = Drawn(distributed.shard(drawn.anchors), distributed.shard(drawn.preferences))
+        mine = self._read_steered(adapter, own, own_base, own_drawn, neutral)
+        pairs = self._gathered(mine.pairs, len(batch))
         report = terms.combine(base, pairs, self.basis, self.spec, ramp)
-        if self.spec.anchor is None or not drawn:
-            return report
         # No ramp: at the start the dial is the base and the term is 0; it only ever grows with it.
-        return terms.with_anchors(report, self._gathered(kl, len(drawn)), self.spec.anchor)
+        if self.spec.anchor is not None and drawn.anchors:
+            kl = self._gathered(mine.kl, len(drawn.anchors))
+            report = terms.with_anchors(report, kl, self.spec.anchor)
+        # No ramp either: it is what the dial is for.
+        if self.spec.preference is not None and drawn.preferences:
+            ratios = self._gathered(mine.ratios, len(drawn.preferences))
+            report = terms.with_preference(report, ratios, self.spec.preference)
+        return report
+
+    def _drawn(self, step: int | None) -> Drawn:
+        """Anchors and answers of an optimiser step, or (None) of a validation batch."""
+        return Drawn(
+            self.anchors.drawn(step) if self.anchors is not None else [],
+            self.preferences.drawn(step)
+            if self.preferences is not None and step is not None
+            else [],
+        )
+
+    @torch.no_grad()
+    def held_out(self, adapter: Adapter) -> LossReport | None:
+        """The preference term on the held-out answers; None where there are none."""
+        if self.preferences is None or self.spec.preference is None:
+            return None
+        pairs = self.preferences.held_out
+        own = Drawn([], distributed.shard(pairs))
+        mine = self._read_steered(adapter, [], [], own, neutral=False)
+        ratios = self._gathered(mine.ratios, len(pairs))
+        questions = [pair.question for pair in pairs]
+        return terms.held_out_preference(ratios, questions, self.spec.preference)
 
     def _known(self, batch: Sequence[TokenPair]) -> list[BasePair]:
         """The base side of each pair, computed where the cache has none."""
@@ -196,18 +252,18 @@ class Objective:
         self,
         adapter: Adapter,
         pairs: Sequence[TokenPair],
-        anchors: Sequence[AnchorRow],
+        answered: Sequence[AnchorRow | AnswerRow],
         neutral: bool,
     ) -> tuple[list[list[Side]], list[Tensor]]:
-        """Run pairs and anchors at +1 and -1.
+        """Run pairs, and prompts with answers, at +1 and -1.
 
         Returns:
-            For each pair its sides, depth (2, d) and last (2, w, d), and for each anchor its states
-            where its answer is predicted, (2, t, d).
+            For each pair its sides, depth (2, d) and last (2, w, d), and for each answer its states
+            where it is predicted, (2, t, d).
         """
         pair_rows, windows = self._rows(pairs, neutral)
-        # In the same trees: anchors begin with the header that the pairs' prompts begin with.
-        rows = [*pair_rows, *(anchor.row for anchor in anchors)]
+        # In the same trees: all prompts begin with the header that the pairs' prompts begin with.
+        rows = [*pair_rows, *(answer.row for answer in answered)]
         sides: dict[int, Side] = {}
         answers: dict[int, Tensor] = {}
         for index, states in hidden_states(
@@ -222,14 +278,19 @@ class Objective:
                 sides[index] = self._side(states, windows[index])
             else:
                 number = index - len(pair_rows)
-                answers[number] = states.last(anchors[number].window)
+                answers[number] = states.last(answered[number].window)
         each = 3 if neutral else 2
         return (
             [[sides[i + side] for side in range(each)] for i in range(0, len(pair_rows), each)],
-            [answers[i] for i in range(len(anchors))],
+            [answers[i] for i in range(len(answered))],
         )
 
     # -- reading the output head
+
+    def _head_positions(self) -> int:
+        """Positions whose vocabulary-wide tensors fit `head_bytes`, at least one."""
+        vocabulary, width = self.lm.model.get_output_embeddings().weight.shape
+        return max(1, head_bytes(vocabulary, width) // (vocabulary * 4))  # 4 bytes: float32
 
     def _head_groups(self, rows_of_pairs: Sequence[int]) -> list[list[int]]:
         """Pairs whose vocabulary-wide tensors fit `head_bytes` together, from the rows of each."""
@@ -272,18 +333,19 @@ class Objective:
             reads += readout.read_base(self.lm, [each[i] for i in group])
         return reads
 
-    def _steered_pairs(
+    def _read_steered(
         self,
         adapter: Adapter,
         pairs: Sequence[TokenPair],
         base: Sequence[BasePair],
-        anchors: Sequence[AnchorRow],
+        drawn: Drawn,
         neutral: bool,
-    ) -> tuple[list[SteeredPair], list[Tensor]]:
-        """The steered side of pairs, and KL (2, t) on anchors: one run, then the head."""
-        if not pairs and not anchors:  # a process may have none of a small batch
-            return [], []
-        sides, answers = self._steered(adapter, pairs, anchors, neutral)
+    ) -> Found:
+        """The steered side of pairs, anchors and answers: one run, then the head."""
+        if not pairs and not any(drawn):  # a process may have none of a small batch
+            return Found([], [], [])
+        answered = [*drawn.anchors, *(row for pair in drawn.preferences for row in pair.sides)]
+        sides, answers = self._steered(adapter, pairs, answered, neutral)
         each = [
             readout.Sides(
                 last=[side.last for side in of_pair],
@@ -305,4 +367,9 @@ class Objective:
             )
             for pair, known, of_pair, read in zip(pairs, base, sides, reads, strict=True)
         ]
-        return steered, kl_per_token(self.lm, anchors, answers)
+        cut = len(drawn.anchors)
+        return Found(
+            steered,
+            kl_per_token(self.lm, drawn.anchors, answers[:cut]),
+            log_ratios(self.lm, drawn.preferences, answers[cut:], self._head_positions()),
+        )

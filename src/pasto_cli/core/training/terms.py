@@ -1,6 +1,7 @@
 """From what was read of the model to the loss of a batch (AntiPaSTO, arXiv 2601.07473, section 3).
 
     loss = projection + ramp (coherence + monotonicity) + orientation + likeness + anchor
+        + preference
 
 The terms themselves are in `losses`. Projection and orientation are made from the residual stream
 at the loss depth, of the whole batch at once (sigma is a spread over pairs); the others pair by
@@ -19,10 +20,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pasto_cli.core.recipe.losses_spec import AnchorSpec, LossesSpec
+from pasto_cli.base.statistics import cluster_bootstrap
+from pasto_cli.core.recipe.losses_spec import AnchorSpec, LossesSpec, PreferenceSpec
 from pasto_cli.core.training import losses
 from pasto_cli.core.training.anchors import anchor_loss
 from pasto_cli.core.training.losses import PersonaLLR
+from pasto_cli.core.training.preference import LogRatios, preference_loss
 from pasto_cli.core.training.readout import NEUTRAL, WATCHED, BaseRead, SteeredRead
 
 
@@ -262,6 +265,49 @@ def with_anchors(report: LossReport, kl: Sequence[Tensor], spec: AnchorSpec) -> 
         diagnostics=report.diagnostics
         | {"anchor_kl_pos": at_ends[0].item(), "anchor_kl_neg": at_ends[1].item()},
     )
+
+
+def with_preference(
+    report: LossReport, ratios: Sequence[LogRatios], spec: PreferenceSpec
+) -> LossReport:
+    """A report with the preference term added.
+
+    Args:
+        report: The other terms.
+        ratios: Log-ratios of all drawn pairs of answers.
+        spec: Weight and kind.
+    """
+    loss = preference_loss(ratios, spec)
+    pos, neg = torch.stack([x.per_token for x in ratios]).mean(0).tolist()
+    return LossReport(
+        total=report.total + loss,
+        parts=report.parts | {"preference": loss.item()},
+        diagnostics=report.diagnostics | {"preference_pos": pos, "preference_neg": neg},
+    )
+
+
+def held_out_preference(
+    ratios: Sequence[LogRatios], questions: Sequence[str], spec: PreferenceSpec
+) -> LossReport:
+    """The preference term alone, on held-out pairs of answers.
+
+    Args:
+        ratios: Log-ratios of the pairs.
+        questions: That of each pair: an interval is over questions.
+        spec: Weight and kind.
+
+    Returns:
+        The term, and g(+1) and g(-1) (nats per token) with n and the limits of their intervals.
+    """
+    nothing = LossReport(ratios[0].per_token.new_zeros(()), {}, {})
+    report = with_preference(nothing, ratios, spec)
+    diagnostics = report.diagnostics | {"preference_n": float(len(ratios))}
+    per_token = torch.stack([x.per_token for x in ratios]).cpu().double().numpy()  # (m, 2)
+    for sign, name in enumerate(("preference_pos", "preference_neg")):
+        g = per_token[:, sign]
+        found = cluster_bootstrap(lambda rows, g=g: float(g[rows].mean()), questions)
+        diagnostics |= {f"{name}_low": found.low, f"{name}_high": found.high}
+    return report._replace(diagnostics=diagnostics)
 
 
 def _floats(tensors: dict[str, Tensor]) -> dict[str, float]:

@@ -221,22 +221,23 @@ class _Loop:
 
     @torch.no_grad()
     def validate(self, epoch: int) -> None:
-        """Loss at full weights on the validation pairs; the best weights are kept."""
+        """Loss at full weights on validation pairs and held-out answers; the best weights stay."""
         pairs = sum(map(len, self.validation))
         reports = []
         for batch in self.validation:
             report = self.sparing(lambda batch=batch: self.objective(self.adapter, batch))
             reports.append(WeightedReport(len(batch) / pairs, report))
+        held_out = self.sparing(lambda: self.objective.held_out(self.adapter))
         # The first process decides for all: a last bit of difference would part their ways.
-        loss = distributed.all_gather_object(self._tell(epoch, reports, 0.0, validation=True))[0]
+        told = self._tell(epoch, reports, 0.0, held_out, validation=True)
+        loss = distributed.all_gather_object(told)[0]
         if not math.isfinite(loss):
             finite = [math.isfinite(found.report.total.item()) for found in reports]
             worst = finite.index(False) if False in finite else 0
-            raise _not_finite(
-                f"the validation loss is {loss} after step {self.step} (epoch {epoch})",
-                reports[worst].report,
-                self.validation[worst],
-            )
+            # Where all batches are finite, the answers are not.
+            found = held_out if held_out is not None and all(finite) else reports[worst].report
+            problem = f"the validation loss is {loss} after step {self.step} (epoch {epoch})"
+            raise _not_finite(problem, found, self.validation[worst])
         if loss < self.best_loss:
             self.take_best(epoch, loss)
         else:
@@ -296,17 +297,28 @@ class _Loop:
             )
 
     def _tell(
-        self, epoch: int, reports: list[WeightedReport], lr: float, validation: bool = False
+        self,
+        epoch: int,
+        reports: list[WeightedReport],
+        lr: float,
+        held_out: LossReport | None = None,
+        validation: bool = False,
     ) -> float:
-        """Tell the recorder of a step or a validation; its loss, the mean over all pairs."""
+        """Tell the recorder; the loss, the mean over all pairs plus that of held-out answers."""
         loss = sum(share * report.total.item() for share, report in reports)
+        parts = _weighted_mean([(share, report.parts) for share, report in reports])
+        diagnostics = _weighted_mean([(share, report.diagnostics) for share, report in reports])
+        if held_out is not None:
+            loss += held_out.total.item()
+            parts |= held_out.parts
+            diagnostics |= held_out.diagnostics
         step = Step(
             epoch=epoch,
             step=self.step,
             total_steps=self.total,
             loss=loss,
-            parts=_weighted_mean([(share, report.parts) for share, report in reports]),
-            diagnostics=_weighted_mean([(share, report.diagnostics) for share, report in reports]),
+            parts=parts,
+            diagnostics=diagnostics,
             lr=lr,
             seconds=time.monotonic() - self.started,
             validation=validation,

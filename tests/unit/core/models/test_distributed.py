@@ -49,8 +49,10 @@ def train_and_ask(rank, world, port, folder, spec):
     from pasto_cli.core.steering.steerer import AdapterSteerer
     from pasto_cli.core.training.anchors import Anchors
     from pasto_cli.core.training.objective import Objective
+    from pasto_cli.core.training.preference import Preferences
     from pasto_cli.core.training.subspaces import random_basis
     from pasto_cli.core.training.trainer import TrainingSplit, train
+    from tests.unit.core.training.test_preference import answers_of
 
     if world > 1:
         meet(rank, world, port)
@@ -71,8 +73,18 @@ def train_and_ask(rank, world, port, folder, spec):
     losses, anchors = LossesSpec.model_validate(spec), None
     if losses.anchor is not None:
         anchors = Anchors(lm, [f"What is {n} and {n}?" for n in range(6)], losses.anchor, 0)
+    preferences = None
+    if losses.preference is not None:
+        preferences = Preferences(lm, answers_of(), losses.preference, 0)
     objective = Objective(
-        lm, basis, losses, SubspaceSpec(), budget=512, cache_mb=64, anchors=anchors
+        lm,
+        basis,
+        losses,
+        SubspaceSpec(),
+        budget=512,
+        cache_mb=64,
+        anchors=anchors,
+        preferences=preferences,
     )
     # Seven pairs in batches of three: shares of unlike size, and a batch that leaves some process
     # without a pair.
@@ -109,8 +121,13 @@ def read(path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "spec"),
-    [(2, "original"), (4, {}), (3, {"anchor": {"count": 4, "tokens": 3, "aggregate": "rms"}})],
-    ids=["two, original losses", "four", "three, anchors"],
+    [
+        (2, "original"),
+        (4, {}),
+        (3, {"anchor": {"count": 4, "tokens": 3, "aggregate": "rms"}}),
+        (3, {"preference": {"count": 2}}),
+    ],
+    ids=["two, original losses", "four", "three, anchors", "three, preference"],
 )
 def test_processes_end_with_the_adapter_of_one(tmp_path, world, spec):
     train_and_ask(0, 1, 0, tmp_path, spec)
