@@ -1,5 +1,7 @@
 """The ends of a dial: found at the end of training, or again by `pasto calibrate`."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from pasto_cli.base import bundled, runs
@@ -71,7 +73,7 @@ def ends_of(
     Raises:
         PastoError: See `find_ends`.
     """
-    prompts = bundled.lines("calibration_prompts.txt")[: spec.prompts]
+    prompts = _alike_in_length(lm, bundled.lines("calibration_prompts.txt"), spec.prompts)
     with (
         enough_memory(LOW_MEMORY),
         layer_precision(lm, recipe.evaluation.precision),
@@ -93,6 +95,18 @@ def ends_of(
                 f"(at the budget: {'; '.join(wrong)})"
             )
     return found
+
+
+def _alike_in_length(lm: LoadedModel, prompts: Sequence[str], count: int) -> list[str]:
+    """Some prompts, of as few different lengths in tokens as there can be.
+
+    Only rows of one length share a batch, so that these are answered in the least time.
+    """
+    by_length: dict[int, list[str]] = defaultdict(list)
+    for prompt in prompts:
+        by_length[len(lm.chat.prompt(prompt))].append(prompt)
+    groups = sorted(by_length.values(), key=len, reverse=True)
+    return [prompt for group in groups for prompt in group][:count]
 
 
 def _certificate_there(dial: Dial, watch: Watcher) -> Certificate | None:

@@ -21,6 +21,8 @@ RUN = 8
 """Words of a run that counts as a repetition."""
 OPENING = 3
 """Words that answers may have in common at their beginning."""
+NOISE = 1
+"""Answers more or fewer that end are chance: of twelve short ones hardly any ends in time."""
 TOLERANCE = 1e-9
 
 
@@ -60,7 +62,7 @@ def faults(found: TextQuality, base: TextQuality, spec: CalibrationSpec) -> list
         problems.append(f"distinct words {found.distinct:.2f}, base {base.distinct:.2f}")
     if found.repeated > base.repeated:
         problems.append(f"{found.repeated} repeated runs of {RUN} words, base {base.repeated}")
-    if found.ended < spec.ended * base.ended - TOLERANCE:
+    if found.ended < spec.ended * base.ended - NOISE / base.n - TOLERANCE:
         problems.append(f"{found.ended:.0%} of the answers end, base {base.ended:.0%}")
     if found.alike > base.alike + spec.alike + TOLERANCE:
         problems.append(f"{found.alike:.0%} of the answers begin alike, base {base.alike:.0%}")

@@ -22,7 +22,7 @@ class CalibrationSpec(Section):
     """As many of them must end by themselves as this part of the base's that do."""
     alike: Fraction = 0.5
     """The share of them that begin with the same words may exceed the base's by this much."""
-    shrink: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.85
+    shrink: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
     """Factor on an end whose text fails, until it does not."""
-    step_limit: Count = 12
+    step_limit: Count = 10
     """Times that an end is shrunk before pasto gives up on it."""
