@@ -138,6 +138,16 @@ def test_make_pairs_keeps_what_passes(pasto, tmp_path, monkeypatch):
     assert f"{len(kept)} of 3 templates kept" in said.out and "kept" in said.out
 
 
+def test_a_recipe_may_be_screened_on_a_model(pasto, project, monkeypatch):
+    verdict(monkeypatch, "Speak")
+    given = ("make-pairs", "--recipe", "tiny.yaml", "--screen", "random:llama")
+    chosen = ("--set", f"pairs.templates={json.dumps(TEMPLATES)}", "--count", 16)
+    said = pasto(*given, *chosen, "--json")
+    assert said.code == 0, said.err
+    assert len(strict(said.out)["screen"]["templates"]) == 3
+    assert "Speak as" not in (project.root / "pairs.jsonl").read_text()
+
+
 def test_a_screen_that_keeps_nothing_is_a_clear_line(pasto, tmp_path, monkeypatch):
     monkeypatch.setattr(library, "MIN_SEPARATION", 1e9)
     said = pasto("make-pairs", "honest", "dishonest", "--screen", "random:llama")

@@ -94,13 +94,15 @@ def make_pairs(
             "--suffixes and --dataset are two sources of openings", "Give one of them."
         )
     if recipe is not None:
-        given = (positive, negative, personas, templates, suffixes, dataset, model, screen)
+        given = (positive, negative, personas, templates, suffixes, dataset, model)
         if any(given):
             raise PastoError(
                 "--recipe takes everything but --count and --seed from the recipe",
                 "Use --set to change a key of it.",
             )
         spec, model_spec = _from_recipe(recipe, set_ or [], count, seed)
+        if screen:
+            model_spec = model_spec.model_copy(update={"source": screen})
     else:
         if set_:
             raise PastoError("--set changes a recipe, and none is given", "Add --recipe FILE.")
