@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.format import format_coefficient
 from pasto_cli.core.models.memory import enough_memory
 from pasto_cli.core.records.harness import HarnessRun, HarnessScore
 from pasto_cli.workflows.dials import Dial
@@ -109,11 +110,10 @@ def run_tasks(dial: Dial, prepared: Prepared, watch: Watcher) -> HarnessMeasured
     asked = prepared.asked
     coefficients = sorted(dict.fromkeys(asked.coefficients))
     scores: list[HarnessScore] = []
-    label = f"{HARNESS}: {', '.join(asked.tasks)} at {len(coefficients)} coefficients"
-    with enough_memory(LOW_MEMORY), watch.task(label, len(coefficients)) as advance:
-        for a in coefficients:
+    with enough_memory(LOW_MEMORY):
+        for a in coefficients:  # the harness has progress bars of its own
+            watch.note(f"{HARNESS}: {', '.join(asked.tasks)} at {format_coefficient(a)}")
             scores += _scores(_evaluate(dial, a, prepared), a)
-            advance(1)
     seed, version = dial.recipe.evaluation.seed, importlib.metadata.version(HARNESS)
     run = HarnessRun(
         harness=HARNESS,
@@ -136,7 +136,7 @@ def _evaluate(dial: Dial, coefficient: float, prepared: Prepared) -> Mapping[str
     """What the harness returns at one coefficient."""
     from lm_eval.evaluator import simple_evaluate
 
-    from pasto_cli.workflows.harnesses.lm_eval import PastoLM
+    from pasto_cli.workflows.harnesses.dial_lm import PastoLM
 
     lm = PastoLM(dial=dial, coeff=coefficient, batch_size=prepared.asked.batch_size)
     found = simple_evaluate(

@@ -1,4 +1,4 @@
-"""`python -m pasto_cli.lm_eval`: the `lm_eval` command, which knows `--model pasto`.
+"""`python -m pasto_cli.harness`: the `lm_eval` command, which knows `--model pasto`.
 
 Versions of the harness after 0.4.13 find that model by themselves, by the entry point
 `lm_eval.models`; those up to 0.4.13 do not look, and need this.
@@ -10,7 +10,7 @@ Versions of the harness after 0.4.13 find that model by themselves, by the entry
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.registry import model_registry
 
-from pasto_cli.workflows.harnesses.lm_eval import PastoLM
+from pasto_cli.workflows.harnesses.dial_lm import PastoLM
 
 
 def main() -> None:

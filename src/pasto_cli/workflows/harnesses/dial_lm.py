@@ -11,6 +11,9 @@ base bit for bit.
 # The harness is an optional extra.
 # pyright: reportMissingImports=false
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -60,7 +63,8 @@ class PastoLM(HFLM):
             dial.lm.chat.text("")  # says what is missing
         with dial.at(self.coefficient):
             pass  # a coefficient that cannot be set is refused before a task is loaded
-        super().__init__(pretrained=dial.lm.model, tokenizer=dial.lm.tokenizer, **hflm)
+        with _quiet():
+            super().__init__(pretrained=dial.lm.model, tokenizer=dial.lm.tokenizer, **hflm)
 
     @classmethod
     def create_from_arg_obj(
@@ -98,6 +102,18 @@ class PastoLM(HFLM):
             "base": self.dial.meta.base.spec.source,
             "quantization": self.dial.lm.spec.quantization,
         }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings of HFLM: that it was handed a model is meant."""
+    logger = logging.getLogger(HFLM.__module__)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _number(text: Any) -> float:
