@@ -18,11 +18,14 @@ from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.models.huggingface import HFLM
+from lm_eval.models import huggingface
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.workflows.dials import Dial, LoadOptions, open_dial
 from pasto_cli.workflows.progress import Silent
+
+HFLM: Any = huggingface.HFLM
+"""The class, whose type its decorator hides."""
 
 
 class PastoLM(HFLM):
@@ -107,7 +110,7 @@ class PastoLM(HFLM):
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No warnings of HFLM: that it was handed a model is meant."""
-    logger = logging.getLogger(HFLM.__module__)
+    logger = logging.getLogger(huggingface.__name__)
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
