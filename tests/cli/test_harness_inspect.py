@@ -130,4 +130,6 @@ def test_what_a_dial_cannot_do_is_refused(project):
     assert api.dial.ends == (1.0, 1.0)
     tool = ToolInfo(name="sum", description="Adds.")
     with pytest.raises(PastoError, match="tools"):
-        asyncio.run(api.generate([user("Hello.")], [tool], "auto", inspect_ai.model.GenerateConfig()))
+        asyncio.run(
+            api.generate([user("Hello.")], [tool], "auto", inspect_ai.model.GenerateConfig())
+        )

@@ -197,8 +197,6 @@ def test_a_group_has_the_documents_of_its_tasks(pasto, project, tasks):
     ],
 )
 def test_what_the_harness_cannot_run_is_a_clear_line(pasto, tasks, options, error):
-    (tasks / "broken.yaml").write_text(
-        (tasks / "sums.yaml").read_text().replace("sums", "broken")
-    )
+    (tasks / "broken.yaml").write_text((tasks / "sums.yaml").read_text().replace("sums", "broken"))
     said = pasto("eval", "--harness", "lm_eval", *options)
     assert said.code == 1 and error in said.error and said.next_step

@@ -1,5 +1,6 @@
 """`pasto eval --harness`: what is refused, with or without a harness installed."""
 
+import importlib.metadata
 import importlib.util
 
 import pytest
@@ -34,4 +35,12 @@ def test_a_harness_that_is_not_installed_is_named_with_the_command(pasto, monkey
     )
     said = pasto(*LM_EVAL, "--tasks", "arc_easy")
     assert said.code == 1 and said.error == "error: lm_eval is not installed"
+    assert "pip install 'lm_eval" in said.next_step
+
+
+def test_a_harness_that_is_too_old_is_named_with_the_command(pasto, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *args: object())
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.4.9")
+    said = pasto(*LM_EVAL, "--tasks", "arc_easy")
+    assert said.code == 1 and said.error == "error: lm_eval 0.4.9 is too old"
     assert "pip install 'lm_eval" in said.next_step

@@ -77,7 +77,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="Coefficients, such as -1,-0.5,0,0.5,1; -1, 0 and 1 are always measured, "
-            "but with --harness.",
+            "except with --harness.",
             show_default=False,
         ),
     ] = None,

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from packaging.version import Version
+
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.format import format_coefficient
 from pasto_cli.core.models.memory import enough_memory
@@ -20,7 +22,9 @@ from pasto_cli.workflows.progress import Watcher
 
 HARNESS = "lm_eval"
 COEFFICIENTS = (-1.0, 0.0, 1.0)
-INSTALL = "Install it: pip install 'lm_eval>=0.4.10'"
+OLDEST = "0.4.12"
+"""The first version whose `TaskManager` loads tasks as this module asks it to."""
+INSTALL = f"Install it: pip install 'lm_eval>={OLDEST}'"
 LOW_MEMORY = "Load the base with --quantization 4bit, or take a smaller --batch-size."
 LONGEST_NAME = 100
 """Characters of the file name that tells the tasks."""
@@ -58,7 +62,7 @@ class HarnessMeasured(NamedTuple):
 
 
 def check_harness(name: str) -> None:
-    """Refuse a harness that is unknown or not installed, before a model is loaded.
+    """Refuse a harness that is unknown, missing or too old, before a model is loaded.
 
     Raises:
         PastoError: If it is.
@@ -67,6 +71,9 @@ def check_harness(name: str) -> None:
         raise PastoError(f"--harness {name!r} is not known", f"Write --harness {HARNESS}")
     if importlib.util.find_spec("lm_eval") is None:
         raise PastoError("lm_eval is not installed", INSTALL)
+    version = importlib.metadata.version(HARNESS)
+    if Version(version) < Version(OLDEST):
+        raise PastoError(f"lm_eval {version} is too old", INSTALL)
 
 
 def prepare(asked: Asked) -> Prepared:
