@@ -58,7 +58,7 @@ def test_verbs_speak_in_what_a_user_turns(pasto, loose):
     assert said.code == 0 and "beyond the calibrated range" in said.err
     assert "beyond" not in pasto("generate", "--max-new-tokens", "2", "--raw", "-c", "2", "x").err
     assert pasto("export", "--coeff", "-1", "--out", "out").code == 0
-    facts = json.loads((loose.root / "out" / "lora-1" / "pasto_export.json").read_text())
+    facts = json.loads((loose.root / "out" / "lora-minus1.00" / "pasto_export.json").read_text())
     assert facts["dials"][0]["raw_coefficient"] == a and facts["coefficient"] == -1.0
 
 
