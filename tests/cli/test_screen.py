@@ -182,7 +182,7 @@ def test_only_the_furthest_apart_are_asked(tiny, monkeypatch):
     assert [t.separation for t in found.templates] == [0.5, 0.3]
 
 
-SCREENED = ("train", "tiny.yaml", *SHORT, "--set", "pairs.screen=true")
+SCREENED = ("train", "tiny.yaml", *SHORT, "--set", "pairs.screen=keep")
 
 
 def verdict(monkeypatch, refused):
@@ -219,10 +219,20 @@ def test_training_refuses_an_axis_that_is_not_elicited(pasto, project, monkeypat
     given = (*SCREENED, "--set", f"pairs.templates={json.dumps(TEMPLATES[:1])}")
     said = pasto(*given)
     assert said.code == 1 and "no template makes random:llama answer" in said.error
-    assert "--force" in said.next_step and "pairs.screen: false" in said.next_step
+    assert "--force" in said.next_step and "pairs.screen: report" in said.next_step
     assert sorted((project.root / "runs").iterdir()) == before
     forced = pasto(*given, "--force")
     assert forced.code in (0, 1) and "going on with all of them" in forced.err
+
+
+def test_a_report_leaves_nothing_out(pasto, project, monkeypatch):
+    verdict(monkeypatch, "Speak")
+    given = ("--set", "pairs.screen=report", "--set", f"pairs.templates={json.dumps(TEMPLATES)}")
+    said = pasto("train", "tiny.yaml", *SHORT, *given)
+    assert said.code in (0, 1), said.err
+    assert "2 of 3 templates" in said.err and "of 'Speak as {persona} person.'" in said.err
+    run = project.root / "runs" / "latest"
+    assert (run / "screen.json").exists() and "Speak as" in (run / "pairs.jsonl").read_text()
 
 
 def test_a_screen_of_a_base_with_a_hash_is_kept(tiny, monkeypatch, tmp_path):

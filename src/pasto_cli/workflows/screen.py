@@ -55,6 +55,10 @@ def screen_for_training(
 ) -> tuple[PairsSpec, Screen]:
     """Screen a recipe's templates, or the bundled ones that tell the personas apart best.
 
+    Templates are left out where the section says `keep`, otherwise they are only reported: on the
+    models that it was tried on, dials from templates that the model partly refuses under were the
+    more selective ones (docs/LOG.md).
+
     Args:
         spec: The `pairs` section, without a file.
         lm: The clean base model.
@@ -62,18 +66,21 @@ def screen_for_training(
         force: Go on with every template where none passes.
 
     Returns:
-        The section with the templates that passed, and what the screen saw.
+        The section with the templates to train on, and what the screen saw.
 
     Raises:
-        PastoError: If no template passes, and it is not forced.
+        PastoError: If the section says `keep`, no template passes, and it is not forced.
     """
     settings = ScreenSettings(seed=spec.seed, at_most=ASKED_BEFORE_TRAINING)
     screen = _screen(spec, lm, settings, watch)
+    if spec.screen == "report":
+        _report(screen, watch)
+        return spec, screen
     if not screen.kept:
         problem, remedy = _why_none(screen)
         if not force:
             raise PastoError(
-                problem, f"{remedy} pasto train --force goes on; pairs.screen: false leaves it out."
+                problem, f"{remedy} pasto train --force goes on; pairs.screen: report only says so."
             )
         watch.warn(f"{problem}; going on with all of them")
         return spec.model_copy(update={"templates": _asked(screen)}), screen
@@ -85,6 +92,23 @@ def screen_for_training(
         f"under both personas"
     )
     return spec.model_copy(update={"templates": tuple(screen.kept)}), screen
+
+
+def _report(screen: Screen, watch: Watcher) -> None:
+    """Say under which templates the model does not answer in both personas."""
+    bad = [t for t in screen.templates if not t.kept]
+    text = (
+        f"screen: {len(screen.kept)} of {len(screen.templates)} templates make this model answer "
+        f"under both personas"
+    )
+    if not bad:
+        watch.note(text)
+        return
+    worst = max(bad, key=lambda t: len(t.problems))
+    watch.warn(
+        f"{text}; of {worst.template!r}: {'; '.join(worst.problems)}. All are used, and what was "
+        f"said is in {SCREEN} (pairs.screen: keep leaves them out)"
+    )
 
 
 def write_screen(screen: Screen, run: Path) -> None:

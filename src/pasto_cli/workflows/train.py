@@ -102,7 +102,7 @@ def train_recipe(
     recipe_questions(recipe)  # what is wrong with them is said before a model is loaded
     lm = open_model(recipe.model, watch)
     screen = None
-    if recipe.pairs.screen and recipe.pairs.file is None:
+    if recipe.pairs.screen != "off" and recipe.pairs.file is None:
         pairs, screen = screen_for_training(recipe.pairs, lm, watch, force=force)
         recipe = recipe.model_copy(update={"pairs": pairs})
         pair_set = make_pairs(pairs)

@@ -112,10 +112,17 @@ class PairsSpec(Section):
     """How many pairs."""
     seed: int = 0
     """Seed of the draw of suffixes, templates and neutral prompts."""
-    screen: bool = True
-    """Before training, keep those templates under which the model answers in both personas."""
+    screen: Literal["report", "keep", "off"] = "report"
+    """Before training, ask the model under every template: report says under which it answers in
+    both personas, keep also leaves the others out, and refuses to train where none is left."""
     answers: AnswersSpec | None = None
     """Preference pairs from the model's own answers, for `losses.preference`; null makes none."""
+
+    @field_validator("screen", mode="before")
+    @classmethod
+    def _screen(cls, value: Any) -> Any:
+        # YAML 1.1 reads a bare `off` as false, and `on` as true.
+        return {False: "off", True: "keep"}.get(value, value) if isinstance(value, bool) else value
 
     @field_validator("templates")
     @classmethod
