@@ -9,7 +9,6 @@ import torch
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.serving.engine import Message, Refusal, Request, Sampling
-from pasto_cli.core.serving.transformers_engine import Limits, TransformersEngine
 from pasto_cli.core.steering.generation import generate
 from pasto_cli.core.steering.mixing_cache import MixingCache
 from pasto_cli.core.steering.steerer import AdapterSteerer, Mix, NoOpSteerer
@@ -17,23 +16,6 @@ from tests.support.variants import FLOAT_MODELS
 
 PROMPTS = ["Hi", "Describe a street in a small town, please.", "Why?", "x" * 41, "y" * 41]
 POSITIONS = [{}, {"a": 1.0}, {"a": -2.0}, {"b": 1.5}, {"a": 0.5, "b": -1.0}, {"a": -1.0, "b": 1.0}]
-
-
-@pytest.fixture()
-def serving(tiny, make_adapter):
-    """Factory of an engine with the dials a and b on a tiny model; closed at the end."""
-    engines = []
-
-    def make(name="llama", **limits):
-        lm = tiny(name)
-        adapters = {"a": make_adapter(lm), "b": make_adapter(lm, rank=7, seed=5, kind="lora")}
-        dials = {n: AdapterSteerer(x, lm, MixingCache(x)) for n, x in adapters.items()}
-        engines.append(TransformersEngine(lm, dials, Limits(**limits)))
-        return engines[-1]
-
-    yield make
-    for engine in engines:
-        engine.close()
 
 
 def chat(text, **sampling):
