@@ -74,9 +74,10 @@ class Scheduler:
         """Let rows in, give every row a token, let rows go."""
         self._leave()
         if arrived := self._next_in():
+            # Before they are in the batch: `fail` must know them if the prompts cannot be run.
+            self.rows += arrived
             with self._steered(arrived):
                 logits = self.batch.prefill([row.ids for row in arrived])
-            self.rows += arrived
             self._write(arrived, logits)
             self._leave()
         if self.rows:

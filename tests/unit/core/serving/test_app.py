@@ -48,7 +48,7 @@ def server(serving):
 
             async def run():
                 async with self.http() as http:
-                    return await http.post(path, content=json.dumps(body))
+                    return await asyncio.wait_for(http.post(path, content=json.dumps(body)), 120)
 
             reply = asyncio.run(run())
             return reply.status_code, reply.json()
