@@ -9,14 +9,13 @@ import sys
 import threading
 import time
 
+import openai
 import pytest
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.workflows import serve as workflow
 from tests.support.terminal import ROOT, strict
 
-pytest.importorskip("uvicorn")
-openai = pytest.importorskip("openai")
 HELLO = [{"role": "user", "content": "Hello"}]
 
 

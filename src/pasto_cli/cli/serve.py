@@ -12,7 +12,7 @@ def serve(
     adapters: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[ADAPTER]...",
+            metavar="ADAPTER",
             help="RUN, NAME=RUN or NAME=RUN:COEFFICIENT of each, all of one base. Default: the "
             "latest run.",
             show_default=False,

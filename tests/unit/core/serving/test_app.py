@@ -3,16 +3,14 @@
 import asyncio
 import json
 
+import httpx2 as httpx
+import openai
 import pytest
 
-pytest.importorskip("starlette")
-openai = pytest.importorskip("openai")
-httpx = pytest.importorskip("httpx")
-
-from pasto_cli.core.serving.app import create_app  # noqa: E402
-from pasto_cli.core.serving.positions import Positions  # noqa: E402
-from pasto_cli.core.steering.generation import generate  # noqa: E402
-from pasto_cli.core.steering.steerer import Mix, NoOpSteerer  # noqa: E402
+from pasto_cli.core.serving.app import create_app
+from pasto_cli.core.serving.positions import Positions
+from pasto_cli.core.steering.generation import generate
+from pasto_cli.core.steering.steerer import Mix, NoOpSteerer
 
 HELLO = [{"role": "user", "content": "Hello"}]
 GREEDY = {"temperature": 0, "max_tokens": 12}
