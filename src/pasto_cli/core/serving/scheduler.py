@@ -7,8 +7,8 @@ does, and rows stand at coefficients of their own (one per dial and row).
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -63,6 +63,9 @@ class Scheduler:
         self.rows: list[Row] = []
         """Those that decode, in the order of the batch."""
         self.waiting: deque[Row] = deque()
+        self._contexts = ExitStack()
+        self._standing: dict[str, float | tuple[float, ...]] | None = None
+        """Where the dials stand inside these contexts: a coefficient for all rows, or one each."""
         self.ends = end_tokens(lm) or {lm.tokenizer.eos_token_id}
 
     @property
@@ -76,20 +79,23 @@ class Scheduler:
         if arrived := self._next_in():
             # Before they are in the batch: `fail` must know them if the prompts cannot be run.
             self.rows += arrived
-            with self._steered(arrived):
-                logits = self.batch.prefill([row.ids for row in arrived])
+            self._steer(arrived)
+            logits = self.batch.prefill([row.ids for row in arrived])
             self._write(arrived, logits)
             self._leave()
         if self.rows:
-            with self._steered(self.rows):
-                logits = self.batch.step([row.last for row in self.rows])
+            self._steer(self.rows)
+            logits = self.batch.step([row.last for row in self.rows])
             self._write(self.rows, logits)
             self._leave()
+        if not self.rows:
+            self._release()
 
     def fail(self, error: Exception) -> None:
         """End every row with an error, and begin again with an empty batch."""
         rows, self.rows = [*self.rows, *self.waiting], []
         self.waiting.clear()
+        self._release()
         self.batch = KVBatch(self.lm)
         for row in rows:
             if not row.ended:
@@ -113,17 +119,26 @@ class Scheduler:
         self.batch.keep(kept)
         self.rows = [self.rows[i] for i in kept]
 
-    @contextmanager
-    def _steered(self, rows: Sequence[Row]) -> Iterator[None]:
-        """Every dial at each row's own coefficient."""
+    def _steer(self, rows: Sequence[Row]) -> None:
+        """Put every dial at each row's own coefficient, until rows of other positions run."""
+        wanted: dict[str, float | tuple[float, ...]] = {}
+        for name in self.dials:
+            each = tuple(row.position.get(name, 0.0) for row in rows)
+            # One for all rows spares the hooks a matrix per row.
+            wanted[name] = each[0] if len(set(each)) == 1 else each
+        if wanted == self._standing:
+            return
+        self._release()
         with ExitStack() as stack:
-            for name, steerer in self.dials.items():
-                each = [row.position.get(name, 0.0) for row in rows]
-                if any(each):
-                    # One for all rows spares the hooks a matrix per row.
-                    same = len(set(each)) == 1
-                    stack.enter_context(steerer.at(each[0] if same else each))
-            yield
+            for name, coefficients in wanted.items():
+                if coefficients != 0.0:
+                    stack.enter_context(self.dials[name].at(coefficients))
+            self._contexts, self._standing = stack.pop_all(), wanted
+
+    def _release(self) -> None:
+        """Leave the base as it was."""
+        self._standing = None
+        self._contexts.close()
 
     def _write(self, rows: Iterable[Row], logits: Tensor) -> None:
         """Choose each row's next token from logits (rows, v), and send what text it gives."""

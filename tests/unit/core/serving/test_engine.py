@@ -60,6 +60,7 @@ def test_greedy_texts_equal_generate_whatever_else_is_in_the_batch(serving, name
     assert found == expected
     assert len(set(expected)) > len(jobs) // 2  # the positions do something
     assert not engine.scheduler.rows and engine.scheduler.batch.cache is None
+    assert not any(module._forward_hooks for module in engine.lm.model.modules())
 
 
 def test_sampled_texts_equal_generate_and_do_not_depend_on_neighbours(serving):
