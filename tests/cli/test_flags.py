@@ -44,17 +44,17 @@ def test_mistakes_in_a_recipe_are_found_without_torch(tmp_path):
 FLAGS = {
     "make-pairs": "positive negative --column --count --dataset --force --json --model --out "
     "--personas --recipe --screen --seed --set --suffixes --templates",
-    "train": "recipe --json --out --resume --seeds --set",
+    "train": "recipe --force --json --out --resume --seeds --set",
     "eval": "adapters --baseline --benchmark/-b --coeffs --data --device --equal-kl --json "
-    "--label-sign --limit --no-verify --oracles --quantization --value",
+    "--label-sign --limit --no-verify --oracles --quantization --raw --value",
     "report": "run --json --out --samples",
     "benchmarks": "--data --json",
     "calibrate": "adapter --device --json --kl --no-verify --quantization",
     "interference": "adapters --device --json --no-verify --quantization",
     "export": "--adapter/-a --coeff/-c --device --force --format --json --no-verify --out "
-    "--quantization --strength",
+    "--quantization --raw",
     "generate": "prompt --adapter/-a --coeff/-c --device --json --max-new-tokens --no-verify "
-    "--quantization --seed --stdin --strength --temperature",
+    "--quantization --raw --seed --stdin --temperature",
     "import": "source --base --device --json --out --quantization --words",
     "verify": "adapter --device --json --quantization",
     "pull": "repo --force --json --out --revision",

@@ -105,7 +105,7 @@ def test_train_seeds_json_counts_up_from_the_recipes_seed(pasto, tmp_path):
     ]
     for record, seed in zip(records, (5, 6), strict=True):
         assert load_recipe(tmp_path / record["run"] / "recipe.yaml").training.seed == seed
-        assert set(record) == {"run", "result", "certificate"}
+        assert set(record) == {"run", "result", "certificate", "calibration"}
 
 
 def test_eval_of_two_runs(pasto, seeds):
