@@ -133,6 +133,8 @@ def serve(service: Service, host: str, port: int, ready: Callable[[str], None]) 
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            for name in service.engine.models():  # the first requests find M(a) there
+                await service.engine.load(service.positions.read(name))
             await super().startup(sockets)
             if self.started:
                 ready(address)
