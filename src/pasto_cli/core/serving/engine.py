@@ -65,6 +65,11 @@ class Sampling(NamedTuple):
     logprobs: int | None = None
     """Number of alternatives whose log-probability is told with each token's; None tells none."""
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken; logits over less than this would overflow."""
+        return self.temperature < 1e-5
+
 
 class Request(NamedTuple):
     """One answer that is wanted."""

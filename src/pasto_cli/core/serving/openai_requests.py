@@ -29,7 +29,14 @@ NOT_OFFERED: Mapping[str, tuple[object, ...]] = {
 }
 """Field -> values that change nothing."""
 
+MOST_STOPS = 16
+StopText = Annotated[str, Field(max_length=256)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _listed(stop: object) -> object:
+    """One stop text as a list of one."""
+    return [stop] if isinstance(stop, str) else stop
 
 
 class StreamOptions(BaseModel):
@@ -51,7 +58,7 @@ class _Body(BaseModel):
     top_p: Number = Field(default=1.0, ge=0.0, le=1.0)
     max_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = None
-    stop: str | list[str] = []
+    stop: Annotated[list[StopText], BeforeValidator(_listed), Field(max_length=MOST_STOPS)] = []
 
     def prompts(self) -> list[Prompt]:
         """Prompts, each of which gets n answers."""
@@ -67,7 +74,6 @@ class _Body(BaseModel):
 
     def requests(self) -> list[Request]:
         """Several for each prompt, in the order of the choices of the reply."""
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop
         return [
             Request(
                 prompt,
@@ -77,7 +83,7 @@ class _Body(BaseModel):
                     self.top_p,
                     # From one seed all answers would be the same.
                     None if self.seed is None else self.seed + index,
-                    stop,
+                    self.stop,
                     self.alternatives(),
                 ),
             )

@@ -15,6 +15,8 @@ from pasto_cli.core.serving.engine import Refusal
 
 BASE, DEFAULT = "base", "default"
 """Model names that are no dials."""
+LARGEST = 1000.0
+"""Largest coefficient: where text is noise, but numbers do not overflow."""
 
 
 class Positions:
@@ -98,9 +100,10 @@ def _number(name: str, value: Any, param: str) -> float:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
+    if not math.isfinite(number) or abs(number) > LARGEST:
+        what = f"beyond {LARGEST:g}" if math.isfinite(number) else "not a finite number"
         raise Refusal(
-            f"the coefficient of {name} is {value!r}, not a finite number",
+            f"the coefficient of {name} is {value!r}, {what}",
             f"Write one from -1 to 1, such as {name}@-0.5.",
             param=param,
             code="bad_coefficient",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.serving.engine import Piece, Position, Sampling
+from pasto_cli.core.serving.engine import Piece, Position, Refusal, Sampling
 from pasto_cli.core.serving.kv_batch import KVBatch
 from pasto_cli.core.serving.sampling import Sampler, logprob_of
 from pasto_cli.core.serving.text import TextWriter
@@ -142,9 +142,15 @@ class Scheduler:
 
     def _write(self, rows: Iterable[Row], logits: Tensor) -> None:
         """Choose each row's next token from logits (rows, v), and send what text it gives."""
-        likeliest = logits.argmax(-1).tolist()  # at once: each look at a GPU's result waits for it
-        for row, own, best in zip(rows, logits, likeliest, strict=True):
-            token = row.sampler.choose(own) if row.sampling.temperature > 0 else best
+        best = logits.max(-1)
+        # At once: each look at a GPU's result waits for it.
+        likeliest, finite = best.indices.tolist(), best.values.isfinite().tolist()
+        for row, own, token, sound in zip(rows, logits, likeliest, finite, strict=True):
+            if not sound:
+                self._refuse(row)
+                continue
+            if not row.sampling.greedy:
+                token = row.sampler.choose(own)
             row.last, row.made = token, row.made + 1
             if token in self.ends:
                 self._end(row, Piece(""), "stop")
@@ -159,6 +165,18 @@ class Scheduler:
                 self._end(row, piece, "length")
             elif piece.text or piece.tokens:
                 row.deliver(piece)
+
+    def _refuse(self, row: Row) -> None:
+        """End a row whose numbers overflowed; its neighbours go on."""
+        row.ended = True
+        row.deliver(
+            Refusal(
+                f"the model has no finite logits with its dials at {dict(row.position)}",
+                "Turn them less: -1 and 1 are the ends.",
+                param="dial",
+                code="not_finite",
+            )
+        )
 
     def _end(self, row: Row, piece: Piece, reason: str) -> None:
         """Send the last piece of a row."""

@@ -16,6 +16,7 @@ from tests.support.variants import FLOAT_MODELS
 
 PROMPTS = ["Hi", "Describe a street in a small town, please.", "Why?", "x" * 41, "y" * 41]
 POSITIONS = [{}, {"a": 1.0}, {"a": -2.0}, {"b": 1.5}, {"a": 0.5, "b": -1.0}, {"a": -1.0, "b": 1.0}]
+POSITIONS += [{"a": 0.0}]
 
 
 def chat(text, **sampling):
@@ -33,7 +34,7 @@ def alone(engine, prompt, position, tokens, **more):
     """The text that `generate` gives: each dial by a steerer without a cache."""
     plain = {n: AdapterSteerer(s.adapter, s.lm) for n, s in engine.scheduler.dials.items()}
     mix = Mix([(plain[name], c) for name, c in position.items()])
-    steerer = mix if position else NoOpSteerer()
+    steerer = mix if any(position.values()) else NoOpSteerer()
     return generate(engine.lm, steerer, prompt, [1.0], tokens, **more)[0]
 
 
@@ -254,6 +255,32 @@ def test_an_error_while_decoding_reaches_the_client_and_the_engine_goes_on(servi
     text, _ = asyncio.run(whole(engine, chat("Hi", max_tokens=5), {}))
     engine.close()
     assert text.strip() == alone(engine, "Hi", {}, 5)
+
+
+def test_a_row_that_overflows_does_not_harm_its_neighbours(serving):
+    engine = serving()
+
+    async def ask():
+        jobs = [
+            whole(engine, chat("Hi", max_tokens=9, temperature=t), {"b": c})
+            for t in (0.0, 1.0)
+            for c in (1e39, -1.0)  # the first is infinite in float32
+        ]
+        return await asyncio.gather(*jobs, return_exceptions=True)
+
+    bad, good, worse, sampled = asyncio.run(ask())
+    engine.close()
+    assert isinstance(bad, Refusal) and isinstance(worse, Refusal) and bad.code == "not_finite"
+    assert good[0].strip() == alone(engine, "Hi", {"b": -1.0}, 9)
+    assert sampled[1].completion_tokens == 9
+
+
+def test_hardly_any_temperature_is_greedy(serving):
+    engine = serving()
+    request = chat("Hi", max_tokens=9, temperature=1e-300)
+    text, _ = asyncio.run(whole(engine, request, {"a": 1.0}))
+    engine.close()
+    assert text.strip() == alone(engine, "Hi", {"a": 1.0}, 9)
 
 
 def test_closing_ends_what_runs(serving):

@@ -37,6 +37,7 @@ def test_read(model, dial, expected):
         ("honest@", None, "model", "bad_coefficient"),
         ("honest@nan", None, "model", "bad_coefficient"),
         ("honest@1e999", None, "model", "bad_coefficient"),
+        ("honest@1e300", None, "model", "bad_coefficient"),
         ("honest@0.5@1", None, "model", "bad_coefficient"),
         ("honest+", None, "model", "unknown_dial"),
         ("honest+honest@1", None, "model", None),
