@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart honesty test test-fast test-llama-cpp bench bench-gemma bench-shape bench-scale check format docs docs-cli lock check-lock hooks build clean
+.PHONY: quickstart honesty test test-fast test-llama-cpp test-harness bench bench-gemma bench-shape bench-scale check format docs docs-cli lock check-lock hooks build clean
 
 # torch comes first and alone: where a CPU build of the pinned version is to be had, nothing later pulls CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -62,6 +62,11 @@ test-fast: $(VENV)/.dev
 test-llama-cpp: $(VENV)/.dev $(VENV)/.demo
 	$(PIP) -c constraints.txt llama-cpp-python
 	$(BIN)/python -m pytest tests/cli/test_llama_cpp.py
+
+# A dial in lm-evaluation-harness and inspect_ai; tasks of our own, no network.
+test-harness: $(VENV)/.dev
+	$(PIP) -c constraints.txt -e ".[harness]"
+	$(BIN)/python -m pytest tests/cli/test_harness_options.py tests/cli/test_harness_lm_eval.py tests/cli/test_harness_inspect.py
 
 # Seconds and memory of the fast path against the textbook one (tests/reference/plain.py); leave the machine alone meanwhile.
 bench: $(VENV)/.dev $(VENV)/.demo

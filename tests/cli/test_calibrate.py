@@ -58,7 +58,7 @@ def test_verbs_speak_in_what_a_user_turns(pasto, loose):
     assert said.code == 0 and "beyond the calibrated range" in said.err
     assert "beyond" not in pasto("generate", "--max-new-tokens", "2", "--raw", "-c", "2", "x").err
     assert pasto("export", "--coeff", "-1", "--out", "out").code == 0
-    facts = json.loads((loose.root / "out" / "lora-1" / "pasto_export.json").read_text())
+    facts = json.loads((loose.root / "out" / "lora-minus1.00" / "pasto_export.json").read_text())
     assert facts["dials"][0]["raw_coefficient"] == a and facts["coefficient"] == -1.0
 
 
@@ -90,23 +90,26 @@ def test_an_adapter_without_ends_stands_where_training_left_it(project):
     assert dial.raw(0.37) == 0.37 and dial.raw(-2.0) == -2.0
 
 
-def test_text_that_falls_apart_is_said_and_nothing_is_lost(pasto, loose):
-    path = loose.run / "adapter" / "pasto.json"
-    meta = json.loads(path.read_text())
-    meta["recipe"]["calibration"] = {
-        "tokens": 6,
-        "prompts": 3,
-        "step_limit": 1,
-        "distinct": 1.0,
-        "alike": 0.0,
-        "ended": 1.0,
-    }
-    path.write_text(json.dumps(meta))
-    before = path.read_bytes()
-    said = pasto("calibrate", "--kl", "20")
-    if said.code:  # random weights may happen to differ in no figure
-        assert "falls apart" in said.error or "disturbs" in said.error
-        assert path.read_bytes() == before
+def test_text_that_never_reads_is_said_and_the_end_stands_at_the_budget(pasto, loose, monkeypatch):
+    from pasto_cli.core.evaluation import calibration as library
+
+    monkeypatch.setattr(library, "faults", lambda *_: ["3 of 3 answers loop, base 0"])
+    said = pasto("calibrate", "--kl", "0.05", "--json")
+    assert said.code == 0 and said.err.count("however little the dial is turned") == 2
+    found = strict(said.out)
+    assert all(x["value"] == pytest.approx(0.05, rel=0.05) for x in found["reached"].values())
+
+
+def test_an_end_is_lowered_until_text_reads(pasto, loose, monkeypatch):
+    from pasto_cli.core.evaluation import calibration as library
+
+    whole = strict(pasto("calibrate", "--kl", "0.05", "--json").out)["coefficients"]
+    verdicts = iter([["loops"], [], ["loops"], []])  # +1 and -1, then +1 twice
+    monkeypatch.setattr(library, "faults", lambda *_: next(verdicts))
+    said = pasto("calibrate", "--kl", "0.05", "--json")
+    assert said.code == 0 and "+1 stands below the budget" in said.err
+    found = strict(said.out)["coefficients"]
+    assert found["1"] == pytest.approx(whole["1"] * 0.8**2) and found["-1"] == whole["-1"]
 
 
 def test_training_finds_the_ends_itself(pasto, project):

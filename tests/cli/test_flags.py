@@ -45,8 +45,9 @@ FLAGS = {
     "make-pairs": "positive negative --column --count --dataset --force --json --model --out "
     "--personas --recipe --screen --seed --set --suffixes --templates",
     "train": "recipe --force --json --out --resume --seeds --set",
-    "eval": "adapters --baseline --benchmark/-b --coeffs --data --device --equal-kl --json "
-    "--label-sign --limit --no-verify --oracles --quantization --raw --value",
+    "eval": "adapters --baseline --batch-size --benchmark/-b --coeffs --data --device --equal-kl "
+    "--harness --json --label-sign --limit --no-verify --oracles --quantization --raw --tasks "
+    "--value",
     "report": "run --json --out --samples",
     "benchmarks": "--data --json",
     "calibrate": "adapter --device --json --kl --no-verify --quantization",

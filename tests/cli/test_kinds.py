@@ -86,10 +86,11 @@ def test_one_exported_lora_serves_every_coefficient(pasto, linear):
     said = pasto("export", "--coeff", "1", "--coeff", "-0.5", "--format", "lora")
     assert said.code == 0, said.err
     folder = linear.run / "export"
-    facts = json.loads((folder / "lora+1" / "pasto_export.json").read_text())
+    facts = json.loads((folder / "lora-plus1.00" / "pasto_export.json").read_text())
     assert facts["dials"][0]["kind"] == "lora"
     whole, half = (
-        load_file(folder / name / "adapter_model.safetensors") for name in ("lora+1", "lora-0.5")
+        load_file(folder / name / "adapter_model.safetensors")
+        for name in ("lora-plus1.00", "lora-minus0.50")
     )
     for name, x in whole.items():
         scale = -0.5 if "lora_B" in name else 1.0
@@ -99,7 +100,7 @@ def test_one_exported_lora_serves_every_coefficient(pasto, linear):
     with torch.no_grad():
         with dial.steerer.at(-0.5):
             expected = dial.lm.model(input_ids=ids).logits
-        model = peft.PeftModel.from_pretrained(dial.lm.model, folder / "lora-0.5")
+        model = peft.PeftModel.from_pretrained(dial.lm.model, folder / "lora-minus0.50")
         torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=0, atol=1e-4)
 
 

@@ -224,9 +224,9 @@ def test_a_finished_run_whose_adapter_lies_aside_is_still_finished(pasto, projec
 def test_an_export_that_was_killed_keeps_the_old_one(pasto, project):
     export = ("export", "--coeff", "1", "--format", "lora", "--out", "out")
     assert pasto(*export).code == 0
-    before = contents(project.root / "out" / "lora+1")
+    before = contents(project.root / "out" / "lora-plus1.00")
     killed_between_renames(lambda: pasto(*export, "--force"))
-    assert not (project.root / "out" / "lora+1").exists()
+    assert not (project.root / "out" / "lora-plus1.00").exists()
     assert pasto(*export).code == 0
-    assert contents(project.root / "out" / "lora+1") == before
-    assert os.listdir(project.root / "out") == ["lora+1"]
+    assert contents(project.root / "out" / "lora-plus1.00") == before
+    assert os.listdir(project.root / "out") == ["lora-plus1.00"]

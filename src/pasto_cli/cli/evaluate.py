@@ -1,7 +1,9 @@
 """`pasto eval`: what the dial does on dilemmas that it never trained on."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -11,7 +13,7 @@ from pasto_cli.cli import options
 if TYPE_CHECKING:
     from pasto_cli.cli.console import Screen
     from pasto_cli.workflows.compare import Method
-    from pasto_cli.workflows.dials import Dial
+    from pasto_cli.workflows.dials import Dial, LoadOptions
 
 SENTIMENT = "sentiment"
 """The one benchmark that asks no Yes/No questions."""
@@ -21,6 +23,11 @@ NOT_WITH_ORACLES = (
 )
 NOT_WITH_SENTIMENT = ("--baseline", "--equal-kl", "--value", "--label-sign", "--data")
 NOT_IN_A_COMPARISON = ("--coeffs", "--label-sign")
+NOT_WITH_A_HARNESS = (
+    *("--benchmark", "--value", "--label-sign", "--oracles", "--baseline", "--equal-kl"),
+    "several adapters",
+)
+NOT_WITHOUT_A_HARNESS = ("--tasks", "--batch-size")
 
 
 def evaluate(
@@ -47,7 +54,8 @@ def evaluate(
         str | None,
         typer.Option(
             "--data",
-            help="Local folder with the DailyDilemmas files, instead of the Hub.",
+            help="Local folder with the DailyDilemmas files, instead of the Hub; "
+            "with --harness one of task files of your own.",
             show_default=False,
         ),
     ] = None,
@@ -55,7 +63,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help="At most this many dilemmas (whole ones; controls stay).",
+            help="At most this many dilemmas (whole ones; controls stay), or documents of a task.",
             show_default=False,
         ),
     ] = None,
@@ -68,7 +76,8 @@ def evaluate(
     coeffs: Annotated[
         str | None,
         typer.Option(
-            help="Coefficients, such as -1,-0.5,0,0.5,1; -1, 0 and 1 are always measured.",
+            help="Coefficients, such as -1,-0.5,0,0.5,1; -1, 0 and 1 are always measured, "
+            "except with --harness.",
             show_default=False,
         ),
     ] = None,
@@ -99,6 +108,23 @@ def evaluate(
             help="Scale each method to 1 nat of disturbance (KL p95 on neutral prompts).",
         ),
     ] = False,
+    harness: Annotated[
+        str | None,
+        typer.Option(
+            help="Run tasks of another harness instead: lm_eval (lm-evaluation-harness).",
+            show_default=False,
+        ),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Tasks of that harness, such as arc_easy,hellaswag.", show_default=False),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Rows of a batch of that harness. Default: 8.", show_default=False
+        ),
+    ] = None,
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,
@@ -120,12 +146,13 @@ def evaluate(
       pasto eval runs/a-seed0 runs/a-seed1 runs/a-seed2 --baseline prompt --equal-kl
 
       pasto eval --oracles --benchmark mini-dilemmas
+
+      pasto eval --harness lm_eval --tasks arc_easy,hellaswag --coeffs=-1,0,1 --limit 200
     """
     coefficients = _parse(coeffs)
     if label_sign not in ("own", "original"):
         raise PastoError(f"--label-sign {label_sign!r} is not known", "Write own or original.")
     names, given = baseline or [], adapters or []
-    comparison = bool(names or equal_kl)
     set_options = {
         "--limit": limit is not None,
         "--coeffs": coeffs is not None,
@@ -140,11 +167,50 @@ def evaluate(
         "--device": device is not None,
         "--no-verify": no_verify,
         "--raw": raw,
+        "--benchmark": benchmark is not None,
+        "--oracles": oracles,
+        "--tasks": tasks is not None,
+        "--batch-size": batch_size is not None,
     }
+    load_options = partial(options.load_options, quantization, device, no_verify, raw)
+    if harness is not None:
+        _refuse(set_options, "--harness", NOT_WITH_A_HARNESS)
+        asked_of_it = Tasks(harness, tasks, coefficients, limit, data, batch_size)
+        _run_harness(next(iter(given), None), asked_of_it, load_options, json)
+        return
+    _refuse(set_options, "the benchmarks of pasto", NOT_WITHOUT_A_HARNESS)
     if oracles:
         _refuse(set_options, "--oracles", NOT_WITH_ORACLES)
         _oracles(benchmark or "mini-dilemmas", data, value or "honesty", label_sign, json)
         return
+    asked: dict[str, Any] = {
+        "benchmark": benchmark,
+        "data": data,
+        "limit": limit,
+        "value": value,
+        "coefficients": coefficients,
+        "label_sign": label_sign,
+    }
+    _benchmarks(given, Compared(names, equal_kl), asked, set_options, load_options, json)
+
+
+class Compared(NamedTuple):
+    """What a dial is to stand beside."""
+
+    names: Sequence[str]
+    equal_kl: bool
+
+
+def _benchmarks(
+    given: Sequence[str],
+    beside: Compared,
+    asked: dict[str, Any],
+    set_options: Mapping[str, bool],
+    load_options: "Callable[[], LoadOptions]",
+    json: bool,
+) -> None:
+    """Benchmarks of our own."""
+    benchmark, comparison = asked["benchmark"], bool(beside.names or beside.equal_kl)
     if benchmark == SENTIMENT:
         _refuse(set_options, f"--benchmark {SENTIMENT}", NOT_WITH_SENTIMENT)
     if comparison:
@@ -155,30 +221,58 @@ def evaluate(
     from pasto_cli.workflows import compare, dials
     from pasto_cli.workflows import evaluate as workflow
 
-    check_benchmark(benchmark, data)
-    compare.check_names(names)
-    screen, load_options = Screen(), options.load_options(quantization, device, no_verify, raw)
-    asked: dict[str, Any] = {
-        "benchmark": benchmark,
-        "data": data,
-        "limit": limit,
-        "value": value,
-        "coefficients": coefficients,
-        "label_sign": label_sign,
-    }
+    check_benchmark(benchmark, asked["data"])
+    compare.check_names(beside.names)
+    screen, how = Screen(), load_options()
 
     def measured(dial: dials.Dial) -> workflow.Measured:
         if _is_sentiment(dial, benchmark):
             _refuse(set_options, f"the recipe's benchmark, {SENTIMENT}", NOT_WITH_SENTIMENT)
+            coefficients, limit = asked["coefficients"], asked["limit"]
             return workflow.evaluate_sentiment(dial, screen, coefficients, limit)
         return workflow.evaluate_dial(dial, workflow.plan_evaluation(dial, **asked), screen)
 
-    opened = (dials.open_dial(name, screen, load_options) for name in given or [None])
+    opened = (dials.open_dial(name, screen, how) for name in given or [None])
     if comparison:
-        tables.show_comparisons(_compared(opened, names, asked, equal_kl, screen), json)
+        tables.show_comparisons(_compared(opened, beside, asked, screen), json)
         return
     found = [measured(dial) for dial in opened]
     tables.show_runs(found, workflow.across_runs(found), json)
+
+
+def _run_harness(
+    name: str | None, tasks: "Tasks", load_options: "Callable[[], LoadOptions]", json: bool
+) -> None:
+    """Tasks of another harness."""
+    if not tasks.names:
+        raise PastoError("--harness needs tasks", "Write --tasks arc_easy,hellaswag")
+    from pasto_cli.cli import tables
+    from pasto_cli.cli.console import Screen
+    from pasto_cli.workflows import dials
+    from pasto_cli.workflows.harnesses import run
+
+    run.check_harness(tasks.harness)
+    asked = run.Asked(
+        tasks=[name.strip() for name in tasks.names.split(",") if name.strip()],
+        coefficients=tasks.coefficients or run.COEFFICIENTS,
+        limit=tasks.limit,
+        folder=None if tasks.folder is None else Path(tasks.folder),
+        batch_size=tasks.batch_size or 8,
+    )
+    prepared, screen = run.prepare(asked), Screen()
+    dial = dials.open_dial(name, screen, load_options(), packing=False)
+    tables.show_harness(run.run_tasks(dial, prepared, screen), json)
+
+
+class Tasks(NamedTuple):
+    """What is asked of another harness, as the options say it."""
+
+    harness: str
+    names: str | None
+    coefficients: Sequence[float] | None
+    limit: int | None
+    folder: str | None
+    batch_size: int | None
 
 
 def _is_sentiment(dial: "Dial", benchmark: str | None) -> bool:
@@ -186,11 +280,7 @@ def _is_sentiment(dial: "Dial", benchmark: str | None) -> bool:
 
 
 def _compared(
-    opened: "Iterable[Dial]",
-    names: Sequence[str],
-    asked: dict[str, Any],
-    equal_kl: bool,
-    screen: "Screen",
+    opened: "Iterable[Dial]", beside: Compared, asked: dict[str, Any], screen: "Screen"
 ) -> "list[list[Method]]":
     """Each dial beside its baselines; what two dials share is measured once."""
     from pasto_cli.workflows import compare
@@ -200,11 +290,11 @@ def _compared(
     before: Dial | None = None
     for dial in opened:
         if _is_sentiment(dial, asked["benchmark"]):
-            given = {"--baseline": bool(names), "--equal-kl": equal_kl}
+            given = {"--baseline": bool(beside.names), "--equal-kl": beside.equal_kl}
             _refuse(given, f"the recipe's benchmark, {SENTIMENT}", tuple(given))
         plan = workflow.plan_evaluation(dial, **asked)
         known = compare.same_for_both(found[-1], before, dial) if before else []
-        found.append(compare.compare(dial, names, plan, equal_kl, screen, known))
+        found.append(compare.compare(dial, beside.names, plan, beside.equal_kl, screen, known))
         before = dial
     return found
 

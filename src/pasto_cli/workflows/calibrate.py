@@ -40,8 +40,7 @@ def calibrate(
         The adapter's folder and what was found.
 
     Raises:
-        PastoError: If no coefficient disturbs so much, text falls apart however little the dial is
-            turned, or the adapter is not a local folder.
+        PastoError: If no coefficient disturbs so much, or the adapter is not a local folder.
     """
     if budget is not None and not 0 < budget < 50:
         raise PastoError(
@@ -89,12 +88,20 @@ def ends_of(
             seed=recipe.evaluation.seed,
         )
     for key, wrong in found.lowered.items():
-        if wrong:
-            watch.note(
-                f"{'+1' if key == '1' else key} stands below the budget, where text still reads "
-                f"(at the budget: {'; '.join(wrong)})"
-            )
+        watch.note(
+            f"{_shown(key)} stands below the budget, where text still reads (at the budget: "
+            f"{'; '.join(wrong)})"
+        )
+    for key, wrong in found.unreadable.items():
+        watch.warn(
+            f"text at {_shown(key)} falls apart however little the dial is turned, so that the end "
+            f"stands at the budget ({'; '.join(wrong)}); read some before you use it"
+        )
     return found
+
+
+def _shown(key: str) -> str:
+    return "+1" if key == "1" else key
 
 
 def _alike_in_length(lm: LoadedModel, prompts: Sequence[str], count: int) -> list[str]:

@@ -104,10 +104,11 @@ def plan_evaluation(
     require_value(part, settings.value)
     with layer_precision(dial.lm, spec.precision) as low:
         facts = {"layers": "bfloat16" if low else str(dial.lm.dtype).removeprefix("torch.")}
-    return Plan(part, settings, _provenance(dial, spec.seed, limit) | facts, spec.precision)
+    return Plan(part, settings, provenance_of(dial, spec.seed, limit) | facts, spec.precision)
 
 
-def _provenance(dial: Dial, bootstrap_seed: int, limit: int | None) -> dict[str, Any]:
+def provenance_of(dial: Dial, bootstrap_seed: int, limit: int | None) -> dict[str, Any]:
+    """Which dial was measured, on which base, by which versions, when."""
     return {
         "adapter": str(dial.folder),
         "ends": list(dial.ends),
@@ -171,10 +172,11 @@ def keep_evaluation(dial: Dial, run: EvalRun, method: str = "") -> Path | None:
     """Write an evaluation beside the run that it belongs to; None where there is no run folder."""
     sign = "" if run.label_sign == "own" else "-original-sign"
     name = f"{run.benchmark}{sign}{f'-{method}' if method else ''}.json"
-    return _keep(dial, name, dump(run))
+    return keep(dial, name, dump(run))
 
 
-def _keep(dial: Dial, name: str, text: str) -> Path | None:
+def keep(dial: Dial, name: str, text: str) -> Path | None:
+    """Write a file into eval/ of the dial's run; None where there is no run folder."""
     run = runs.run_of(dial.folder)
     # Every process has the same result; the first one writes it.
     if distributed.rank() > 0 or run is None:
@@ -202,8 +204,8 @@ def evaluate_sentiment(
     label = f"{SENTIMENT}: {len(prompts)} prompts at {len(wanted)} coefficients"
     with enough_memory(LOW_MEMORY), watch.task(label, len(prompts)) as advance:
         texts = generate_many(dial.lm, dial.steerer, prompts, wanted, progress=advance)
-    run = score_texts(prompts, wanted, texts, spec.seed, _provenance(dial, spec.seed, limit))
-    return Measured(run, _keep(dial, f"{SENTIMENT}.json", run.model_dump_json(indent=1)))
+    run = score_texts(prompts, wanted, texts, spec.seed, provenance_of(dial, spec.seed, limit))
+    return Measured(run, keep(dial, f"{SENTIMENT}.json", run.model_dump_json(indent=1)))
 
 
 def across_runs(found: Sequence[Measured]) -> dict[str, Spread]:

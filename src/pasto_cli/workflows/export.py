@@ -62,9 +62,15 @@ def export_dials(
 
 
 def _name(dials: DialSet, kind: str, a: float) -> str:
-    """File or folder of one export: `lora+1`, `merged-mix-0.5`, `gguf-lora-1.gguf`."""
+    """File or folder of one export: `lora-plus1.00`, `merged-mix-minus0.50`, ...
+
+    Engines take it for the name of a model: no character that URLs or their options read otherwise.
+    """
     mix = "-mix" if len(dials.dials) > 1 else ""
-    return f"{kind}{mix}{a:+g}{'.gguf' if kind == 'gguf-lora' else ''}"
+    # Two decimals, and more only where they tell two positions apart.
+    size = f"{abs(a):.2f}" if round(a, 2) == a else f"{abs(a)!r}"
+    sign = "plus" if a > 0 else "minus"
+    return f"{kind}{mix}-{sign}{size}{'.gguf' if kind == 'gguf-lora' else ''}"
 
 
 def _export(dials: DialSet, kind: str, a: float, path: Path, watch: Watcher) -> Exported:

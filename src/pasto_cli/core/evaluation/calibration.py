@@ -37,7 +37,10 @@ class Found(NamedTuple):
 
     calibration: Calibration
     lowered: dict[Key, list[str]]
-    """Sign -> what was wrong with text at the budget; empty where nothing was."""
+    """Sign -> what was wrong with text at the budget, where a smaller coefficient mended it."""
+    unreadable: dict[Key, list[str]]
+    """Sign -> what is wrong with text however little the dial is turned; such an end stands at the
+    budget."""
 
 
 def find_ends(
@@ -64,8 +67,7 @@ def find_ends(
         tell: Told what is being looked at.
 
     Raises:
-        PastoError: If no coefficient disturbs so much, or text falls apart however little the dial
-            is turned.
+        PastoError: If no coefficient disturbs so much.
     """
     sizes = _sizes_at_budget(lm, steerer, probe, spec, tell)
     read = _lower_until_readable(lm, steerer, prompts, spec, sizes, tell)
@@ -85,7 +87,7 @@ def find_ends(
         created=now,
         prompts_sha256=_digest([*probe.prompts, *prompts]),
     )
-    return Found(calibration, read.lowered)
+    return Found(calibration, read.lowered, read.unreadable)
 
 
 def _sizes_at_budget(
@@ -115,6 +117,7 @@ class _Readable(NamedTuple):
     sizes: dict[Key, float]
     text: dict[Literal["1", "-1", "0"], TextQuality]
     lowered: dict[Key, list[str]]
+    unreadable: dict[Key, list[str]]
 
 
 def _lower_until_readable(
@@ -126,36 +129,32 @@ def _lower_until_readable(
     tell: Callable[[str], None],
 ) -> _Readable:
     """Shrink each end until its greedy text has no faults beside the base's."""
-    sizes = dict(sizes)
+    at_budget, sizes = sizes, dict(sizes)
+    unreadable: dict[Key, list[str]] = {}
     tell("the base's own text")
     (base,) = _read(lm, steerer, prompts, spec, [0.0])
     text: dict[Key, TextQuality] = {}
-    lowered: dict[Key, list[str]] = {"1": [], "-1": []}
+    budget_text: dict[Key, TextQuality] = {}
+    lowered: dict[Key, list[str]] = {}
     pending: dict[Key, float] = dict(SIGNS)
     for attempt in range(spec.step_limit + 1):
         at = [sign * sizes[key] for key, sign in pending.items()]
         tell(f"text at coefficient {' and '.join(f'{a:+.3g}' for a in at)}")
-        text.update(zip(pending, _read(lm, steerer, prompts, spec, at), strict=True))
-        wrong: dict[Key, list[str]] = {key: faults(text[key], base, spec) for key in pending}
+        found = dict(zip(pending, _read(lm, steerer, prompts, spec, at), strict=True))
+        wrong: dict[Key, list[str]] = {key: faults(found[key], base, spec) for key in pending}
+        if attempt == 0:
+            text, lowered = dict(found), {key: wrong[key] for key in pending if wrong[key]}
+            budget_text = dict(found)
+        text.update(found)
         pending = {key: sign for key, sign in pending.items() if wrong[key]}
         if not pending:
             break
-        if attempt == spec.step_limit:
-            raise _unreadable(sizes, wrong)
         for key in pending:
-            lowered[key] = lowered[key] or wrong[key]
             sizes[key] *= spec.shrink
-    return _Readable(sizes, {"0": base, "1": text["1"], "-1": text["-1"]}, lowered)
-
-
-def _unreadable(sizes: dict[Key, float], wrong: dict[Key, list[str]]) -> PastoError:
-    key: Key = "1" if wrong.get("1") else "-1"
-    return PastoError(
-        f"text at {key} falls apart even at coefficient {key[:-1]}{sizes[key]:.3g}: "
-        f"{'; '.join(wrong[key])}",
-        "Train with more anchors or a smaller adapter.max_angle, or loosen the thresholds of the "
-        "recipe's calibration section.",
-    )
+    for key in pending:  # no size helps: what is wrong is not that the dial is turned too far
+        unreadable[key] = lowered.pop(key)
+        sizes[key], text[key] = at_budget[key], budget_text[key]
+    return _Readable(sizes, {"0": base, "1": text["1"], "-1": text["-1"]}, lowered, unreadable)
 
 
 def _digest(prompts: Sequence[str]) -> str:

@@ -108,7 +108,7 @@ class TextQuality(BaseModel):
     distinct: float
     """Different words as a share of all words, mean over answers."""
     repeated: int
-    """Runs of words that a text has said before."""
+    """Answers that say a run of words again."""
     ended: float
     """Share of answers that end before the limit."""
     alike: float

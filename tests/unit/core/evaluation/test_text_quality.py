@@ -28,7 +28,7 @@ def test_each_way_to_fall_apart_is_named():
     assert "answers end" not in " ".join(faults(loop, base, SPEC))
     base, loop = (x.model_copy(update={"n": 12}) for x in (base, loop))
     found = " ".join(faults(loop, base, SPEC))
-    assert "distinct words" in found and "repeated runs" in found
+    assert "distinct words" in found and "answers loop" in found
     assert "0% of the answers end" in found and "begin alike" in found
     refusal = quality([Answer(f"I'm sorry, but I can't talk about {x}.", 9) for x in "abc"], 64)
     assert faults(refusal, base, SPEC) == ["100% of the answers begin alike, base 0%"]

@@ -1,0 +1,1 @@
+"""Dials in other evaluation harnesses: lm-evaluation-harness and inspect_ai."""
