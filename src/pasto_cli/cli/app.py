@@ -29,6 +29,7 @@ from pasto_cli.cli import (
     recipe,
     recipes,
     report,
+    serve,
     train,
     verify,
 )
@@ -47,6 +48,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("benchmarks")(benchmarks.benchmarks)
 app.command("generate")(generate.generate)
+app.command("serve")(serve.serve)
 app.command("calibrate")(calibrate.calibrate)
 app.command("interference")(interference.interference)
 app.command("export")(export.export)

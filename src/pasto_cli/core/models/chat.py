@@ -6,7 +6,7 @@ with its BOS is tokenised without special tokens, so no prompt has two.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pasto_cli.base.errors import PastoError
@@ -46,19 +46,33 @@ class Chat:
 
     def text(self, user: str) -> str:
         """The rendered prompt up to and including the header of the assistant's turn."""
-        messages = [{"role": "system", "content": self.system}] if self.system is not None else []
-        messages.append({"role": "user", "content": user})
         try:
-            # Hybrid reasoning templates open a thinking block unless told not to; others ignore the
-            # keyword.
-            return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-            )
+            return self.render([{"role": "user", "content": user}])
         except Exception as error:  # jinja raises its own errors, and templates raise through it
             raise PastoError(
                 f"the model's chat template failed: {error}",
                 "Set or remove model.system in the recipe.",
             ) from None
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """A conversation up to and including the header of the assistant's next turn.
+
+        The system message of every prompt stands first, unless the conversation has its own.
+
+        Args:
+            messages: `role` and `content` of each.
+
+        Raises:
+            Exception: Whatever jinja or the template raise.
+        """
+        system = [{"role": "system", "content": self.system}] if self.system is not None else []
+        if any(message["role"] == "system" for message in messages):
+            system = []
+        # Hybrid reasoning templates open a thinking block unless told not to; others ignore the
+        # keyword.
+        return self.tokenizer.apply_chat_template(
+            [*system, *messages], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a rendered text.
@@ -71,7 +85,10 @@ class Chat:
 
     def prompt(self, user: str) -> list[int]:
         """Token ids of a prompt that ends in the header of the assistant's turn."""
-        text = self.text(user)
+        return self.ids(self.text(user))
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a rendered prompt, open for the reply."""
         ids = self.encode(text)
         # A tokenizer that appends EOS would close the turn before the reply.
         closed = len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id

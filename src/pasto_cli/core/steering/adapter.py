@@ -13,7 +13,7 @@ Legend: r rank, c distinct coefficients; D (d_in, r), M(a) (r, r), E (r, d_out).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol, Self
 
@@ -25,6 +25,9 @@ from pasto_cli.core.recipe.schema import AdapterSpec
 from pasto_cli.core.steering.coefficients import Coefficients, per_row
 from pasto_cli.core.steering.factors import Factors
 from pasto_cli.core.steering.hooks import add_change, folded
+
+Mixing = Callable[[Sequence[float]], list[Tensor]]
+"""Gives M(a) of each module for a list of coefficients, as `Adapter.mixing` does."""
 
 
 class Settings(Protocol):
@@ -137,7 +140,9 @@ class Adapter(nn.Module, ABC):
         return sum(p.numel() for p in self.parameters())
 
     @contextmanager
-    def at(self, model: nn.Module, coefficients: Coefficients) -> Iterator[None]:
+    def at(
+        self, model: nn.Module, coefficients: Coefficients, mixing: Mixing | None = None
+    ) -> Iterator[None]:
         """Steer a model inside this context; outside, also after an exception, it is the base.
 
         M(a) is computed once, on entry. Gradients reach the trained tensors where the caller has
@@ -146,6 +151,7 @@ class Adapter(nn.Module, ABC):
         Args:
             model: The base model that the adapter was made for.
             coefficients: One number for all rows of a batch, or one per row.
+            mixing: Stands in for the adapter's own, where M(a) is kept between contexts.
 
         Raises:
             PastoError: If a module that the adapter changes is not there, or a coefficient is not
@@ -156,10 +162,10 @@ class Adapter(nn.Module, ABC):
             yield
             return
         modules = [_submodule(model, path) for path in self.paths]
-        mixing = self.mixing(distinct)
+        found = (mixing or self.mixing)(distinct)
         handles = [
             module.register_forward_hook(add_change(own.down, mix, own.up, rows))
-            for module, (_, own), mix in zip(modules, self.items(), mixing, strict=True)
+            for module, (_, own), mix in zip(modules, self.items(), found, strict=True)
         ]
         try:
             yield

@@ -221,12 +221,17 @@ def _answers(lm: LoadedModel, rows: list[list[int]], how: Decoding) -> list[list
     }
     output = lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
     found = output[:, ids.shape[1] :].tolist()
-    more = lm.model.generation_config.eos_token_id  # one, several or none
-    ends = {lm.tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])}
+    ends = {lm.tokenizer.eos_token_id, *end_tokens(lm)}
     # A row that ended early was padded until its neighbours had ended.
     return [
         row[: next((n + 1 for n, token in enumerate(row) if token in ends), None)] for row in found
     ]
+
+
+def end_tokens(lm: LoadedModel) -> set[int]:
+    """Tokens at which transformers' `generate` ends a text: one, several or none."""
+    found = lm.model.generation_config.eos_token_id
+    return set() if found is None else set(found if isinstance(found, list) else [found])
 
 
 def decoding(temperature: float) -> dict[str, Any]:

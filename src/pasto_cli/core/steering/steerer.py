@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.steering.adapter import Adapter
+from pasto_cli.core.steering.adapter import Adapter, Mixing
 from pasto_cli.core.steering.coefficients import Coefficients, change, per_row
 
 
@@ -52,15 +52,22 @@ class Steerer(Protocol):
 
 
 class AdapterSteerer(Steerer):
-    """An adapter on the model that it was made for."""
+    """An adapter on the model that it was made for.
 
-    def __init__(self, adapter: Adapter, lm: LoadedModel) -> None:
+    Args:
+        adapter: Made for the model.
+        lm: The base model.
+        mixing: See `Adapter.at`; None computes M(a) on every entry, as training needs it.
+    """
+
+    def __init__(self, adapter: Adapter, lm: LoadedModel, mixing: Mixing | None = None) -> None:
         self.adapter = adapter
         self.lm = lm
+        self.mixing = mixing
 
     def at(self, coefficients: Coefficients) -> AbstractContextManager[None]:
         """See `Steerer.at`."""
-        return self.adapter.at(self.lm.model, coefficients)
+        return self.adapter.at(self.lm.model, coefficients, self.mixing)
 
     def baked(self, coefficients: Coefficients) -> AbstractContextManager[None]:
         """See `Adapter.baked`."""

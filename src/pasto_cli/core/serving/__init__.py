@@ -1,0 +1,1 @@
+"""A dial in every request: engines that decode, and the HTTP interface before them."""

@@ -1,0 +1,217 @@
+"""The HTTP interface: OpenAI's paths before an engine.
+
+    GET  /v1/models  /v1/models/NAME       the dials by name, and the base
+    POST /v1/chat/completions              a conversation, rendered by the model's own template
+    POST /v1/completions                   a text as it stands
+    GET  /health
+
+An engine or a dial is never chosen by a path on this machine: requests name positions.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from pasto_cli.core.serving.answers import Answers
+from pasto_cli.core.serving.engine import Engine, Refusal
+from pasto_cli.core.serving.openai_replies import (
+    ChatForm,
+    CompletionForm,
+    Form,
+    Reply,
+    error_body,
+)
+from pasto_cli.core.serving.openai_requests import Body, ChatBody, CompletionBody, read_body
+from pasto_cli.core.serving.positions import BASE, DEFAULT, Positions, name_of
+
+LARGEST_BODY = 2**22
+"""Bytes of a request."""
+RETRY_AFTER = "2"
+"""Seconds after which a client that was refused for load may ask again."""
+log = logging.getLogger("pasto.serving")
+
+
+def create_app(engine: Engine, positions: Positions, base: str) -> Starlette:
+    """The application, for uvicorn or any other ASGI server.
+
+    Args:
+        engine: Decodes.
+        positions: Reads where requests want the dials.
+        base: Where the base model comes from; shown to clients.
+    """
+    api = _Api(engine, positions, base)
+    return Starlette(
+        routes=[
+            Route("/v1/models", api.models),
+            Route("/v1/models/{name:path}", api.model),
+            Route("/v1/chat/completions", api.chat, methods=["POST"]),
+            Route("/v1/completions", api.completions, methods=["POST"]),
+            Route("/health", api.health),
+        ],
+        exception_handlers={HTTPException: _no_such_path},
+    )
+
+
+class _Api:
+    """The endpoints."""
+
+    def __init__(self, engine: Engine, positions: Positions, base: str) -> None:
+        self.engine, self.positions, self.base = engine, positions, base
+        self.started = int(time.time())
+
+    async def models(self, _: Request) -> Response:
+        """Names that a request's `model` may have; `NAME@COEFFICIENT` is one for every dial."""
+        names = [BASE, DEFAULT, *self.engine.models()]
+        return JSONResponse({"object": "list", "data": [self._entry(name) for name in names]})
+
+    async def model(self, request: Request) -> Response:
+        """One of them, or any position."""
+        name = request.path_params["name"]
+        try:
+            self.positions.read(name)
+        except Refusal as error:
+            return _error(Refusal(error.message, error.hint, code="model_not_found", status=404))
+        return JSONResponse(self._entry(name))
+
+    async def health(self, _: Request) -> Response:
+        """Whether it runs."""
+        return JSONResponse({"status": "ok"})
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a conversation."""
+        return await self._complete(request, ChatBody, ChatForm())
+
+    async def completions(self, request: Request) -> Response:
+        """Go on with a text."""
+        return await self._complete(request, CompletionBody, CompletionForm())
+
+    async def _complete(self, request: Request, kind: type[Body], form: Form) -> Response:
+        try:
+            body = read_body(kind, await _json(request))
+            position = self.positions.read(body.model, body.dial)
+            reply = Reply(form, name_of(position), body.alternatives() is not None)
+            answers = await Answers.begin(self.engine, body.requests(), position)
+            prompt_tokens = answers.prompt_tokens(body.n)
+            if body.stream:
+                told = body.stream_options.include_usage
+                return _EventStream(answers, _events(answers, reply, prompt_tokens, told))
+            choices = await _unless_gone(request, answers)
+            if choices is None:
+                return Response(status_code=499)  # nobody reads it
+            return JSONResponse(reply.whole(choices, prompt_tokens))
+        except Exception as error:
+            return _error(error)
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self.started,
+            "owned_by": "pasto",
+            "root": self.base,
+        }
+
+
+class _EventStream(StreamingResponse):
+    """Server-sent events; however it ends, also before its first event, the answers are closed."""
+
+    def __init__(self, answers: Answers, events: AsyncIterator[str]) -> None:
+        super().__init__(
+            events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+        )
+        self.answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self.answers.aclose()
+
+
+async def _events(
+    answers: Answers, reply: Reply, prompt_tokens: int, include_usage: bool
+) -> AsyncIterator[str]:
+    """The events of a stream, the last of them `[DONE]`."""
+    offsets, made = [0] * len(answers.streams), 0
+    try:
+        for index in range(len(offsets)):
+            if (opening := reply.opening(index)) is not None:
+                yield _event(opening)
+        async for index, piece in answers:
+            yield _event(reply.chunk(index, piece, offsets[index]))
+            offsets[index] += len(piece.text)
+            made += piece.completion_tokens
+        if include_usage:
+            yield _event(reply.last(prompt_tokens, made))
+    except Exception as error:  # the status has been sent: the error is an event of its own
+        yield _event(_logged(error)[1])
+    yield "data: [DONE]\n\n"
+
+
+def _event(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+async def _unless_gone(request: Request, answers: Answers) -> list[Any] | None:
+    """All pieces of all answers; None if the client goes away first, and then they are closed."""
+    work = asyncio.create_task(answers.collect())
+    gone = asyncio.create_task(_disconnect(request))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return await work if work.done() else None
+    finally:
+        work.cancel()
+        gone.cancel()
+        await answers.aclose()
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _json(request: Request) -> object:
+    """The body of a request.
+
+    Raises:
+        Refusal: If it is too large or not JSON.
+    """
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > LARGEST_BODY:
+            raise Refusal(f"the body has more than {LARGEST_BODY} bytes", "Send less.", status=413)
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(f"the body is not JSON: {error}", "Send a JSON object.") from None
+
+
+def _logged(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Status and body of an error; what is our own fault is logged with its traceback."""
+    status, body = error_body(error)
+    if status == 500:
+        log.error("a request failed", exc_info=error)
+    return status, body
+
+
+def _error(error: Exception) -> Response:
+    status, body = _logged(error)
+    headers = {"Retry-After": RETRY_AFTER} if status in (429, 503) else None
+    return JSONResponse(body, status, headers)
+
+
+def _no_such_path(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    problem = f"{request.method} {request.url.path}: no such path"
+    return _error(Refusal(problem, "Paths: /v1/chat/completions, /v1/models.", status=status))

@@ -1,0 +1,185 @@
+"""`pasto serve`: dials behind an OpenAI-compatible interface."""
+
+import contextlib
+import ipaddress
+import re
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pasto_cli.base.errors import PastoError
+from pasto_cli.core.serving.engine import Engine
+from pasto_cli.core.serving.positions import Positions
+from pasto_cli.core.serving.transformers_engine import Limits, TransformersEngine
+from pasto_cli.core.steering.mixing_cache import MixingCache
+from pasto_cli.core.steering.steerer import AdapterSteerer, Scaled, Steerer
+from pasto_cli.workflows.dials import Dial, LoadOptions, open_dial, open_set, split_coefficient
+from pasto_cli.workflows.progress import Watcher
+
+GRACE = 5
+"""Seconds that answers have to end after Ctrl-C or SIGTERM."""
+
+
+class Named(NamedTuple):
+    """An adapter as the command line names it: NAME=RUN:COEFFICIENT, only RUN of it needed."""
+
+    name: str | None
+    source: str
+    own: float | None
+    """Where it stands for requests that say nothing."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What is served."""
+
+    engine: Engine
+    positions: Positions
+    base: str
+    """Where the base model comes from."""
+
+
+def require_server() -> None:
+    """Refuse where the packages of the HTTP interface are missing, before a model is loaded.
+
+    Raises:
+        PastoError: With the command that installs them.
+    """
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise PastoError(
+            f"pasto serve needs the package {error.name}",
+            'Install it: pip install "pasto-cli[serve]"',
+        ) from None
+
+
+def open_service(
+    adapters: Sequence[str], watch: Watcher, options: LoadOptions, limits: Limits
+) -> Service:
+    """Load adapters and their base, and start an engine on them.
+
+    Args:
+        adapters: See `Named`; none for the latest run.
+        watch: Told what is loaded.
+        options: How the base is loaded and the adapters checked.
+        limits: How much the engine takes on.
+
+    Raises:
+        PastoError: If two dials have one name, or cannot stand on one base.
+    """
+    named = [_named(text) for text in adapters]
+    if named:
+        sources = [each.source for each in named]
+        dials = list(open_set(sources, watch, options, packing=False).dials)
+    else:
+        dials = [open_dial(None, watch, options, packing=False)]
+        named = [Named(None, "", None)]
+    names = [each.name or _plain(dial.recipe.name) for each, dial in zip(named, dials, strict=True)]
+    for name in names:
+        if names.count(name) > 1:
+            raise PastoError(
+                f"two dials are called {name}", "Name them apart: pasto serve one=RUN other=RUN"
+            )
+    positions = Positions({name: each.own for name, each in zip(names, named, strict=True)})
+    steerers = dict(zip(names, map(_steerer, dials), strict=True))
+    return _started(dials[0], steerers, positions, limits)
+
+
+def _started(
+    first: Dial, steerers: Mapping[str, Steerer], positions: Positions, limits: Limits
+) -> Service:
+    engine = TransformersEngine(first.lm, steerers, limits)
+    return Service(engine, positions, first.lm.spec.source)
+
+
+def _steerer(dial: Dial) -> Steerer:
+    """The dial at the coefficients that a user turns, with M(a) kept."""
+    kept = MixingCache(dial.adapter)
+    return Scaled(AdapterSteerer(dial.adapter, dial.lm, kept), *dial.ends)
+
+
+def _named(text: str) -> Named:
+    name, equals, source = text.partition("=")
+    # A path may hold an equals sign of its own.
+    if not equals or "/" in name:
+        name, source = "", text
+    path, own = split_coefficient(source)
+    return Named(name or None, path, own)
+
+
+def _plain(name: str) -> str:
+    """A recipe's name as a dial's."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "dial"
+
+
+def serve(service: Service, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Answer requests until Ctrl-C or SIGTERM.
+
+    Args:
+        service: What is served; it is closed in the end.
+        host: Address to listen on.
+        port: 0 takes one that is free.
+        ready: Told the server's address as soon as requests are answered.
+
+    Raises:
+        PastoError: If the address cannot be had.
+    """
+    import uvicorn
+
+    from pasto_cli.core.serving.app import create_app
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            for name in service.engine.models():  # the first requests find M(a) there
+                await service.engine.load(service.positions.read(name))
+            await super().startup(sockets)
+            if self.started:
+                ready(address)
+
+    try:
+        listening = _listen(host, port)
+        address = _address(host, listening.getsockname()[1])
+        config = uvicorn.Config(
+            create_app(service.engine, service.positions, service.base),
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=GRACE,
+        )
+        # uvicorn raises the signal once more when it has ended.
+        with contextlib.closing(listening), contextlib.suppress(KeyboardInterrupt):
+            Server(config).run(sockets=[listening])
+    finally:
+        service.engine.close()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound, but does not listen yet."""
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(where)
+        return listening
+    except OSError as error:
+        raise PastoError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}",
+            "Choose another --port (0 takes one that is free) or --host.",
+        ) from None
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
