@@ -1,5 +1,5 @@
-"""Experiments behind the defaults: variants of recipes/honesty/smollm2-135m.yaml, several seeds, what each dial
-does and disturbs.
+"""Experiments behind the defaults: variants of recipes/honesty/smollm2-135m.yaml, several seeds,
+what each dial does and disturbs.
 
     python experiments/defaults.py --out results.jsonl [--data FOLDER] [--variant NAME ...] [--seeds
     0 1 2]
@@ -225,7 +225,9 @@ def main() -> None:
     parser.add_argument("--variant", action="append", choices=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--recipe", type=Path, default=Path(__file__).parent.parent / "recipes" / "honesty" / "smollm2-135m.yaml"
+        "--recipe",
+        type=Path,
+        default=Path(__file__).parent.parent / "recipes" / "honesty" / "smollm2-135m.yaml",
     )
     parser.add_argument(
         "--keep", type=Path, help="folder for the trained dials; without it they are thrown away"

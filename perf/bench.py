@@ -1,6 +1,6 @@
 """Time and memory of the fast path against the textbook one.
 
-    python -m perf.bench [--recipe recipes/honesty/smollm2-135m.yaml] [--repeats 5] [--out bench.json]
+    python -m perf.bench [--recipe FILE] [--repeats 5] [--out bench.json]
 
 Both ways run in one process, in turn and order-swapped; ratios are what counts. Peak memory is that
 of a fresh process for each measurement. Writes a table and bench.json.
