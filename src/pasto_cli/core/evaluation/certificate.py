@@ -9,7 +9,8 @@ steerer in prompt-equivalents, where 1 is as far as the persona prompt itself go
 
     s(a) = (mean T(a) - mean T(0)) / ((mean T_cho - mean T_rej) / 2)
 
-A dial is certified if s(+1) > 0 > s(-1) with 95 % intervals that exclude 0 by `MIN_STRENGTH`.
+A dial is certified if s(+1) > 0 > s(-1) with 95 % intervals that exclude 0 by `MIN_STRENGTH`, and
+each end moves by `USEFUL` at least: a dial of +0.11 and -0.25 moved dilemmas the wrong way.
 Benchmark data is never used: a dial must not be chosen by what it is later measured with.
 
 The published method (AntiPaSTO, arXiv 2601.07473) shapes differences between persona prompts only;
@@ -39,6 +40,8 @@ MIN_SPAN = 1e-3
 MIN_STRENGTH = 0.01
 """Prompt-equivalents that each end must move for certain: less is within rounding, which has a sign
 on every pair as well."""
+USEFUL = 0.2
+"""Prompt-equivalents: an end that moves less is certain and of no use."""
 
 
 class HeldOutPersonaLLR(NamedTuple):
@@ -191,7 +194,7 @@ def certify(llr: HeldOutPersonaLLR, num_prompts: int, seed: int = 0) -> Certific
 def _why_not(llr: HeldOutPersonaLLR, strengths: Mapping[str, Estimate]) -> list[str]:
     """What stands against a certificate; nothing if it is passed."""
     up, down = strengths["1"], strengths["-1"]
-    reasons = []
+    reasons: list[str] = []
     if llr.span < MIN_SPAN:
         reasons.append(f"the persona prompts differ by {llr.span:.2g} nats per token only")
     if len(set(llr.clusters)) < 2:
@@ -206,4 +209,18 @@ def _why_not(llr: HeldOutPersonaLLR, strengths: Mapping[str, Estimate]) -> list[
         reasons.append(
             f"s(-1) = {down.value:+.2f} [{down.low:+.2f}, {down.high:+.2f}] is not below 0"
         )
-    return reasons
+    return reasons or _too_weak(up, down)
+
+
+def _too_weak(up: Estimate, down: Estimate) -> list[str]:
+    """A reason where an end, certain as it is, hardly moves."""
+    weak = [
+        f"s({shown}) = {found.value:+.2f}"
+        for shown, found in (("+1", up), ("-1", down))
+        if abs(found.value) < USEFUL
+    ]
+    if not weak:
+        return []
+    return [
+        f"{' and '.join(weak)}: too weak to be of use (less than {USEFUL:g} prompt-equivalents)"
+    ]

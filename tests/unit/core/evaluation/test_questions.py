@@ -138,6 +138,9 @@ def test_certificate_passes_and_turns_with_the_sign():
         "rejected"
     ] == pytest.approx(-0.5)
     assert not certify(HeldOutPersonaLLR({1.0: t[-1.0], -1.0: t[1.0]}, *args), 5).passed
+    weak = {1.0: neutral + 0.1 + noise[0] / 100, -1.0: neutral - 2 + noise[1]}
+    found = certify(HeldOutPersonaLLR(weak, *args), 5)
+    assert not found.passed and "s(+1) = +0.10: too weak to be of use" in found.reason
     single = certify(HeldOutPersonaLLR({a: x[:1] for a, x in t.items()}, *(x[:1] for x in args)), 1)
     assert (
         not single.passed and "one held-out opening" in single.reason and "nan" not in single.reason
