@@ -16,7 +16,7 @@ import torch
 from pasto_cli.core.evaluation.benchmarks import load_benchmark, subset
 from pasto_cli.core.evaluation.evaluator import tokenise
 from pasto_cli.core.evaluation.questions import TokenisedQuestion, score_answers
-from pasto_cli.core.models.devices import training_precision
+from pasto_cli.core.models.devices import layer_precision
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.residual_writers import dense_weight, find_writers
 from pasto_cli.core.pairs.pairs import make_pairs
@@ -56,7 +56,7 @@ class Workload:
         self.questions = tokenise(
             self.lm, subset(load_benchmark("mini-dilemmas"), "honesty", dilemmas, 0)
         )
-        with training_precision(self.lm, self.recipe.training.precision):
+        with layer_precision(self.lm, self.recipe.training.precision):
             self.adapter, self.objective = prepare(self.lm, self.tokens, self.recipe, self.watch)
             self.objective.remember(self.batch)
         with torch.no_grad():
@@ -85,7 +85,7 @@ class Workload:
 
     def fast_step(self) -> None:
         """Loss and gradients of one batch, base side cached as in training."""
-        with training_precision(self.lm, self.recipe.training.precision):
+        with layer_precision(self.lm, self.recipe.training.precision):
             self.objective(self.adapter, self.batch, neutral=False).total.backward()
         self.adapter.zero_grad()
 
@@ -105,7 +105,7 @@ class Workload:
 
     def warm_start(self) -> None:
         """The same on a base that was decomposed before."""
-        with training_precision(self.lm, self.recipe.training.precision):
+        with layer_precision(self.lm, self.recipe.training.precision):
             prepare(self.lm, self.tokens, self.recipe, self.watch)
 
     @torch.no_grad()

@@ -56,6 +56,8 @@ FLAGS = {
     "--quantization --raw",
     "generate": "prompt --adapter/-a --coeff/-c --device --json --max-new-tokens --no-verify "
     "--quantization --raw --seed --stdin --temperature",
+    "serve": "adapters --adapter/-a --device --host --json --max-tokens --no-verify --port "
+    "--quantization --raw --rows",
     "import": "source --base --device --json --out --quantization --words",
     "verify": "adapter --device --json --quantization",
     "pull": "repo --force --json --out --revision",
