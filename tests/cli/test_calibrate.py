@@ -11,6 +11,8 @@ from pasto_cli.workflows import dials, progress
 from pasto_cli.workflows.evaluate import neutral_probe
 from tests.support.terminal import strict
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 
 @pytest.fixture()
 def loose(project):

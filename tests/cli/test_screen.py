@@ -150,7 +150,9 @@ def test_a_recipe_may_be_screened_on_a_model(pasto, project, monkeypatch):
 
 def test_a_screen_that_keeps_nothing_is_a_clear_line(pasto, tmp_path, monkeypatch):
     monkeypatch.setattr(library, "MIN_SEPARATION", 1e9)
-    said = pasto("make-pairs", "honest", "dishonest", "--screen", "random:llama")
+    (tmp_path / "t.txt").write_text("\n".join(TEMPLATES) + "\n")
+    given = ("--templates", "t.txt", "--screen", "random:llama")
+    said = pasto("make-pairs", "honest", "dishonest", *given)
     assert said.code == 1
     assert "no template makes random:llama answer under both personas" in said.error
     assert "Try other words" in said.next_step and not (tmp_path / "pairs.jsonl").exists()
