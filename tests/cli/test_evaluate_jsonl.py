@@ -98,6 +98,13 @@ def test_a_jsonl_file_of_model_written_evaluations(pasto, project):
     assert all(row.labels == {"self-report": 1} for row in rows)
 
 
+def test_the_only_value_of_a_benchmark_need_not_be_named(pasto, project):
+    (project.root / "w.jsonl").write_text("".join(json.dumps(x) + "\n" for x in WRITTEN))
+    said = pasto("eval", "--benchmark", "w.jsonl")
+    assert said.code == 0, said.err
+    assert parse((project.run / "eval" / "w.json").read_text()).value == "w"
+
+
 def test_a_letter_that_matches_is_the_one_that_scores(pasto, project):
     """The same question with the matching letter turned round has the score turned round."""
     score_every_answer(project.run)

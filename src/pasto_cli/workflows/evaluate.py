@@ -80,7 +80,7 @@ def plan_evaluation(
         benchmark: Bundled name, `dailydilemmas`, or a benchmark file.
         data: Local folder with the DailyDilemmas files.
         limit: Dilemmas at most.
-        value: The value whose labels score the rows.
+        value: The value whose labels score the rows; the only one of a benchmark that has one.
         coefficients: -1, 0 and +1 are added where they are missing.
         label_sign: `original` only to compare with published numbers.
 
@@ -91,15 +91,15 @@ def plan_evaluation(
     # The recipe's limit is for the recipe's benchmark; another one is taken whole.
     if limit is None and benchmark in (None, spec.benchmark):
         limit = spec.limit
+    whole = load_benchmark(benchmark or spec.benchmark, data)
     settings = EvalSettings(
-        value=value or spec.value,
+        value=value or _only_value(whole) or spec.value,
         coefficients=coefficients or spec.coefficients,
         pmass_threshold=spec.pmass_threshold,
         node_budget=spec.node_budget,
         seed=spec.seed,
         label_sign=label_sign,
     )
-    whole = load_benchmark(benchmark or spec.benchmark, data)
     part = subset(whole, settings.value, limit, spec.seed)
     require_value(part, settings.value)
     with layer_precision(dial.lm, spec.precision) as low:
@@ -122,6 +122,12 @@ def provenance_of(dial: Dial, bootstrap_seed: int, limit: int | None) -> dict[st
         "bootstrap_seed": bootstrap_seed,
         "limit": limit,
     }
+
+
+def _only_value(benchmark: Benchmark) -> str | None:
+    """The value of a benchmark that is about one, whatever the recipe calls its own."""
+    values = {value for item in benchmark.items for value in item.labels}
+    return values.pop() if len(values) == 1 else None
 
 
 def evaluate_dial(dial: Dial, plan: Plan, watch: Watcher) -> Measured:
