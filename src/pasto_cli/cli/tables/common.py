@@ -17,7 +17,7 @@ def say(text: str, style: str | None = None) -> None:
 def new_table(first: str, *others: str) -> Table:
     """A table whose columns are numbers, but for the first."""
     table = Table()
-    table.add_column(first)
+    table.add_column(first, overflow="fold", min_width=min(len(first), 11))
     for name in others:
         table.add_column(name, justify="right", no_wrap=True)
     return table

@@ -89,9 +89,9 @@ def _ends_table(methods: Sequence[Method]) -> Table:
     table = new_table(
         "method",
         "at",
-        "shift of the score, nats [95 %]",
-        "acquiescence, nats [95 %]",
-        "control shift, nats [95 %]",
+        "score shift [95 %]",
+        "acquiescence [95 %]",
+        "control shift [95 %]",
     )
     for method in methods:
         for end in (1.0, -1.0):

@@ -91,7 +91,6 @@ def _show_coefficients(run: EvalRun) -> None:
         "mean score, nats [95 %]",
         "shift from 0 [95 %]",
         "acquiescence [95 %]",
-        "control shift [95 %]",
         "P(answers)",
         "invalid",
     )
@@ -102,7 +101,6 @@ def _show_coefficients(run: EvalRun) -> None:
             format_estimate(e.mean_score),
             format_estimate(e.shift) if c else "",
             format_estimate(e.acquiescence) if c else "",
-            format_optional(e.control_shift, signed=False) if c else "",
             f"{e.pmass:.3f}",
             str(e.invalid),
         )
@@ -115,13 +113,14 @@ def _show_disturbance(run: EvalRun) -> None:
     n = run.disturbance_at(run.coefficients[0]).kl_p95.clusters
     say(
         f"What it disturbs, on {n} neutral prompts (KL to the base on its own answers; NLL of the "
-        f"prompts):"
+        f"prompts), and on control questions:"
     )
     table = new_table(
         "coefficient",
         "KL p95, nats [95 %]",
         "mean KL, nats [95 %]",
-        "NLL shift, nats per token [95 %]",
+        "NLL shift, nats [95 %]",
+        "control shift [95 %]",
     )
     for c in filter(None, run.coefficients):
         d = run.disturbance_at(c)
@@ -130,6 +129,7 @@ def _show_disturbance(run: EvalRun) -> None:
             format_estimate(d.kl_p95, signed=False),
             format_estimate(d.kl_mean, signed=False),
             format_estimate(d.nll_shift),
+            format_optional(run.scores.at(c).control_shift, signed=False),
         )
     out.print(table)
 
