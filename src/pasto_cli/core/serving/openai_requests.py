@@ -4,6 +4,7 @@ Fields of the API reference that change a text and are not offered are refused, 
 client that sends penalties wants them. Fields that only describe (`user`, `metadata`) are ignored.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -60,17 +61,17 @@ class _Body(BaseModel):
     seed: int | None = None
     stop: Annotated[list[StopText], BeforeValidator(_listed), Field(max_length=MOST_STOPS)] = []
 
+    @abstractmethod
     def prompts(self) -> list[Prompt]:
         """Prompts, each of which gets n answers."""
-        raise NotImplementedError
 
     def longest(self) -> int | None:
         """Tokens of an answer."""
         return self.max_tokens
 
+    @abstractmethod
     def alternatives(self) -> int | None:
         """Number of alternatives told with each token; None where none is told of any."""
-        raise NotImplementedError
 
     def requests(self) -> list[Request]:
         """Several for each prompt, in the order of the choices of the reply."""
