@@ -109,8 +109,9 @@ class AnchorSpec(Section):
     """Longest answer, tokens."""
     held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25
     """Share of the anchors that is kept for the certificate's specificity."""
-    aggregate: Literal["mean", "rms", "p95"] = "mean"
-    """Over the token positions of a step: a loop in a few tokens hides in a mean."""
+    aggregate: Literal["mean", "root", "rms", "p95"] = "mean"
+    """Over the token positions of a step: root, the mean of square roots, is felt where the KL is
+    small; rms and p95 see a loop in a few tokens, which a mean hides."""
 
 
 class PreferenceSpec(Section):

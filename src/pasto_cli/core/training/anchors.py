@@ -26,6 +26,10 @@ VALIDATED = 2
 """Validation looks at this many times as many anchors as a step, the same ones each time."""
 
 
+ROOT_FLOOR = 1e-4
+"""Nats added under the root of `root`: at 0, where a fresh dial stands, a root has no gradient."""
+
+
 class AnchorRow(NamedTuple):
     """One anchor in tokens, with the base's side of it."""
 
@@ -108,12 +112,16 @@ def kl_per_token(
 def anchor_loss(kl: Sequence[Tensor], spec: AnchorSpec) -> Tensor:
     """The weighted term from KL at the answer tokens of all drawn anchors, (2, t) each; scalar.
 
-    `mean` over positions; `rms`, the root of the mean square; `p95`, the 95th percentile. The last
-    two see a text that falls apart in a few tokens, which a mean hides.
+    `mean` over positions; `root`, the mean of their square roots; `rms`, the root of the mean
+    square; `p95`, the 95th percentile. A KL grows with the square of a small shift (0.5 nats in an
+    even Yes or No are 0.03), its root with the shift itself, so that `root` still holds a dial back
+    where a mean no longer feels it. The last two see a text that falls apart in a few tokens.
     """
     values = torch.cat([x.flatten() for x in kl])
     if spec.aggregate == "mean":
         found = values.mean()
+    elif spec.aggregate == "root":
+        found = (values.clamp_min(0.0) + ROOT_FLOOR).sqrt().mean() - ROOT_FLOOR**0.5
     elif spec.aggregate == "rms":
         # The root has no gradient at 0, where a fresh dial stands.
         found = values.square().mean().clamp_min(1e-12).sqrt()
