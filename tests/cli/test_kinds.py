@@ -41,6 +41,7 @@ def test_a_trained_one_says_nothing_of_angles(linear):
     for text in (linear.said.out, card):
         assert "rotation" not in text and "degrees" not in text and "None" not in text
     assert "kind `lora`" in card and "enters linearly" in card
+    assert "Method: a LoRA with the losses of AntiPaSTO" in card
     tensors = load_file(linear.run / "adapter" / "adapter.safetensors")
     assert {name.rpartition(".")[2] for name in tensors} == {"a", "b"}
     b = torch.cat([x.flatten() for name, x in tensors.items() if name.endswith(".b")])

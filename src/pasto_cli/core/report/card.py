@@ -178,7 +178,9 @@ def _making_lines(meta: Meta) -> list[str]:
         "made": meta.created,
     }
     table = [f"| {name} | {fact} |" for name, fact in facts.items()]
-    method = "The full recipe stands in `pasto.json`. Method: AntiPaSTO (arXiv 2601.07473)."
+    # A LoRA has the losses of the paper and none of its rotations.
+    method = "AntiPaSTO" if meta.kind == "cayley" else "a LoRA with the losses of AntiPaSTO"
+    method = f"The full recipe stands in `pasto.json`. Method: {method} (arXiv 2601.07473)."
     return ["", "## How it was made", "", "| | |", "|---|---|", *table, "", method, ""]
 
 

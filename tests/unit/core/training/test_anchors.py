@@ -36,7 +36,7 @@ def plain_kl(lm, adapter, anchor):
     return torch.stack(each)
 
 
-@pytest.mark.parametrize("aggregate", ["mean", "rms", "p95"])
+@pytest.mark.parametrize("aggregate", ["mean", "root", "rms", "p95"])
 def test_the_term_and_its_gradient_are_those_of_plain_forwards(
     tiny, tiny_pairs, make_adapter, aggregate
 ):
@@ -53,6 +53,7 @@ def test_the_term_and_its_gradient_are_those_of_plain_forwards(
     values = torch.cat([plain_kl(lm, adapter, anchor).flatten() for anchor in drawn])
     by_hand = {
         "mean": values.mean(),
+        "root": (values + 1e-4).sqrt().mean() - 1e-2,
         "rms": values.square().mean().sqrt(),
         "p95": torch.quantile(values, 0.95),
     }[aggregate]
@@ -110,3 +111,18 @@ def test_a_loop_in_one_token_shows_in_rms_and_p95_more_than_in_the_mean():
     assert anchor_loss(loop, each["mean"]) == pytest.approx(anchor_loss(even, each["mean"]))
     for name in ("rms", "p95"):
         assert anchor_loss(loop, each[name]) > 2 * anchor_loss(even, each[name])
+
+
+def test_root_is_felt_where_a_mean_is_not():
+    """A shift of Yes against No by 0.5 and by 0.05 nats, the base at even odds."""
+
+    def kl(shift: float) -> torch.Tensor:
+        even, moved = torch.tensor([0.5, 0.5]), torch.tensor([shift, 0.0]).softmax(0)
+        return (even * (even / moved).log()).sum().expand(2, 1)
+
+    mean, root = (AnchorSpec(weight=1.0, aggregate=a) for a in ("mean", "root"))
+    large, small = [kl(0.5)], [kl(0.05)]
+    assert anchor_loss(large, mean) == pytest.approx(0.031, abs=1e-3)
+    assert anchor_loss(small, mean) < anchor_loss(large, mean) / 90
+    assert anchor_loss(small, root) > anchor_loss(large, root) / 20
+    assert anchor_loss([torch.zeros(2, 5)], root) == pytest.approx(0.0, abs=1e-7)
