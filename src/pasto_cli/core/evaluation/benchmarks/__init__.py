@@ -44,8 +44,7 @@ SUFFIXES = (".yaml", ".yml", ".jsonl")
 def bundled_benchmarks() -> list[Benchmark]:
     """Those that are part of the package."""
     return [
-        parse_bundled(f.read_text(encoding="utf-8"))
-        for f in bundled.files("benchmarks", ".yaml")
+        parse_bundled(f.read_text(encoding="utf-8")) for f in bundled.files("benchmarks", ".yaml")
     ]
 
 
