@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import examples  # noqa: F401  (its profile is known before any option is read)
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # As the command line does: waiting threads must not spin.
