@@ -100,7 +100,7 @@ def cluster_bootstrap(
     if len(members) < 2:
         return undefined
     rng = np.random.default_rng(seed)
-    drawn = np.array([statistic(rows) for rows in _draws(members, rng, draws)])
+    drawn = np.array([statistic(rows) for rows in _draws(members, rng, draws)], dtype=np.float64)
     # A draw may leave a statistic undefined, such as a rate over rows that it happens to lack.
     drawn = drawn[np.isfinite(drawn)]
     if not len(drawn):
