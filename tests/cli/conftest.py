@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pasto_cli.workflows import evaluate
+from pasto_cli.workflows import evaluate, prepare
 from tests.support.runs import PROMPTS
 from tests.support.terminal import SHORT, TINY, Finished, Said, call, call_in
 
@@ -42,11 +42,14 @@ def project(trained, tmp_path) -> Finished:
     return Finished(tmp_path, tmp_path / "runs" / trained.run.name, trained.said)
 
 
-@pytest.fixture(scope="module")
-def few_prompts():
-    """Four neutral prompts show what 24 would, in a sixth of the time."""
+@pytest.fixture(scope="module", autouse=True)
+def _few_questions():
+    """Four neutral prompts show what 24 would, and two dilemmas before training what six would.
+
+    test_processes.py runs the commands with all of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "PROBE_PROMPTS", PROMPTS)
+        patch.setattr(prepare, "ELICITATION_ITEMS", 2)
         yield
 
 

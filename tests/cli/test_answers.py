@@ -1,13 +1,14 @@
 """The model's own answers, from the recipe to pasto.json."""
 
 import json
+import shutil
 
 import pytest
 
 from pasto_cli.core.training import own_answers, trainer
 from pasto_cli.core.training.own_answers import ask_model
 from pasto_cli.workflows import answers
-from tests.support.terminal import SHORT, contents, strict
+from tests.support.terminal import SHORT, TINY, call_in, contents, strict
 
 ASK = ("--set", "pairs.answers={count: 16, tokens: 5, temperature: 1.0, held_out: 0.25}")
 ON = (*ASK, "--set", "losses.preference={count: 2}")
@@ -18,14 +19,53 @@ ALONE = (
 )
 
 
+ARGUMENTS = ("train", TINY, *SHORT, *ON)
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    """A folder with a finished run on answers, and what it said: nothing may change it."""
+    root = tmp_path_factory.mktemp("answered")
+    said = call_in(root, *ARGUMENTS)
+    assert said.code in (0, 1), said.err
+    return root, said
+
+
+@pytest.fixture(scope="module")
+def killed_once(tmp_path_factory):
+    """A folder with a run on answers that Ctrl-C ended after its second step."""
+    root, real = tmp_path_factory.mktemp("killed"), trainer._Loop._step
+
+    def step(self, epoch, group):
+        if self.step == 2:
+            raise KeyboardInterrupt
+        real(self, epoch, group)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "SNAPSHOT_SECONDS", 0.0)
+        patch.setattr(trainer._Loop, "_step", step)
+        assert call_in(root, *ARGUMENTS).code == 130
+    return root
+
+
+@pytest.fixture()
+def killed(killed_once, tmp_path):
+    """A copy of that run."""
+    shutil.copytree(killed_once / "runs", tmp_path / "killed", symlinks=True)
+    (run,) = (tmp_path / "killed").glob("2*")
+    return run
+
+
 def history(run):
     return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
 
 
-def test_a_run_with_answers_records_them_and_what_it_does_to_held_out_ones(pasto, project):
-    said = pasto("train", "tiny.yaml", *SHORT, *ON)
-    assert said.code in (0, 1), said.err
-    run = (project.root / "runs" / "latest").resolve()
+def test_a_run_with_answers_records_them_and_what_it_does_to_held_out_ones(
+    pasto, answered, tmp_path
+):
+    root, said = answered
+    shutil.copytree(root / "runs", tmp_path / "runs", symlinks=True)
+    run = (tmp_path / "runs" / "latest").resolve()
     lines = [json.loads(line) for line in (run / "answers.jsonl").read_text().split("\n") if line]
     held_out = [line for line in lines if line["part"] == "held_out"]
     assert 8 <= len(lines) <= 16 and len(held_out) == round(0.25 * len(lines))
@@ -62,51 +102,27 @@ def test_it_trains_alone(pasto, project):
     assert len(set(parts)) == len(parts)
 
 
-def test_an_interrupted_run_ends_with_the_same_bytes_and_answers(pasto, project, monkeypatch):
-    root, real = project.root, trainer._Loop._step
-    monkeypatch.setattr(trainer, "SNAPSHOT_SECONDS", 0.0)
-
-    def step(self, epoch, group):
-        if self.step == 2:
-            raise KeyboardInterrupt
-        real(self, epoch, group)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer._Loop, "_step", step)
-        assert pasto("train", "tiny.yaml", *SHORT, *ON, "--out", "killed").code == 130
-    (run,) = (root / "killed").glob("2*")
+def test_an_interrupted_run_ends_with_the_same_bytes_and_answers(
+    pasto, answered, killed, trained, monkeypatch
+):
+    run, whole = killed, (answered[0] / "runs" / "latest").resolve()
     said_then = (run / "answers.jsonl").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(answers, "ask_model", lambda *_: pytest.fail("asked again"))
         assert pasto("train", "--resume", run).code in (0, 1)
-    assert pasto("train", "tiny.yaml", *SHORT, *ON, "--out", "whole").code in (0, 1)
-    whole = (root / "whole" / "latest").resolve()
     assert said_then == (run / "answers.jsonl").read_bytes()
     assert said_then == (whole / "answers.jsonl").read_bytes()
     name = "adapter.safetensors"
     assert contents(run / "adapter")[name] == contents(whole / "adapter")[name]
-    assert contents(run / "adapter")[name] != contents(project.run / "adapter")[name]
+    assert contents(run / "adapter")[name] != contents(trained.run / "adapter")[name]
     assert [step | {"seconds": 0} for step in history(run)] == [
         step | {"seconds": 0} for step in history(whole)
     ]
 
 
 @pytest.mark.parametrize("content", [None, "{\n"])
-def test_answers_that_vanished_or_are_damaged_stop_a_resumed_run(
-    pasto, project, monkeypatch, content
-):
-    monkeypatch.setattr(trainer, "SNAPSHOT_SECONDS", 0.0)
-    real = trainer._Loop._step
-
-    def step(self, epoch, group):
-        if self.step == 1:
-            raise KeyboardInterrupt
-        real(self, epoch, group)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer._Loop, "_step", step)
-        assert pasto("train", "tiny.yaml", *SHORT, *ON, "--out", "killed").code == 130
-    (run,) = (project.root / "killed").glob("2*")
+def test_answers_that_vanished_or_are_damaged_stop_a_resumed_run(pasto, killed, content):
+    run = killed
     if content is None:
         (run / "answers.jsonl").unlink()
     else:
@@ -138,12 +154,13 @@ def test_answers_that_are_all_alike_end_in_one_line(pasto, project, monkeypatch,
     assert contents(project.root / "runs") == before
 
 
-def test_a_second_run_asks_nobody(pasto, project, monkeypatch):
-    assert pasto("train", "tiny.yaml", *SHORT, *ON).code in (0, 1)
-    first = (project.root / "runs" / "latest" / "answers.jsonl").read_bytes()
+def test_a_second_run_asks_nobody(pasto, answered, tmp_path, monkeypatch):
+    root, _ = answered
+    first = (root / "runs" / "latest" / "answers.jsonl").read_bytes()
+    monkeypatch.setenv("PASTO_CACHE", str(root / ".cache"))
     monkeypatch.setattr(own_answers, "sampled_answers", lambda *_: pytest.fail("asked again"))
-    assert pasto("train", "tiny.yaml", *SHORT, *ON).code in (0, 1)
-    assert (project.root / "runs" / "latest" / "answers.jsonl").read_bytes() == first
+    assert pasto(*ARGUMENTS).code in (0, 1)
+    assert (tmp_path / "runs" / "latest" / "answers.jsonl").read_bytes() == first
 
 
 def test_questions_from_the_benchmark_are_refused_before_training(pasto, project):

@@ -1,6 +1,7 @@
 """Calibrated ends: what +1 and -1 stand for, at the end of training and by `pasto calibrate`."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,26 +10,53 @@ from pasto_cli.core.evaluation.disturbance import measure_disturbance
 from pasto_cli.core.steering.steerer import AdapterSteerer
 from pasto_cli.workflows import dials, progress
 from pasto_cli.workflows.evaluate import neutral_probe
-from tests.support.terminal import strict
+from tests.support.terminal import Finished, call_in, strict
 
-pytestmark = pytest.mark.usefixtures("few_prompts")
+CALIBRATE = ("calibrate", "--kl", "0.05", "--json")
 
 
-@pytest.fixture()
-def loose(project):
-    """Text of random weights never reads: its thresholds are taken out."""
-    path = project.run / "adapter" / "pasto.json"
+@pytest.fixture(scope="module")
+def loose_run(trained, tmp_path_factory):
+    """A run whose text reads whatever it says, as text of random weights never does."""
+    root = tmp_path_factory.mktemp("loose")
+    shutil.copytree(trained.root / "runs", root / "runs", symlinks=True)
+    path = root / "runs" / trained.run.name / "adapter" / "pasto.json"
     meta = json.loads(path.read_text())
     meta["recipe"]["calibration"] = {"tokens": 6, "prompts": 3, "distinct": 0.0, "alike": 1.0}
     path.write_text(json.dumps(meta))
-    return project
+    return Finished(root, root / "runs" / trained.run.name, trained.said)
 
 
-def test_a_calibrated_dial_turns_between_its_ends(pasto, loose):
-    said = pasto("calibrate", "--kl", "0.05", "--json")
+@pytest.fixture(scope="module")
+def calibrated_run(loose_run, tmp_path_factory):
+    """The same run, calibrated: nothing may change it."""
+    root = tmp_path_factory.mktemp("calibrated")
+    shutil.copytree(loose_run.root / "runs", root / "runs", symlinks=True)
+    said = call_in(root, *CALIBRATE)
     assert said.code == 0, said.err
-    found = strict(said.out)
-    dial = dials.open_dial(str(loose.run), progress.Silent(), packing=False)
+    return Finished(root, root / "runs" / loose_run.run.name, said)
+
+
+def copied(finished, folder):
+    shutil.copytree(finished.root / "runs", folder / "runs", symlinks=True)
+    return Finished(folder, folder / "runs" / finished.run.name, finished.said)
+
+
+@pytest.fixture()
+def loose(loose_run, tmp_path):
+    """A copy of the run before its calibration, where `pasto` works."""
+    return copied(loose_run, tmp_path)
+
+
+@pytest.fixture()
+def calibrated(calibrated_run, tmp_path):
+    """A copy of the calibrated run, where `pasto` works."""
+    return copied(calibrated_run, tmp_path)
+
+
+def test_a_calibrated_dial_turns_between_its_ends(pasto, calibrated):
+    found = strict(calibrated.said.out)
+    dial = dials.open_dial(str(calibrated.run), progress.Silent(), packing=False)
     assert dial.meta.calibration is not None
     assert dial.meta.calibration.coefficients == found["coefficients"]
     assert len(found["prompts_sha256"]) == 64 and found["text"]["0"]["n"] == 3
@@ -40,7 +68,7 @@ def test_a_calibrated_dial_turns_between_its_ends(pasto, loose):
             reading = measure_disturbance(dial.lm, steerer, neutral_probe(dial.lm), at)
             assert reading.kl_p95 == pytest.approx(0.05, rel=0.05)
             assert reading.kl_p95 == pytest.approx(found["reached"][key]["value"], rel=0.02)
-    card = (loose.run / "adapter" / "README.md").read_text()
+    card = (calibrated.run / "adapter" / "README.md").read_text()
     assert "Calibrated: +1 is coefficient" in card
     # The certificate is of the new ends.
     assert dial.meta.certificate is not None and "1" in dial.meta.certificate.strength
@@ -48,9 +76,8 @@ def test_a_calibrated_dial_turns_between_its_ends(pasto, loose):
     assert pasto("calibrate", "--kl", "0").code == 1
 
 
-def test_verbs_speak_in_what_a_user_turns(pasto, loose):
-    assert pasto("calibrate", "--kl", "0.05").code == 0
-    dial = dials.open_dial(str(loose.run), progress.Silent(), packing=False)
+def test_verbs_speak_in_what_a_user_turns(pasto, calibrated):
+    dial = dials.open_dial(str(calibrated.run), progress.Silent(), packing=False)
     a = dial.raw(-1.0)
     ask = ("generate", "--max-new-tokens", "6", "--json", "Hello")
     turned = strict(pasto(*ask, "-c", "-1").out)[0]["text"]
@@ -60,15 +87,16 @@ def test_verbs_speak_in_what_a_user_turns(pasto, loose):
     assert said.code == 0 and "beyond the calibrated range" in said.err
     assert "beyond" not in pasto("generate", "--max-new-tokens", "2", "--raw", "-c", "2", "x").err
     assert pasto("export", "--coeff", "-1", "--out", "out").code == 0
-    facts = json.loads((loose.root / "out" / "lora-minus1.00" / "pasto_export.json").read_text())
+    facts = json.loads(
+        (calibrated.root / "out" / "lora-minus1.00" / "pasto_export.json").read_text()
+    )
     assert facts["dials"][0]["raw_coefficient"] == a and facts["coefficient"] == -1.0
 
 
-def test_zero_is_the_base_bit_for_bit(loose, pasto):
+def test_zero_is_the_base_bit_for_bit(calibrated):
     import pasto_cli
 
-    assert pasto("calibrate", "--kl", "0.05").code == 0
-    model, tokenizer, dial = pasto_cli.load(loose.run)
+    model, tokenizer, dial = pasto_cli.load(calibrated.run)
     ids = torch.tensor([tokenizer("Hello")["input_ids"]])
     with torch.no_grad():
         base = model(input_ids=ids).logits
@@ -96,19 +124,19 @@ def test_text_that_never_reads_is_said_and_the_end_stands_at_the_budget(pasto, l
     from pasto_cli.core.evaluation import calibration as library
 
     monkeypatch.setattr(library, "faults", lambda *_: ["3 of 3 answers loop, base 0"])
-    said = pasto("calibrate", "--kl", "0.05", "--json")
+    said = pasto(*CALIBRATE)
     assert said.code == 0 and said.err.count("however little the dial is turned") == 2
     found = strict(said.out)
     assert all(x["value"] == pytest.approx(0.05, rel=0.05) for x in found["reached"].values())
 
 
-def test_an_end_is_lowered_until_text_reads(pasto, loose, monkeypatch):
+def test_an_end_is_lowered_until_text_reads(pasto, loose, calibrated_run, monkeypatch):
     from pasto_cli.core.evaluation import calibration as library
 
-    whole = strict(pasto("calibrate", "--kl", "0.05", "--json").out)["coefficients"]
+    whole = strict(calibrated_run.said.out)["coefficients"]
     verdicts = iter([["loops"], [], ["loops"], []])  # +1 and -1, then +1 twice
     monkeypatch.setattr(library, "faults", lambda *_: next(verdicts))
-    said = pasto("calibrate", "--kl", "0.05", "--json")
+    said = pasto(*CALIBRATE)
     assert said.code == 0 and "+1 stands below the budget" in said.err
     found = strict(said.out)["coefficients"]
     assert found["1"] == pytest.approx(whole["1"] * 0.8**2) and found["-1"] == whole["-1"]

@@ -189,7 +189,6 @@ def test_oracles_on_sentiment_are_refused(pasto, tmp_path):
     )
 
 
-@pytest.mark.usefixtures("few_prompts")
 def test_a_comparison_of_several_adapters_shares_its_baselines(pasto, project, other):
     (project.root / "own.yaml").write_text(OWN)
     names = ("prompt", "mean-diff")
@@ -212,7 +211,6 @@ def test_a_comparison_of_several_adapters_shares_its_baselines(pasto, project, o
     assert said.out.count("slope, nats [95 %]") == 2 and "selectivity" in said.out
 
 
-@pytest.mark.usefixtures("few_prompts")
 def test_eval_measures_what_the_dial_disturbs(pasto, project):
     (project.root / "own.yaml").write_text(OWN)
     said = pasto("eval", *CANDOUR, "--coeffs=-1,-0.5,0,1")
@@ -228,7 +226,6 @@ def test_eval_measures_what_the_dial_disturbs(pasto, project):
     assert f"on {PROMPTS} neutral prompts" in said.out and f"{kl['1'].value:.2f} [" in said.out
 
 
-@pytest.mark.usefixtures("few_prompts")
 def test_eval_twice_gives_the_same_rows_and_scores(pasto, project):
     (project.root / "own.yaml").write_text(OWN)
     score_every_answer(project.run)
@@ -238,7 +235,6 @@ def test_eval_twice_gives_the_same_rows_and_scores(pasto, project):
     assert first["scores"]["slope"]["value"] is not None  # there was something to compare
 
 
-@pytest.mark.usefixtures("few_prompts")
 def test_another_run_may_be_a_baseline(pasto, project):
     (project.root / "own.yaml").write_text(OWN)
     twin = project.root / "runs" / "twin"

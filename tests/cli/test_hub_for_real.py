@@ -2,11 +2,10 @@
 process of its own."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
+from tests.support.forks import run_forked
 from tests.support.hub_server import OWNER, READER, HubServer
 from tests.support.terminal import Said, contents, strict
 
@@ -33,16 +32,10 @@ def command(hub, project, tmp_path):
             "HF_TOKEN": token,
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_XET": "1",
-            "OMP_NUM_THREADS": "1",
             "COLUMNS": "110",
         }
-        done = subprocess.run(
-            [sys.executable, "-m", "pasto_cli", *args],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            cwd=project.root,
+        done = run_forked(
+            "pasto_cli.__main__:main", args, cwd=project.root, env=environment, timeout=180
         )
         said = Said(done.returncode, done.stdout, done.stderr)
         assert "Traceback" not in said.err, said.err

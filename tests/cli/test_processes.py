@@ -7,7 +7,7 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from tests.support.terminal import SHORT, TINY
+from tests.support.terminal import SHORT, TINY, call_in
 
 FAST = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -27,18 +27,12 @@ def launch(
 def test_two_processes_train_and_measure_one_adapter(tmp_path):
     arguments = ("train", TINY, *SHORT, "--set", "training.precision=float32")
     done = launch(tmp_path, *arguments)
-    alone = subprocess.run(
-        [sys.executable, "-m", "pasto_cli", *map(str, arguments), "--out", "alone"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=os.environ | FAST,
-    )
-    assert (done.returncode == 0) == (alone.returncode == 0), done.stderr
+    alone = call_in(tmp_path, *arguments, "--out", "alone")
+    assert (done.returncode == 0) == (alone.code == 0), done.stderr
     runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert len(runs) == 2 and runs[1] == "latest"
-    assert done.stdout.count("Certificate") == alone.stdout.count("Certificate") == 1
-    assert done.stderr.count("validation") == alone.stderr.count("validation") == 2
+    assert done.stdout.count("Certificate") == alone.out.count("Certificate") == 1
+    assert done.stderr.count("validation") == alone.err.count("validation") == 2
     two, one = (
         load_file(tmp_path / root / "latest" / "adapter" / "adapter.safetensors")
         for root in ("runs", "alone")

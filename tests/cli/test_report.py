@@ -12,8 +12,6 @@ from pasto_cli.core.records.evaluation import parse
 from tests.support.runs import CANDOUR, score_every_answer
 from tests.support.terminal import OWN, Finished, call_in, contents, strict
 
-pytestmark = pytest.mark.usefixtures("few_prompts")
-
 
 class Page(HTMLParser):
     """Tags with their attributes, the text of a page, that of each part under its heading, and what

@@ -3,8 +3,7 @@ files, full disks."""
 
 import json
 import os
-import subprocess
-import sys
+import shutil
 
 import pytest
 
@@ -12,8 +11,9 @@ from pasto_cli.core.artifact import store
 from pasto_cli.core.training import checkpoint, trainer
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.workflows import dials, progress
+from tests.support.forks import run_forked
 from tests.support.killing import killed_between_renames
-from tests.support.terminal import ROOT, TINY, contents
+from tests.support.terminal import SHORT, TINY, call_in, contents
 
 MOMENTS = 5
 """Of each seed."""
@@ -37,20 +37,13 @@ TERMS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tmp_path, seed):
-    command = [
-        sys.executable,
-        "-m",
-        "tests.support.kills",
-        str(TINY),
-        str(tmp_path),
-        str(seed),
-        str(MOMENTS),
-        *BRIEF,
-        *TERMS.get(seed, ()),
-    ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=900, env=environment, cwd=tmp_path
+    args = (TINY, tmp_path, seed, MOMENTS, *BRIEF, *TERMS.get(seed, ()))
+    done = run_forked(
+        "tests.support.kills:moments",
+        [str(arg) for arg in args],
+        cwd=tmp_path,
+        env=os.environ,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     whole, *killed = [json.loads(line) for line in done.stdout.splitlines()]
@@ -64,19 +57,16 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tmp_path, seed):
 
 
 def test_the_same_run_twice_gives_the_same_bytes(pasto, trained, tmp_path):
-    from tests.support.terminal import SHORT
-
     pasto("train", TINY, *SHORT)
     assert (tmp_path / "runs" / "latest" / "adapter" / "adapter.safetensors").read_bytes() == (
         trained.run / "adapter" / "adapter.safetensors"
     ).read_bytes()
 
 
-@pytest.fixture()
-def interrupted(pasto, tmp_path, monkeypatch):
-    """A run that Ctrl-C ended after its third step."""
-    monkeypatch.setattr(trainer, "SNAPSHOT_SECONDS", 0.0)
-    real = trainer._Loop._step
+@pytest.fixture(scope="module")
+def interrupted_once(tmp_path_factory):
+    """A folder with a run that Ctrl-C ended after its third step: nothing may change it."""
+    root, real = tmp_path_factory.mktemp("interrupted"), trainer._Loop._step
 
     def step(self, epoch, group):
         if self.step == 3:
@@ -84,11 +74,21 @@ def interrupted(pasto, tmp_path, monkeypatch):
         real(self, epoch, group)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "SNAPSHOT_SECONDS", 0.0)
         patch.setattr(trainer._Loop, "_step", step)
-        said = pasto("train", TINY, *RESUMABLE)
+        said = call_in(root, "train", TINY, *RESUMABLE)
     assert said.code == 130
+    (run,) = (root / "runs").iterdir()
+    assert f"pasto train --resume {run.relative_to(root)}" in said.err
+    return root
+
+
+@pytest.fixture()
+def interrupted(interrupted_once, tmp_path, monkeypatch):
+    """A copy of that run, in the folder where `pasto` works."""
+    monkeypatch.setattr(trainer, "SNAPSHOT_SECONDS", 0.0)
+    shutil.copytree(interrupted_once / "runs", tmp_path / "runs", symlinks=True)
     (run,) = (tmp_path / "runs").iterdir()
-    assert f"pasto train --resume {run.relative_to(tmp_path)}" in said.err
     return run
 
 

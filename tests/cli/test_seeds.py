@@ -13,9 +13,6 @@ from pasto_cli.core.records.evaluation import parse
 from tests.support.runs import CANDOUR, change_evaluation, score_every_answer
 from tests.support.terminal import OWN, SHORT, TINY, call_in, strict
 
-pytestmark = pytest.mark.usefixtures("few_prompts")
-
-
 SHORTER = (*SHORT, "--set", "training.epochs=1", "--set", "training.precision=float32")
 
 

@@ -1,7 +1,5 @@
 """Kills trainings at random moments and resumes them; prints one JSON line a moment. Run by
-test_resuming.py.
-
-    python -m tests.support.kills RECIPE FOLDER SEED COUNT [SET ...]
+test_resuming.py in a process of its own, with the arguments RECIPE FOLDER SEED COUNT [SET ...].
 
 Children are forked from a process that has imported everything but computed nothing, so that a
 training takes a second or two."""
@@ -110,7 +108,3 @@ def moments() -> None:
             flush=True,
         )
         shutil.rmtree(folder) if same else None
-
-
-if __name__ == "__main__":
-    moments()

@@ -9,7 +9,7 @@ be too narrow, so clusters are drawn, never rows.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,6 +26,8 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 """Row indices, with repetitions in a bootstrap draw."""
 DRAWS = 2000
+BLOCK = 2**20
+"""Clusters that are drawn at a time."""
 
 
 def _nan_for_null(value: Any) -> Any:
@@ -98,10 +100,7 @@ def cluster_bootstrap(
     if len(members) < 2:
         return undefined
     rng = np.random.default_rng(seed)
-    drawn = np.empty(draws, dtype=np.float64)
-    for i in range(draws):
-        picks: list[int] = rng.integers(0, len(members), len(members)).tolist()
-        drawn[i] = statistic(np.concatenate([members[p] for p in picks]))
+    drawn = np.array([statistic(rows) for rows in _draws(members, rng, draws)], dtype=np.float64)
     # A draw may leave a statistic undefined, such as a rate over rows that it happens to lack.
     drawn = drawn[np.isfinite(drawn)]
     if not len(drawn):
@@ -121,6 +120,18 @@ def _rows_by_cluster(clusters: Sequence[str]) -> list[Indices]:
     order = np.argsort(member, kind="stable")
     ends = np.cumsum(np.bincount(member, minlength=len(names)))
     return np.split(order, ends[:-1])
+
+
+def _draws(members: list[Indices], rng: np.random.Generator, draws: int) -> Iterator[Indices]:
+    """Row indices of each draw of as many clusters as there are, one after another."""
+    equal = np.stack(members) if len({len(rows) for rows in members}) == 1 else None
+    block = max(1, BLOCK // len(members))  # the numbers are the same in blocks of any size
+    for done in range(0, draws, block):
+        picks = rng.integers(0, len(members), (min(block, draws - done), len(members)))
+        if equal is not None:
+            yield from equal[picks].reshape(len(picks), -1)
+        else:
+            yield from (np.concatenate([members[p] for p in draw]) for draw in picks.tolist())
 
 
 class Spread(BaseModel):

@@ -41,6 +41,8 @@ from pasto_cli.workflows.progress import Watcher
 
 ELICITATION_PAIRS = 24
 """Pairs on which the personas are tried before training."""
+ELICITATION_ITEMS = 6
+"""Questions of mini-dilemmas that each persona answers there."""
 LOW_SHARE = 0.25
 """Share of the mean chosen - rejected state in the loss subspace below which a user is warned."""
 
@@ -111,6 +113,7 @@ def check_elicitation(
             (first.chosen, first.rejected),
             load_benchmark("mini-dilemmas"),
             recipe.training.node_budget,
+            ELICITATION_ITEMS,
         )
     watch.elicitation(found)
     if not found.span.value > 1e-6:  # not, since it may be NaN

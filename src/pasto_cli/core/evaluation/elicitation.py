@@ -23,7 +23,7 @@ def elicit(
     personas: tuple[str, str],
     benchmark: Benchmark,
     budget: int,
-    count: int = 6,
+    count: int,
 ) -> Elicitation:
     """Measure the personas on the clean base model.
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from pasto_cli.base.statistics import Floats
 from pasto_cli.core.evaluation.metrics import ENDS, Table
@@ -82,6 +81,8 @@ def _t_test(effect: Floats) -> tuple[float, float, float]:
         # The same everywhere: certain, as with a simulated steerer or one that does nothing.
         same = float(effect[0])
         return same, same, 0.0 if same else 1.0
+    from scipy import stats  # slow to load, and most commands need no p value
+
     test: Any = stats.ttest_1samp(effect, 0.0)
     interval = test.confidence_interval(0.95)
     return float(interval.low), float(interval.high), float(test.pvalue)
@@ -91,6 +92,8 @@ def _corrected(shifts: list[ValueShift], minimum: int) -> list[ValueShift]:
     kept = [s for s in shifts if s.rows >= minimum and not math.isnan(s.p)]
     if not kept:
         return []
+    from scipy import stats
+
     q = stats.false_discovery_control([s.p for s in kept])
     found = [s._replace(q=float(x), moved=bool(x < LEVEL)) for s, x in zip(kept, q, strict=True)]
     return sorted(found, key=lambda s: -abs(s.effect))

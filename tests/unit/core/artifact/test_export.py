@@ -6,12 +6,13 @@ import gguf
 import peft
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.artifact import export
 from pasto_cli.core.steering.steerer import AdapterSteerer
+from tests.support.examples import examples
 from tests.support.variants import KINDS
 
 IDS = torch.arange(40, 70)[None]
@@ -86,7 +87,7 @@ def test_one_export_of_the_linear_kind_serves_any_coefficient(
         assert torch.equal(logits(model), base)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(a=st.floats(-2, 2).filter(lambda a: abs(a) > 1e-3))
 def test_the_change_of_the_linear_kind_is_its_two_matrices(a):
     from pasto_cli.core.steering.lora import LoraAdapter, LoraPair
@@ -125,7 +126,7 @@ def test_modules_of_different_ranks(fresh, make_adapter, tmp_path):
         )
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(a=st.floats(-2, 2).filter(lambda a: abs(a) > 1e-3))
 def test_the_change_is_the_dense_formula(tiny, a):
     """dW = U (R diag(S + a delta) - diag(S))^T V^T, solved densely."""

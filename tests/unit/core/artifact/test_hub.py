@@ -3,26 +3,31 @@ out of them."""
 
 import http.server
 import json
-import subprocess
+import os
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from tests.support.forks import run_forked
+
 TOKEN = "hf_thisisasecretthatmustnotshow"
-SCRIPT = """
-import sys
-from pathlib import Path
-from pasto_cli.core.artifact import hub
-from pasto_cli.base.errors import PastoError
-try:
-    if sys.argv[1] == "up":
-        hub.upload(Path(sys.argv[2]), "someone/something", "card", private=True)
-    else:
-        hub.download("someone/something")
-except PastoError as error:
-    print(error)
-"""
+
+
+def ask_the_hub():
+    """What a process of its own does: the Hub's address is read when huggingface_hub is loaded."""
+    from pasto_cli.base.errors import PastoError
+    from pasto_cli.core.artifact import hub
+
+    direction, folder = sys.argv[1:]
+    try:
+        if direction == "up":
+            hub.upload(Path(folder), "someone/something", "card", private=True)
+        else:
+            hub.download("someone/something")
+    except PastoError as error:
+        print(error)
 
 
 @pytest.fixture()
@@ -69,8 +74,6 @@ def hub_says():
 def run(tmp_path, direction, endpoint, token=TOKEN):
     for name in ("adapter.safetensors", "pasto.json"):
         (tmp_path / name).write_text("{}")
-    import os
-
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     environment |= {
         "HF_ENDPOINT": endpoint,
@@ -78,11 +81,11 @@ def run(tmp_path, direction, endpoint, token=TOKEN):
         "HF_TOKEN": token,
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, direction, str(tmp_path)],
+    done = run_forked(
+        f"{__name__}:ask_the_hub",
+        [direction, str(tmp_path)],
+        cwd=tmp_path,
         env=environment,
-        capture_output=True,
-        text=True,
         timeout=120,
     )
     assert "Traceback" not in done.stderr, done.stderr

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import multiprocessing
 
 from pasto_cli.core.models import distributed
+from tests.support.forks import fork_server
 
 
 def meet(rank, world, port):
@@ -134,7 +135,10 @@ def test_processes_end_with_the_adapter_of_one(tmp_path, world, spec):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    multiprocessing.spawn(train_and_ask, (world, port, str(tmp_path), spec), nprocs=world)
+    fork_server()
+    multiprocessing.start_processes(
+        train_and_ask, (world, port, str(tmp_path), spec), world, start_method="forkserver"
+    )
     one, said = read(tmp_path / "1-0.safetensors")
     for rank in range(world):
         other, also_said = read(tmp_path / f"{world}-{rank}.safetensors")

@@ -3,11 +3,12 @@ grouping."""
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pasto_cli.core.models.forward import run_packed, settle_packing
 from pasto_cli.core.models.tokentree import cut, pack
+from tests.support.examples import examples
 from tests.support.variants import FLOAT_MODELS, MODELS
 
 ROWS = [
@@ -98,7 +99,7 @@ def test_gradients_equal_plain(tiny, make_adapter):
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-3, atol=1e-3)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(order=st.permutations(range(len(ROWS))))
 def test_order_of_rows_does_not_matter(tiny, order):
     lm = tiny("gemma3")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pasto_cli.base.errors import PastoError
@@ -12,6 +12,7 @@ from pasto_cli.core.recipe.load import RecipeError, dump_recipe, load_recipe
 from pasto_cli.core.recipe.losses_spec import LossesSpec
 from pasto_cli.core.recipe.schema import ROTATION_KEYS, Recipe
 from pasto_cli.core.recipe.subspace_expression import Term, parse_subspace
+from tests.support.examples import examples
 
 ROOT = Path(__file__).parents[4]
 GOOD = "name: x\nmodel: {source: random:llama}\npairs: {words: [honest, dishonest]}\n"
@@ -150,7 +151,7 @@ def test_expression_grammar():
     )
 
 
-@settings(max_examples=200, deadline=None)
+@examples(100)
 @given(text=st.text(max_size=300))
 def test_no_text_breaks_the_loader(text, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
@@ -186,7 +187,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@examples(100)
 @given(data=st.dictionaries(KEYS, VALUES, max_size=6))
 def test_no_structure_breaks_the_loader(data, tmp_path_factory):
     import yaml

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pasto_cli.core.steering.cayley import (
@@ -15,6 +15,7 @@ from pasto_cli.core.steering.cayley import (
     largest_angle,
 )
 from pasto_cli.core.steering.factors import Factors, decompose
+from tests.support.examples import examples
 from tests.support.variants import BOUNDS
 
 
@@ -24,7 +25,7 @@ def random_skew(seed, r=10, std=1.0):
     )
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(seed=st.integers(0, 999), std=st.floats(0.001, 5), a=st.floats(-2, 2))
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_rotation_laws(bound, seed, std, a):
@@ -42,7 +43,7 @@ def test_rotation_laws(bound, seed, std, a):
 
 
 @given(seed=st.integers(0, 999), std=st.floats(0.01, 5), degrees=st.floats(5, 170))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_the_spectral_bound_bounds_every_angle(seed, std, degrees):
     skew = bounded_skew(random_skew(seed, r=32, std=std), "spectral", math.radians(degrees))
     assert largest_angle(skew) <= degrees + 1e-4

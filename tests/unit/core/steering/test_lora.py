@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pasto_cli.core.models.residual_writers import dense_weight, is_conv1d
@@ -15,6 +15,7 @@ from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.recorder import Recorder
 from pasto_cli.core.training.subspaces import random_basis
 from pasto_cli.core.training.trainer import TrainingSplit, train
+from tests.support.examples import examples
 from tests.support.variants import LOSSES
 
 PROJECTION_ONLY = {"coherence": {"weight": 0}, "monotonicity": {"weight": 0}, "neutral": None}
@@ -26,7 +27,7 @@ def random_pair(seed, d_in=9, d_out=7, rank=4):
     return LoraPair(*(torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes))
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(seed=st.integers(0, 999), a=st.floats(-3, 3))
 def test_the_change_is_linear_in_the_coefficient(seed, a):
     pair = random_pair(seed)

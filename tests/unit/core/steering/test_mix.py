@@ -3,7 +3,7 @@ sum is one LoRA."""
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pasto_cli.base.statistics import Estimate
@@ -12,6 +12,7 @@ from pasto_cli.core.models.residual_writers import dense_weight
 from pasto_cli.core.records.adapter import Calibration
 from pasto_cli.core.steering.coefficients import change
 from pasto_cli.core.steering.steerer import AdapterSteerer, Mix, Scaled
+from tests.support.examples import examples
 
 IDS = torch.arange(40, 70)[None]
 
@@ -73,7 +74,7 @@ def test_laws_of_a_mix(two):
     assert torch.equal(logits(lm), base)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(
     x=st.floats(-2, 2).filter(lambda v: abs(v) > 1e-2),
     y=st.floats(-2, 2).filter(lambda v: abs(v) > 1e-2),

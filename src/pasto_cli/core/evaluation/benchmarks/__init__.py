@@ -17,7 +17,11 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import read_limited
 from pasto_cli.core.evaluation.benchmarks import dailydilemmas
 from pasto_cli.core.evaluation.benchmarks.item import Benchmark, Item, subset
-from pasto_cli.core.evaluation.benchmarks.schema import parse_benchmark, parse_jsonl
+from pasto_cli.core.evaluation.benchmarks.schema import (
+    parse_benchmark,
+    parse_bundled,
+    parse_jsonl,
+)
 
 __all__ = [
     "Benchmark",
@@ -40,8 +44,7 @@ SUFFIXES = (".yaml", ".yml", ".jsonl")
 def bundled_benchmarks() -> list[Benchmark]:
     """Those that are part of the package."""
     return [
-        parse_benchmark(f.read_text(encoding="utf-8"), f.name)
-        for f in bundled.files("benchmarks", ".yaml")
+        parse_bundled(f.read_text(encoding="utf-8")) for f in bundled.files("benchmarks", ".yaml")
     ]
 
 
@@ -124,7 +127,7 @@ def load_benchmark(name: str, data: str | None = None) -> Benchmark:
         return dailydilemmas.load_dailydilemmas(data, _controls())
     for file in bundled.files("benchmarks", ".yaml"):
         if file.name == f"{name}.yaml":
-            return parse_benchmark(file.read_text(encoding="utf-8"), file.name)
+            return parse_bundled(file.read_text(encoding="utf-8"))
     path = Path(name)
     if path.suffix in SUFFIXES and path.is_file():
         return _read_file(path, name)

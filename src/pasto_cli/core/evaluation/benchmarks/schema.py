@@ -13,6 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.safe_yaml import PlainLoader
+from pasto_cli.base.safe_yaml import OwnLoader, PlainLoader
 from pasto_cli.core.evaluation.benchmarks.item import Benchmark, Item, own_labels, plain
 
 LETTERS = "ABCDEFGHIJ"
@@ -159,6 +160,19 @@ def parse_benchmark(text: str, name: str, controls: Callable[[], list[Item]] = l
     except (yaml.YAMLError, ValueError, RecursionError, LookupError) as error:
         raise PastoError(f"{name}: not valid YAML: {error}", HELP) from None
     return _benchmark(file, controls)
+
+
+def parse_bundled(text: str) -> Benchmark:
+    """A benchmark of the package, from its YAML.
+
+    Each call makes items of its own; the text is read once a process.
+    """
+    return _benchmark(_bundled_file(text), list)
+
+
+@lru_cache(maxsize=4)
+def _bundled_file(text: str) -> BenchmarkFile:
+    return BenchmarkFile.model_validate(yaml.load(text, Loader=OwnLoader))
 
 
 def parse_jsonl(text: str, name: str, controls: Callable[[], list[Item]]) -> Benchmark:
