@@ -53,7 +53,7 @@ def chat(
 
       pasto chat honest=runs/honest:-0.5 cheerful=runs/cheerful:0
 
-      printf 'Hello.\\n/dial -1\\nHello again.\\n' | pasto chat
+      pasto chat --temperature 1 < questions.txt
     """
     from pasto_cli.cli.console import Screen
     from pasto_cli.core.serving.engine import Sampling

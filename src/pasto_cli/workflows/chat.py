@@ -5,14 +5,14 @@ The engine is the one of `pasto serve`: it streams, and positions that are compa
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import write_text
-from pasto_cli.core.serving.engine import Message, Piece, Position, Refusal, Request, Sampling
+from pasto_cli.core.serving.engine import Message, Position, Refusal, Request, Sampling
 from pasto_cli.core.serving.positions import BASE, name_of
 from pasto_cli.workflows.serve import Service
 
@@ -187,7 +187,7 @@ class Conversation:
             for position, stream in zip(positions, streams, strict=True):
                 begin(name_of(position))
                 async for piece in stream:
-                    _write_piece(piece, write)
+                    write(piece.text)
         except Refusal as error:
             if error.code != "context_length_exceeded":
                 raise
@@ -196,11 +196,6 @@ class Conversation:
         finally:
             for stream in streams:
                 await stream.aclose()
-
-
-def _write_piece(piece: Piece, write: Write) -> None:
-    if piece.text:
-        write(piece.text)
 
 
 def _markdown(turn: Turn) -> str:
