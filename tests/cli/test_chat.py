@@ -1,15 +1,20 @@
 """`pasto chat`, from a pipe and in a pseudo-terminal."""
 
+import contextlib
 import fcntl
 import os
 import pty
 import re
 import select
+import signal
 import struct
 import sys
 import termios
 import time
 
+import pytest
+
+from pasto_cli.core.serving.transformers_engine import TransformersEngine
 from tests.support.terminal import ROOT, strict
 
 PROMPT = r"(?:base|d@[-\d]+)> $"
@@ -20,29 +25,44 @@ def records(path):
     return [strict(line) for line in path.read_text().splitlines()]
 
 
-def test_a_conversation_from_a_pipe(pasto, project):
+def test_a_conversation_from_a_pipe(pasto, project, monkeypatch):
+    asked, stream = [], TransformersEngine.stream
+
+    def spy(self, request, position):
+        asked.append([tuple(message) for message in request.prompt])
+        return stream(self, request, position)
+
+    monkeypatch.setattr(TransformersEngine, "stream", spy)
     lines = (
-        *("Hello", "/dial d -40", "/reset", "Hello", "And you?", "/compare", "/compare 40 -40"),
+        *("Hello", "/dial d -100", "/reset", "Hello", "And you?", "/compare", "/compare 100 -100"),
         *("/dial d much", "/dial d nan", "/dial e 1", "/nonsense", "/save", "/save no/such.md"),
-        *("/save talk.jsonl", "/save talk.jsonl", "/system Be brief.", "/save talk.md"),
+        *(
+            "/save talk.jsonl",
+            "/save talk.jsonl",
+            "/system Be brief.",
+            "/compare 0",
+            "/save talk.md",
+        ),
         *("/save tiny.yaml", "/dial base", "/quit", "Never asked"),
     )
-    said = pasto("chat", f"d={project.run}:40", *OPTIONS, 8, stdin="\n".join(lines))
+    said = pasto("chat", f"d={project.run}:100", *OPTIONS, 16, stdin="\n".join(lines))
     assert said.code == 0, said.err
     talk = records(project.root / "talk.jsonl")
     assert [turn["role"] for turn in talk] == ["user", "assistant"] * 2
-    assert [turn.get("dial") for turn in talk] == [None, {"d": -40.0}] * 2
-    assert talk[1]["model"] == "d@-40" and talk[1]["content"] != talk[3]["content"]
+    assert [turn.get("dial") for turn in talk] == [None, {"d": -100.0}] * 2
+    said_so_far = [(turn["role"], turn["content"]) for turn in talk]
+    alone, three = said_so_far[:1], said_so_far[:3]
+    assert asked == [alone, alone, *[three] * 6, [("system", "Be brief."), *three]]
+    assert talk[1]["model"] == "d@-100"
     # The first answer was forgotten, but it had been written: that of `pasto generate`, as all are.
-    texts = {}
     told = pasto(
         *("generate", "Hello", "-a", project.run, "--raw", "--no-verify", "--json"),
-        *("-c", 40, "-c", -40, "--max-new-tokens", 8),
+        *("-c", 100, "-c", -100, "--max-new-tokens", 16),
     )
     texts = {turn["coeff"]: turn["text"] for turn in strict(told.out)}
-    assert talk[1]["content"].strip() == texts[-40] != texts[40]
-    assert said.out.lstrip().startswith(texts[40])
-    for position in ("[d@-1] ", "[base] ", "[d@1] ", "[d@40] ", f"[d@-40] {talk[3]['content']}"):
+    assert talk[1]["content"].strip() == texts[-100] != texts[100]
+    assert said.out.lstrip().startswith(texts[100])
+    for position in ("[d@-1] ", "[base] ", "[d@1] ", "[d@100] ", f"[d@-100] {talk[3]['content']}"):
         assert position in said.out
     mistakes = [line for line in said.err.splitlines() if line.startswith("error:")]
     words = ("'much', not a finite", "'nan', not a finite", "no dial is called 'e'", "no command")
@@ -50,7 +70,7 @@ def test_a_conversation_from_a_pipe(pasto, project):
     assert len(mistakes) == len(words)
     assert all(word in line for word, line in zip(words, mistakes, strict=True))
     markdown = (project.root / "talk.md").read_text()
-    assert "**System**\n\nBe brief." in markdown and "**d@-40**" in markdown
+    assert "**System**\n\nBe brief." in markdown and "**d@-100**" in markdown
     assert "now at base" in said.err and "Never asked" not in said.out + said.err
 
 
@@ -106,8 +126,28 @@ class Terminal:
         return self.read(PROMPT)
 
     def end(self):
+        """The exit code, once it has ended by itself."""
+        with contextlib.suppress(OSError):  # how the end of a pseudo-terminal reads
+            while os.read(self.file, 4096):
+                pass
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self.pid = None
+        return code
+
+    def close(self):
+        """Kill what a failed test leaves."""
         os.close(self.file)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+
+@pytest.fixture()
+def terminal(project):
+    """A terminal on the dial d."""
+    opened = Terminal(project.root, f"d={project.run}", *OPTIONS, 600)
+    yield opened
+    opened.close()
 
 
 def interrupted(terminal, line):
@@ -124,31 +164,25 @@ def interrupted(terminal, line):
     raise AssertionError(shown)
 
 
-def test_a_terminal(project):
-    terminal = Terminal(project.root, f"d={project.run}", *OPTIONS, 600)
-    try:
-        assert "/help lists commands" in terminal.read(PROMPT)
-        interrupted(terminal, "Hello")
-        assert "d@-40> " in terminal.do("/dial -40")
-        assert "d@-40> " in terminal.do("\x1b[A")  # the same line again, from the history
-        for wrong in ("/dial much", "/dial d much", "/dial e 1"):
-            (line,) = [text for text in terminal.do(wrong).splitlines() if "error" in text]
-            assert wrong.split()[-2 if "e 1" in wrong else -1] in line
-        terminal.do("/reset")
-        interrupted(terminal, "Hello")
-        terminal.type("\x03")  # where there is nothing to stop
-        assert "Ctrl-D or /quit ends" in terminal.read(PROMPT)
-        compared = terminal.do("/compare -40 0 40")
-        texts = re.search(r"(?s)\[d@-40\] (.*)\[base\] (.*)\[d@40\] (.*)\n", compared).groups()
-        assert len({text.strip() for text in texts}) == 3
-        terminal.do("/dial 40")
-        terminal.do("Hello")
-        assert "saved" in terminal.do("/save talk.jsonl")
-        terminal.type("\x04")
-        first, answer, _, last = records(project.root / "talk.jsonl")
-        assert first["content"] == "Hello" and answer["interrupted"] and answer["content"]
-        assert (answer["model"], last["model"]) == ("d@-40", "d@40")
-        # As long as it went, the stopped answer is what the comparison shows at its position.
-        assert "\x1b" not in compared
-    finally:
-        assert terminal.end() == 0
+def test_a_terminal(project, terminal):
+    assert "/help lists commands" in terminal.read(PROMPT)
+    assert "d@-100> " in terminal.do("/dial -100")
+    assert "d@-100> " in terminal.do("\x1b[A")  # the same line again, from the history
+    for wrong, word in (("/dial much", "much"), ("/dial d much", "much"), ("/dial e 1", "'e'")):
+        (line,) = [text for text in terminal.do(wrong).splitlines() if "error" in text]
+        assert word in line
+    interrupted(terminal, "Hello")
+    terminal.type("\x03")  # where there is nothing to stop
+    assert "Ctrl-D or /quit ends" in terminal.read(PROMPT)
+    compared = terminal.do("/compare -100 0 100")
+    texts = re.search(r"(?s)\[d@-100\] (.*)\[base\] (.*)\[d@100\] (.*)\n", compared).groups()
+    assert len({text.strip() for text in texts}) == 3
+    assert "\x18" not in compared and "\x1b" not in compared  # what would steer the terminal
+    terminal.do("/dial 100")
+    terminal.do("Hello")
+    assert "saved" in terminal.do("/save talk.jsonl")
+    terminal.type("\x04")
+    assert terminal.end() == 0
+    first, answer, _, last = records(project.root / "talk.jsonl")
+    assert first["content"] == "Hello" and answer["interrupted"] and answer["content"]
+    assert (answer["model"], last["model"]) == ("d@-100", "d@100")
