@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -83,6 +84,8 @@ class Observer:
 
         try:
             await self.app(scope, receive, sending)
+        except ClientDisconnect:  # how some servers tell of it; `_note` sees it by itself
+            raise
         except BaseException as error:
             exchange.error = exchange.error or type(error).__name__
             raise

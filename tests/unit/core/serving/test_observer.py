@@ -125,8 +125,8 @@ def test_every_request_is_logged_and_counted(start):
 
 def test_a_client_that_goes_away_frees_its_row(start):
     server = start({"rows": 1}, log_prompts=True)
-    stream = server.client.chat.completions.create(model="a", stream=True, **LONG)
-    next(iter(stream))
+    stream = server.client.chat.completions.create(model="a", stream=True, logprobs=True, **LONG)
+    next(chunk for chunk in stream if chunk.choices[0].logprobs)
     waiting = threading.Thread(
         target=lambda: server.client.completions.create(model="b", prompt="x", max_tokens=2)
     )
