@@ -145,7 +145,7 @@ class Terminal:
 @pytest.fixture()
 def terminal(project):
     """A terminal on the dial d."""
-    opened = Terminal(project.root, f"d={project.run}", *OPTIONS, 600)
+    opened = Terminal(project.root, f"d={project.run}", *OPTIONS, 300)
     yield opened
     opened.close()
 
