@@ -56,8 +56,11 @@ FLAGS = {
     "--quantization --raw",
     "generate": "prompt --adapter/-a --coeff/-c --device --json --max-new-tokens --no-verify "
     "--quantization --raw --seed --stdin --temperature",
-    "serve": "adapters --adapter/-a --device --host --json --max-tokens --no-verify --port "
-    "--quantization --raw --rows",
+    "chat": "adapters --device --max-new-tokens --no-verify --quantization --raw --seed "
+    "--temperature",
+    "serve": "adapters --adapter/-a --allow-origin --api-key --device --grace --host --json "
+    "--log-prompts --max-output-tokens --max-prompt-tokens --max-tokens --no-verify --port "
+    "--quantization --queue --raw --rows --timeout",
     "import": "source --base --device --json --out --quantization --words",
     "verify": "adapter --device --json --quantization",
     "pull": "repo --force --json --out --revision",

@@ -15,6 +15,7 @@ def test_help(pasto):
         "report",
         "benchmarks",
         "generate",
+        "chat",
         "serve",
         "push",
         "recipe",

@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.core.serving.access import is_loopback
 from pasto_cli.workflows import serve as workflow
 from tests.support.terminal import ROOT, strict
 
@@ -22,8 +23,9 @@ HELLO = [{"role": "user", "content": "Hello"}]
 class Server:
     """`pasto serve ... --port 0` in a process of its own, once it says that it is ready."""
 
-    def __init__(self, folder, *args):
+    def __init__(self, folder, *args, key="-"):
         environment = os.environ | {
+            "PASTO_API_KEY": key,
             "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
             "OMP_NUM_THREADS": "1",
         }
@@ -40,12 +42,16 @@ class Server:
         assert line, self.process.stderr.read()
         self.said = json.loads(line)
         self.client = openai.OpenAI(
-            base_url=self.said["address"] + "/v1", api_key="-", max_retries=0, timeout=60
+            base_url=self.said["address"] + "/v1", api_key=key, max_retries=0, timeout=60
         )
 
     def stop(self, how=signal.SIGINT):
         """(exit code, rest of stdout, stderr)."""
         self.process.send_signal(how)
+        return self.rest()
+
+    def rest(self):
+        """(exit code, rest of stdout, stderr) of a server that is about to end."""
         out, err = self.process.communicate(timeout=60)
         return self.process.returncode, out, err
 
@@ -55,8 +61,8 @@ def serving(project):
     """Starts servers in the project's folder; kills what a failed test leaves."""
     started = []
 
-    def start(*args):
-        started.append(Server(project.root, *args))
+    def start(*args, **more):
+        started.append(Server(project.root, *args, **more))
         return started[-1]
 
     yield start
@@ -110,16 +116,54 @@ def test_clients_turn_dials_over_a_socket(pasto, project, other, serving):
     assert texts == expected and len(set(expected.values())) > 2
 
 
-def test_an_open_stream_does_not_keep_it_from_ending(serving):
-    server = serving()
+def test_sigterm_lets_answers_end_and_refuses_new_ones(serving):
+    server = serving("--grace", 60, key="s3cret")
+    assert server.said["address"].startswith("http://127.0.0.1:")
+    port = int(server.said["address"].rpartition(":")[2])
+    with pytest.raises(openai.AuthenticationError):
+        server.client.with_options(api_key="other").models.list()
+    request = {"model": "base", "prompt": "x", "max_tokens": 600, "logprobs": 0}
+    stream = iter(server.client.completions.create(**request, stream=True, temperature=0))
+    first = next(stream)
+    server.process.send_signal(signal.SIGTERM)
+    end = time.monotonic() + 50
+    while True:
+        with socket.socket() as new:
+            if new.connect_ex(("127.0.0.1", port)):
+                break
+        assert time.monotonic() < end
+    choices = [chunk.choices[0] for chunk in (first, *stream)]
+    assert choices[-1].finish_reason is not None
+    assert sum(len(choice.logprobs.tokens) for choice in choices) == 600
+    code, out, err = server.rest()
+    assert time.monotonic() < end and (code, out) == (0, "") and "Traceback" not in err
+    lines = err.splitlines()
+    assert lines[-1] == "stopped"
+    log = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [entry["status"] for entry in log] == [401, 200]
+    assert log[1]["completion_tokens"] == 600 and "prompts" not in log[1]
+    assert "s3cret" not in err
+
+
+def test_an_answer_that_is_too_long_for_the_time_after_sigterm_is_broken_off(serving):
+    server = serving("--grace", 1)
     stream = server.client.completions.create(
         model="base", prompt="x", max_tokens=4000, stream=True
     )
     next(iter(stream))
     started = time.monotonic()
     code, _, err = server.stop(signal.SIGTERM)
-    assert code in (0, -signal.SIGTERM) and "Traceback" not in err
-    assert time.monotonic() - started < workflow.GRACE + 20
+    assert code == 0 and "Traceback" not in err and err.splitlines()[-1] == "stopped"
+    assert time.monotonic() - started < 1 + 20
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("--api-key=two words", "the key is empty"), ("--allow-origin=x.org/", "'x.org/' is not")],
+)
+def test_what_cannot_be_a_key_or_an_origin(pasto, option, words):
+    said = pasto("serve", "no-such-run", option)
+    assert said.code == 1 and words in said.error and "two words" not in said.err
 
 
 def test_missing_packages_are_named_before_anything_is_loaded(pasto, monkeypatch):
@@ -171,4 +215,4 @@ def test_a_coefficient_that_is_no_number():
     [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("me", False)],
 )
 def test_loopback(host, loopback):
-    assert workflow.is_loopback(host) is loopback
+    assert is_loopback(host) is loopback

@@ -18,6 +18,7 @@ from pasto_cli.base.version import __version__
 from pasto_cli.cli import (
     benchmarks,
     calibrate,
+    chat,
     evaluate,
     export,
     generate,
@@ -48,6 +49,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("benchmarks")(benchmarks.benchmarks)
 app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
 app.command("calibrate")(calibrate.calibrate)
 app.command("interference")(interference.interference)

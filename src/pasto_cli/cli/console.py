@@ -41,6 +41,12 @@ def show_error(error: PastoError) -> None:
         err.print(f"[dim]next:[/]  {escape(error.hint)}", soft_wrap=True, highlight=False)
 
 
+def show_mistake(error: PastoError) -> None:
+    """The same as one line, for a command that goes on."""
+    text = f"{error.message}. {error.hint}" if error.hint else error.message
+    err.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True, highlight=False)
+
+
 def print_json(data: Any) -> None:
     """JSON on stdout; NaN and infinities become null."""
     sys.stdout.write(json.dumps(without_nan(data), indent=1, ensure_ascii=False) + "\n")

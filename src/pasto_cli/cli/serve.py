@@ -1,7 +1,9 @@
 """`pasto serve`: a dial in every request."""
 
 import json as json_format
-from typing import Annotated
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -30,6 +32,47 @@ def serve(
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Longest answer where a request says nothing.")
     ] = 512,
+    max_output_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Longest answer that a request may ask for. Default: the model's context.",
+            show_default=False,
+        ),
+    ] = None,
+    max_prompt_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Longest prompt. Default: the model's context.", show_default=False
+        ),
+    ] = None,
+    queue: Annotated[
+        int, typer.Option(min=0, help="Most answers that wait; more are refused with a 429.")
+    ] = 256,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take.")] = 600,
+    grace: Annotated[
+        int, typer.Option(min=0, help="Seconds that answers have to end after SIGTERM or Ctrl-C.")
+    ] = 5,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PASTO_API_KEY",
+            help="Answer only requests that send this key. Other users of this machine see the "
+            "options of a command, but not its environment.",
+            show_default=False,
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Answer web pages of this origin too, such as https://example.org; repeatable, "
+            "* for all.",
+            show_default=False,
+        ),
+    ] = None,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Write prompts into the access log (stderr).")
+    ] = False,
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,
@@ -40,7 +83,8 @@ def serve(
 ) -> None:
     """Serve dials over HTTP as OpenAI's API does; the model's name turns them.
 
-    Requests at different coefficients share batches. Ctrl-C ends it.
+    Requests at different coefficients share batches. Ctrl-C ends it. A line of JSON on stderr tells
+    of every request; /metrics has figures for Prometheus.
 
     Examples:
       pasto serve
@@ -54,16 +98,19 @@ def serve(
 
     workflow.require_server()
     from pasto_cli.cli.console import Screen, print_line
+    from pasto_cli.core.serving.access import Access, is_loopback
+    from pasto_cli.core.serving.app import Rules
     from pasto_cli.core.serving.transformers_engine import Limits
 
     screen = Screen()
-    if not workflow.is_loopback(host):
-        screen.warn(f"whoever reaches {host} can use this model: requests need no key")
+    access = Access(api_key, allow_origin or (), loopback=is_loopback(host))
+    if not access.loopback and api_key is None:
+        screen.warn(f"whoever reaches {host} can use this model: give it an --api-key")
     service = workflow.open_service(
         [*(adapters or ()), *(adapter or ())],
         screen,
         options.load_options(quantization, device, no_verify, raw),
-        Limits(rows=rows, max_tokens=max_tokens),
+        Limits(rows, queue, max_tokens, max_prompt_tokens, max_output_tokens),
     )
     names = list(service.engine.models())
 
@@ -72,5 +119,11 @@ def serve(
             print_line(json_format.dumps({"address": address, "models": names}))
         screen.note(f"serving {', '.join(names)} at {address}/v1 (Ctrl-C ends it)")
 
-    workflow.serve(service, host, port, ready)
+    workflow.serve(service, host, port, ready, Rules(access, timeout, _log, log_prompts), grace)
     screen.note("stopped")
+
+
+def _log(entry: Mapping[str, Any]) -> None:
+    """One line of the access log."""
+    sys.stderr.write(json_format.dumps(entry, ensure_ascii=False) + "\n")
+    sys.stderr.flush()

@@ -1,12 +1,13 @@
 """`pasto serve`: dials behind an OpenAI-compatible interface."""
 
 import contextlib
-import ipaddress
 import re
+import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.serving.engine import Engine
@@ -16,6 +17,9 @@ from pasto_cli.core.steering.mixing_cache import MixingCache
 from pasto_cli.core.steering.steerer import AdapterSteerer, Scaled, Steerer
 from pasto_cli.workflows.dials import Dial, LoadOptions, open_dial, open_set, split_coefficient
 from pasto_cli.workflows.progress import Watcher
+
+if TYPE_CHECKING:  # it needs the packages that `require_server` looks for
+    from pasto_cli.core.serving.app import Rules
 
 GRACE = 5
 """Seconds that answers have to end after Ctrl-C or SIGTERM."""
@@ -47,6 +51,7 @@ def require_server() -> None:
         PastoError: With the command that installs them.
     """
     try:
+        import prometheus_client  # noqa: F401
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
@@ -115,14 +120,23 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "dial"
 
 
-def serve(service: Service, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Answer requests until Ctrl-C or SIGTERM.
+def serve(
+    service: Service,
+    host: str,
+    port: int,
+    ready: Callable[[str], None],
+    rules: "Rules | None" = None,
+    grace: int = GRACE,
+) -> None:
+    """Answer requests until Ctrl-C or SIGTERM, and then those that came before it.
 
     Args:
         service: What is served; it is closed in the end.
         host: Address to listen on.
         port: 0 takes one that is free.
         ready: Told the server's address as soon as requests are answered.
+        rules: How it answers; anybody's questions by default.
+        grace: Seconds that answers have to end after that; then they are broken off.
 
     Raises:
         PastoError: If the address cannot be had.
@@ -143,25 +157,35 @@ def serve(service: Service, host: str, port: int, ready: Callable[[str], None]) 
         listening = _listen(host, port)
         address = _address(host, listening.getsockname()[1])
         config = uvicorn.Config(
-            create_app(service.engine, service.positions, service.base),
+            create_app(service.engine, service.positions, service.base, rules),
             log_level="warning",
             access_log=False,
             lifespan="off",
-            timeout_graceful_shutdown=GRACE,
+            server_header=False,
+            timeout_graceful_shutdown=grace,
         )
         # uvicorn raises the signal once more when it has ended.
-        with contextlib.closing(listening), contextlib.suppress(KeyboardInterrupt):
+        with contextlib.closing(listening), _ended_by_signals():
             Server(config).run(sockets=[listening])
     finally:
         service.engine.close()
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM ends this block as Ctrl-C does, instead of the process before it has tidied up."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if here else None
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    finally:
+        if here:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _listen(host: str, port: int) -> socket.socket:

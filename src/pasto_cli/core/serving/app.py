@@ -3,7 +3,8 @@
     GET  /v1/models  /v1/models/NAME       the dials by name, and the base
     POST /v1/chat/completions              a conversation, rendered by the model's own template
     POST /v1/completions                   a text as it stands
-    GET  /health
+    GET  /health                           whether it runs
+    GET  /metrics                          figures for Prometheus
 
 An engine or a dial is never chosen by a path on this machine: requests name positions.
 """
@@ -13,17 +14,23 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from pasto_cli.core.serving.answers import Answers
+from pasto_cli.core.serving.access import Access, Guard
+from pasto_cli.core.serving.answers import Answers, in_time
 from pasto_cli.core.serving.engine import Engine, Refusal
+from pasto_cli.core.serving.metrics import Metrics
+from pasto_cli.core.serving.observer import GONE, KEY, Exchange, Log, Observer
 from pasto_cli.core.serving.openai_replies import (
     ChatForm,
     CompletionForm,
@@ -41,32 +48,76 @@ RETRY_AFTER = "2"
 log = logging.getLogger("pasto.serving")
 
 
-def create_app(engine: Engine, positions: Positions, base: str) -> Starlette:
+class Rules(NamedTuple):
+    """How a server answers, whatever is asked."""
+
+    access: Access = Access()
+    timeout: float | None = None
+    """Seconds that a request may take, from its arrival to its last token."""
+    log: Log | None = None
+    """Receives one entry of the access log for each request."""
+    log_prompts: bool = False
+    """Whether the entries hold prompts."""
+
+
+def create_app(
+    engine: Engine, positions: Positions, base: str, rules: Rules | None = None
+) -> Starlette:
     """The application, for uvicorn or any other ASGI server.
 
     Args:
         engine: Decodes.
         positions: Reads where requests want the dials.
         base: Where the base model comes from; shown to clients.
+        rules: How it answers.
     """
-    api = _Api(engine, positions, base)
+    rules = rules or Rules()
+    metrics = Metrics(engine)
+    api = _Api(engine, positions, base, rules, metrics)
+    routes = [
+        Route("/v1/models", api.models),
+        Route("/v1/models/{name:path}", api.model),
+        Route("/v1/chat/completions", api.chat, methods=["POST"]),
+        Route("/v1/completions", api.completions, methods=["POST"]),
+        Route("/health", api.health),
+        Route("/metrics", api.metrics_page),
+    ]
     return Starlette(
-        routes=[
-            Route("/v1/models", api.models),
-            Route("/v1/models/{name:path}", api.model),
-            Route("/v1/chat/completions", api.chat, methods=["POST"]),
-            Route("/v1/completions", api.completions, methods=["POST"]),
-            Route("/health", api.health),
+        routes=routes,
+        # The first is the outermost: what is refused is noted too, and a page that may ask is told
+        # why it was refused.
+        middleware=[
+            Middleware(Observer, routes=routes, metrics=metrics, log=rules.log),
+            *_cors(rules.access),
+            Middleware(Guard, access=rules.access),
         ],
         exception_handlers={HTTPException: _no_such_path},
     )
 
 
+def _cors(access: Access) -> list[Middleware]:
+    """What lets pages of other origins read replies; nothing where none may."""
+    if not access.origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=access.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    ]
+
+
 class _Api:
     """The endpoints."""
 
-    def __init__(self, engine: Engine, positions: Positions, base: str) -> None:
+    def __init__(
+        self, engine: Engine, positions: Positions, base: str, rules: Rules, metrics: Metrics
+    ) -> None:
         self.engine, self.positions, self.base = engine, positions, base
+        self.rules, self.metrics = rules, metrics
         self.started = int(time.time())
 
     async def models(self, _: Request) -> Response:
@@ -87,6 +138,10 @@ class _Api:
         """Whether it runs."""
         return JSONResponse({"status": "ok"})
 
+    async def metrics_page(self, _: Request) -> Response:
+        """Figures for Prometheus."""
+        return Response(self.metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
         return await self._complete(request, ChatBody, ChatForm())
@@ -96,21 +151,31 @@ class _Api:
         return await self._complete(request, CompletionBody, CompletionForm())
 
     async def _complete(self, request: Request, kind: type[Body], form: Form) -> Response:
+        exchange: Exchange = request.scope[KEY]
+        seconds = self.rules.timeout
+        deadline = None if seconds is None else asyncio.get_running_loop().time() + seconds
         try:
-            body = read_body(kind, await _json(request))
+            async with in_time(deadline, status=408):
+                sent = await _json(request)
+            body = read_body(kind, sent)
+            if self.rules.log_prompts:
+                exchange.prompts = body.prompts()
             position = self.positions.read(body.model, body.dial)
-            reply = Reply(form, name_of(position), body.alternatives() is not None)
-            answers = await Answers.begin(self.engine, body.requests(), position)
-            prompt_tokens = answers.prompt_tokens(body.n)
+            exchange.model = name_of(position)
+            reply = Reply(form, exchange.model, body.alternatives() is not None)
+            answers = await Answers.begin(self.engine, body.requests(), position, deadline)
+            exchange.answers = answers
+            exchange.prompt_tokens = prompt_tokens = answers.prompt_tokens(body.n)
+            self.metrics.turned(position)
             if body.stream:
                 told = body.stream_options.include_usage
-                return _EventStream(answers, _events(answers, reply, prompt_tokens, told))
+                return _EventStream(answers, _events(answers, reply, prompt_tokens, told, exchange))
             choices = await _unless_gone(request, answers)
             if choices is None:
-                return Response(status_code=499)  # nobody reads it
+                return Response(status_code=GONE)  # nobody reads it
             return JSONResponse(reply.whole(choices, prompt_tokens))
         except Exception as error:
-            return _error(error)
+            return _error(error, exchange)
 
     def _entry(self, name: str) -> dict[str, Any]:
         return {
@@ -139,7 +204,7 @@ class _EventStream(StreamingResponse):
 
 
 async def _events(
-    answers: Answers, reply: Reply, prompt_tokens: int, include_usage: bool
+    answers: Answers, reply: Reply, prompt_tokens: int, include_usage: bool, exchange: Exchange
 ) -> AsyncIterator[str]:
     """The events of a stream, the last of them `[DONE]`."""
     offsets, made = [0] * len(answers.streams), 0
@@ -154,7 +219,7 @@ async def _events(
         if include_usage:
             yield _event(reply.last(prompt_tokens, made))
     except Exception as error:  # the status has been sent: the error is an event of its own
-        yield _event(_logged(error)[1])
+        yield _event(_logged(error, exchange)[1])
     yield "data: [DONE]\n\n"
 
 
@@ -197,16 +262,18 @@ async def _json(request: Request) -> object:
         raise Refusal(f"the body is not JSON: {error}", "Send a JSON object.") from None
 
 
-def _logged(error: Exception) -> tuple[int, dict[str, Any]]:
+def _logged(error: Exception, exchange: Exchange | None) -> tuple[int, dict[str, Any]]:
     """Status and body of an error; what is our own fault is logged with its traceback."""
     status, body = error_body(error)
+    if exchange is not None:
+        exchange.error = body["error"]["code"] or body["error"]["type"]
     if status == 500:
         log.error("a request failed", exc_info=error)
     return status, body
 
 
-def _error(error: Exception) -> Response:
-    status, body = _logged(error)
+def _error(error: Exception, exchange: Exchange | None = None) -> Response:
+    status, body = _logged(error, exchange)
     headers = {"Retry-After": RETRY_AFTER} if status in (429, 503) else None
     return JSONResponse(body, status, headers)
 

@@ -78,6 +78,15 @@ class Request(NamedTuple):
     sampling: Sampling
 
 
+class Occupancy(NamedTuple):
+    """How much an engine has to do."""
+
+    rows: int
+    """Answers that decode."""
+    waiting: int
+    """Answers that wait."""
+
+
 class TokenLogprob(NamedTuple):
     """A token and its log-probability under the steered model, before temperature, in nats."""
 

@@ -12,7 +12,15 @@ from functools import partial
 from typing import NamedTuple, Self, TypeVar
 
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.serving.engine import Piece, Pieces, Position, Prompt, Refusal, Request
+from pasto_cli.core.serving.engine import (
+    Occupancy,
+    Piece,
+    Pieces,
+    Position,
+    Prompt,
+    Refusal,
+    Request,
+)
 from pasto_cli.core.serving.scheduler import Row, Scheduler
 from pasto_cli.core.serving.text import TextWriter
 from pasto_cli.core.steering.steerer import Steerer
@@ -29,6 +37,10 @@ class Limits(NamedTuple):
     """Most answers that wait; more are refused."""
     max_tokens: int = 512
     """Longest answer where a request says nothing."""
+    prompt_tokens: int | None = None
+    """Longest prompt; None for the model's context."""
+    answer_tokens: int | None = None
+    """Longest answer that a request may ask for; None for what the context leaves."""
 
 
 USUAL = Limits()
@@ -85,7 +97,7 @@ class TransformersEngine:
         """See `Engine.stream`."""
         ids = self._tokens(request.prompt)
         longest = self._longest(len(ids), request.sampling.max_tokens)
-        if len(self.scheduler.waiting) + self._inbox.qsize() >= self.limits.waiting:
+        if self.occupancy().waiting >= self.limits.waiting:
             raise Refusal(
                 f"{self.limits.waiting} answers are waiting already",
                 "Ask again in a few seconds.",
@@ -98,6 +110,11 @@ class TransformersEngine:
         answer.cancelled = row.cancelled
         self._put(lambda: self.scheduler.waiting.append(row))
         return answer
+
+    def occupancy(self) -> Occupancy:
+        """How much it has to do now; may be asked from any thread."""
+        waiting = len(self.scheduler.waiting) + self._inbox.qsize()
+        return Occupancy(len(self.scheduler.rows), waiting)
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -170,6 +187,7 @@ class TransformersEngine:
             prompt: Length of the prompt, tokens.
             wanted: What the request says.
         """
+        self._check_limits(prompt, wanted)
         config = self.lm.model.config.get_text_config()
         room = (getattr(config, "max_position_embeddings", None) or 2**31) - prompt
         if room < (wanted or 1):
@@ -180,7 +198,26 @@ class TransformersEngine:
                 param="max_tokens" if room > 0 else None,
                 code="context_length_exceeded",
             )
-        return wanted or min(self.limits.max_tokens, room)
+        most = self.limits.answer_tokens or room
+        return wanted or min(self.limits.max_tokens, room, most)
+
+    def _check_limits(self, prompt: int, wanted: int | None) -> None:
+        """Refuse what is longer than this server takes on, whatever the model could."""
+        longest = self.limits.prompt_tokens
+        if longest is not None and prompt > longest:
+            raise Refusal(
+                f"the prompt has {prompt} tokens, at most {longest} are taken here",
+                "Send a shorter prompt.",
+                code="context_length_exceeded",
+            )
+        most = self.limits.answer_tokens
+        if most is not None and (wanted or 0) > most:
+            raise Refusal(
+                f"max_tokens is {wanted}, at most {most} are given here",
+                "Lower max_tokens.",
+                param="max_tokens",
+                code="max_tokens_exceeded",
+            )
 
 
 class _Answer:
