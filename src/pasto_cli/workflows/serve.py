@@ -5,10 +5,12 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError
+from pasto_cli.core.serving.dial_facts import DialFacts, facts_of
 from pasto_cli.core.serving.engine import Engine
 from pasto_cli.core.serving.positions import Positions
 from pasto_cli.core.serving.transformers_engine import Limits, TransformersEngine
@@ -16,6 +18,8 @@ from pasto_cli.core.steering.mixing_cache import MixingCache
 from pasto_cli.core.steering.steerer import AdapterSteerer, Scaled, Steerer
 from pasto_cli.workflows.dials import Dial, LoadOptions, open_dial, open_set, split_coefficient
 from pasto_cli.workflows.progress import Watcher
+from pasto_cli.workflows.publish import evaluations_of
+from pasto_cli.workflows.report import sentiment_of
 
 GRACE = 5
 """Seconds that answers have to end after Ctrl-C or SIGTERM."""
@@ -38,6 +42,8 @@ class Service:
     positions: Positions
     base: str
     """Where the base model comes from."""
+    dials: Sequence[DialFacts] = ()
+    """What is known of the dials."""
 
 
 def require_server() -> None:
@@ -85,7 +91,20 @@ def open_service(
             )
     positions = Positions({name: each.own for name, each in zip(names, named, strict=True)})
     steerers = dict(zip(names, map(_steerer, dials), strict=True))
-    return _started(dials[0], steerers, positions, limits)
+    service = _started(dials[0], steerers, positions, limits)
+    return replace(service, dials=[_facts(*each) for each in zip(names, named, dials, strict=True)])
+
+
+def _facts(name: str, named: Named, dial: Dial) -> DialFacts:
+    run = runs.run_of(dial.folder)
+    return facts_of(
+        name,
+        named.own,
+        dial.meta,
+        raw=dial.ends != dial.meta.ends,
+        evaluations=evaluations_of(run) if run else (),
+        sentiment=sentiment_of(run) if run else None,
+    )
 
 
 def _started(
@@ -143,7 +162,7 @@ def serve(service: Service, host: str, port: int, ready: Callable[[str], None]) 
         listening = _listen(host, port)
         address = _address(host, listening.getsockname()[1])
         config = uvicorn.Config(
-            create_app(service.engine, service.positions, service.base),
+            create_app(service.engine, service.positions, service.base, service.dials),
             log_level="warning",
             access_log=False,
             lifespan="off",

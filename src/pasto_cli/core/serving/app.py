@@ -3,6 +3,8 @@
     GET  /v1/models  /v1/models/NAME       the dials by name, and the base
     POST /v1/chat/completions              a conversation, rendered by the model's own template
     POST /v1/completions                   a text as it stands
+    POST /v1/disturbance                   a conversation that ends in an answer: KL to the base
+    GET  /  /v1/dials                      the web page and what it shows of each dial (`page`)
     GET  /health
 
 An engine or a dial is never chosen by a path on this machine: requests name positions.
@@ -12,7 +14,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -23,6 +25,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from pasto_cli.core.serving.answers import Answers
+from pasto_cli.core.serving.dial_facts import DialFacts
+from pasto_cli.core.serving.disturbance import Measures
 from pasto_cli.core.serving.engine import Engine, Refusal
 from pasto_cli.core.serving.openai_replies import (
     ChatForm,
@@ -32,6 +36,7 @@ from pasto_cli.core.serving.openai_replies import (
     error_body,
 )
 from pasto_cli.core.serving.openai_requests import Body, ChatBody, CompletionBody, read_body
+from pasto_cli.core.serving.page import page_routes
 from pasto_cli.core.serving.positions import BASE, DEFAULT, Positions, name_of
 
 LARGEST_BODY = 2**22
@@ -41,13 +46,16 @@ RETRY_AFTER = "2"
 log = logging.getLogger("pasto.serving")
 
 
-def create_app(engine: Engine, positions: Positions, base: str) -> Starlette:
+def create_app(
+    engine: Engine, positions: Positions, base: str, dials: Sequence[DialFacts] = ()
+) -> Starlette:
     """The application, for uvicorn or any other ASGI server.
 
     Args:
         engine: Decodes.
         positions: Reads where requests want the dials.
         base: Where the base model comes from; shown to clients.
+        dials: What is known of the dials; shown to clients.
     """
     api = _Api(engine, positions, base)
     return Starlette(
@@ -56,7 +64,9 @@ def create_app(engine: Engine, positions: Positions, base: str) -> Starlette:
             Route("/v1/models/{name:path}", api.model),
             Route("/v1/chat/completions", api.chat, methods=["POST"]),
             Route("/v1/completions", api.completions, methods=["POST"]),
+            Route("/v1/disturbance", api.disturbance, methods=["POST"]),
             Route("/health", api.health),
+            *page_routes(base, dials, isinstance(engine, Measures)),
         ],
         exception_handlers={HTTPException: _no_such_path},
     )
@@ -94,6 +104,28 @@ class _Api:
     async def completions(self, request: Request) -> Response:
         """Go on with a text."""
         return await self._complete(request, CompletionBody, CompletionForm())
+
+    async def disturbance(self, request: Request) -> Response:
+        """KL(p_0 || p_c) at each token of the last message, an answer that is there already."""
+        try:
+            body = read_body(ChatBody, await _json(request))
+            *before, answer = (message.plain() for message in body.messages)
+            if not before or answer.role != "assistant":
+                raise Refusal(
+                    "the last message is not an answer",
+                    "Send the conversation, and the answer as a message of the assistant.",
+                    param="messages",
+                )
+            if not isinstance(self.engine, Measures):
+                raise Refusal("this engine has no distributions", "Use another.", status=501)
+            position = self.positions.read(body.model, body.dial)
+            found = await self.engine.disturbance(before, answer.content, position)
+            tokens = [told._asdict() for told in found]
+            return JSONResponse(
+                {"object": "disturbance", "model": name_of(position), "tokens": tokens}
+            )
+        except Exception as error:
+            return _error(error)
 
     async def _complete(self, request: Request, kind: type[Body], form: Form) -> Response:
         try:

@@ -7,12 +7,21 @@ event loop of the caller.
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Self, TypeVar
 
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.serving.engine import Piece, Pieces, Position, Prompt, Refusal, Request
+from pasto_cli.core.serving.disturbance import TokenKL, with_texts
+from pasto_cli.core.serving.engine import (
+    Message,
+    Piece,
+    Pieces,
+    Position,
+    Prompt,
+    Refusal,
+    Request,
+)
 from pasto_cli.core.serving.scheduler import Row, Scheduler
 from pasto_cli.core.serving.text import TextWriter
 from pasto_cli.core.steering.steerer import Steerer
@@ -65,33 +74,19 @@ class TransformersEngine:
 
     async def load(self, position: Position) -> None:
         """See `Engine.load`: M(a) is computed and kept."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-        finished = _into(loop, partial(_settle, done))
 
         def enter() -> None:
-            try:
-                for name, coefficient in position.items():
-                    with self.scheduler.dials[name].at(coefficient):
-                        pass
-                finished(None)
-            except Exception as error:
-                finished(error)
+            for name, coefficient in position.items():
+                with self.scheduler.dials[name].at(coefficient):
+                    pass
 
-        self._put(enter)
-        await done
+        await self._between_turns(enter)
 
     async def stream(self, request: Request, position: Position) -> Pieces:
         """See `Engine.stream`."""
         ids = self._tokens(request.prompt)
         longest = self._longest(len(ids), request.sampling.max_tokens)
-        if len(self.scheduler.waiting) + self._inbox.qsize() >= self.limits.waiting:
-            raise Refusal(
-                f"{self.limits.waiting} answers are waiting already",
-                "Ask again in a few seconds.",
-                code="overloaded",
-                status=429,
-            )
+        self._refuse_if_full()
         answer = _Answer(len(ids))
         writer = TextWriter(self.lm.tokenizer, request.sampling.stop)
         row = Row(ids, position, request.sampling, longest, answer.deliver, writer)
@@ -99,12 +94,49 @@ class TransformersEngine:
         self._put(lambda: self.scheduler.waiting.append(row))
         return answer
 
+    async def disturbance(
+        self, messages: Sequence[Message], answer: str, position: Position
+    ) -> list[TokenKL]:
+        """See `Measures.disturbance`."""
+        prompt = self._tokens(messages)
+        ids = self.lm.chat.continuation(self._rendered(messages), prompt, answer)
+        if not ids:
+            raise Refusal("the answer is empty", "Send at least one token.", param="messages")
+        self._longest(len(prompt), len(ids))
+        self._refuse_if_full()
+        kl = await self._between_turns(lambda: self.scheduler.disturbance(prompt, ids, position))
+        return with_texts(self.lm.tokenizer, ids, kl)
+
     def close(self) -> None:
         """See `Engine.close`."""
         with self._door:
             self._closing.set()
             self._inbox.put(lambda: None)  # wakes the thread
         self._thread.join()
+
+    async def _between_turns(self, work: Callable[[], T]) -> T:
+        """What `work` gives, done on the engine's thread."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        finished = _into(loop, partial(_settle, done))
+
+        def do() -> None:
+            try:
+                finished((work(), None))
+            except Exception as error:
+                finished((None, error))
+
+        self._put(do)
+        return await done
+
+    def _refuse_if_full(self) -> None:
+        if len(self.scheduler.waiting) + self._inbox.qsize() >= self.limits.waiting:
+            raise Refusal(
+                f"{self.limits.waiting} answers are waiting already",
+                "Ask again in a few seconds.",
+                code="overloaded",
+                status=429,
+            )
 
     def _put(self, action: Callable[[], None]) -> None:
         with self._door:
@@ -148,20 +180,22 @@ class TransformersEngine:
                     param="prompt",
                 )
         else:
-            messages = [m._asdict() for m in prompt if not isinstance(m, int)]
-            try:
-                text = chat.render(messages)
-            except Exception as error:  # templates refuse by raising, each in its own way
-                raise Refusal(
-                    f"the model's chat template refuses these messages: {error}",
-                    "Send messages as this model expects them, or use /v1/completions.",
-                    param="messages",
-                    code="chat_template",
-                ) from None
-            ids = chat.ids(text)
+            ids = chat.ids(self._rendered([m for m in prompt if not isinstance(m, int)]))
         if not ids:
             raise Refusal("the prompt is empty", "Send at least one token.", param="prompt")
         return ids
+
+    def _rendered(self, messages: Sequence[Message]) -> str:
+        """A conversation by the model's own template."""
+        try:
+            return self.lm.chat.render([message._asdict() for message in messages])
+        except Exception as error:  # templates refuse by raising, each in its own way
+            raise Refusal(
+                f"the model's chat template refuses these messages: {error}",
+                "Send messages as this model expects them, or use /v1/completions.",
+                param="messages",
+                code="chat_template",
+            ) from None
 
     def _longest(self, prompt: int, wanted: int | None) -> int:
         """Number of tokens that an answer may have.
@@ -228,11 +262,12 @@ def _into(loop: asyncio.AbstractEventLoop, receive: Callable[[T], None]) -> Call
     return send
 
 
-def _settle(done: "asyncio.Future[None]", error: Exception | None) -> None:
+def _settle(done: "asyncio.Future[T]", outcome: tuple[T, None] | tuple[None, Exception]) -> None:
     """Finish a future that its owner may have given up."""
     if done.cancelled():
         return
+    value, error = outcome
     if error is None:
-        done.set_result(None)
+        done.set_result(value)
     else:
         done.set_exception(error)
