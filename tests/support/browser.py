@@ -6,6 +6,7 @@ import os
 import queue
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -22,6 +23,14 @@ OPTIONS = (
     "--disable-sync",
     "--hide-scrollbars",
 )
+# A browser reads commands from descriptor 3 and answers on 4.
+START = """
+import fcntl, os, sys
+read, write = (fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3])
+os.dup2(read, 3)
+os.dup2(write, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -35,11 +44,10 @@ class Browser:
 
     def __init__(self, path: str, profile: Path) -> None:
         ours, theirs = os.pipe(), os.pipe()
-        # It reads commands from descriptor 3 and answers on 4.
-        command = f'exec "$@" 3<&{ours[0]} 4>&{theirs[1]}'
-        arguments = [*OPTIONS, "--remote-debugging-pipe", f"--user-data-dir={profile}"]
+        options = [*OPTIONS, "--remote-debugging-pipe", f"--user-data-dir={profile}"]
+        descriptors = [str(ours[0]), str(theirs[1])]
         self.process = subprocess.Popen(
-            ["sh", "-c", command, "sh", path, *arguments, "about:blank"],
+            [sys.executable, "-c", START, *descriptors, path, *options, "about:blank"],
             pass_fds=(ours[0], theirs[1]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -48,7 +56,7 @@ class Browser:
         os.close(ours[0])
         os.close(theirs[1])
         self._out, self._in = os.fdopen(ours[1], "wb", 0), os.fdopen(theirs[0], "rb")
-        self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.events: list[dict[str, Any]] = []
         """What it told without being asked."""
         threading.Thread(target=self._read, daemon=True).start()
@@ -69,6 +77,7 @@ class Browser:
         self._out.write(json.dumps(message).encode() + b"\0")
         while True:
             answer = self._answers.get(timeout=120)
+            assert answer is not None, "the browser has ended"
             if answer["id"] == self._count:
                 assert "error" not in answer, answer["error"]
                 return answer["result"]
@@ -79,6 +88,7 @@ class Browser:
             *whole, held = (held + part).split(b"\0")
             for message in map(json.loads, whole):
                 (self._answers.put if "id" in message else self.events.append)(message)
+        self._answers.put(None)
 
     def open(self, address: str, width: int = 1280, height: int = 900) -> None:
         """Show a page in a window of some size, and wait until it is loaded."""
