@@ -70,9 +70,7 @@ def engine(tiny, make_adapter):
 def address(engine):
     """A server on loopback, in a thread."""
     other = FACTS.model_copy(update={"name": "b", "certificate": None, "disturbance": None})
-    app = create_app(
-        engine, Positions({"a": None, "b": None}), f"package:x/{EVIL}", [FACTS, other]
-    )
+    app = create_app(engine, Positions({"a": None, "b": None}), f"package:x/{EVIL}", [FACTS, other])
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -197,7 +195,7 @@ def test_what_is_copied_gives_the_same_answer(page, address, tmp_path):
         origin=address,
         permissions=["clipboardReadWrite", "clipboardSanitizedWrite"],
     )
-    prompt = "It's \"so\" 100% \\ $HOME `x` \u00e9\U0001f642"
+    prompt = 'It\'s "so" 100% \\ $HOME `x` \u00e9\U0001f642'
     texts = send(shown, prompt)
     copied = {}
     for number, name in enumerate(("curl", "Python")):
@@ -234,7 +232,13 @@ def test_foreign_text_stays_text(page):
 
 def test_the_facts_of_a_dial_stand_beside_its_slider(page):
     text = page().js("document.querySelector('.dial').innerText")
-    for part in ("Certificate passed", "\u22121.02", "[\u22121.12, \u22120.92]", "+0.62", "n\u00a0=\u00a025"):
+    for part in (
+        "Certificate passed",
+        "\u22121.02",
+        "[\u22121.12, \u22120.92]",
+        "+0.62",
+        "n\u00a0=\u00a025",
+    ):
         assert part in text, part
     for part in ("1.01", "sentiment", "+0.39"):
         assert part in text, part

@@ -124,7 +124,9 @@ class Browser:
     def press(self, key: str, code: int, text: str = "") -> None:
         """A key as a keyboard sends it."""
         named = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-        self.call("Input.dispatchKeyEvent", type="keyDown", **named, **({"text": text} if text else {}))
+        self.call(
+            "Input.dispatchKeyEvent", type="keyDown", **named, **({"text": text} if text else {})
+        )
         self.call("Input.dispatchKeyEvent", type="keyUp", **named)
 
     def picture(self) -> bytes:

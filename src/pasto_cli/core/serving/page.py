@@ -4,8 +4,8 @@
     GET  /v1/dials    what is known of each dial (`DialFacts`)
 
 The page says nothing that a server keeps to itself, and asks the same endpoints as every client.
-Its policy allows its own script and style by their hashes, and requests to its own server only: what
-a model or a stranger's adapter says cannot become code.
+Its policy allows its own script and style by their hashes, and requests to its own server only:
+what a model or a stranger's adapter says cannot become code.
 """
 
 import base64

@@ -118,13 +118,18 @@ class TransformersEngine:
         """What `work` gives, done on the engine's thread."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
-        finished = _into(loop, partial(_settle, done))
+
+        def settle(finish: Callable[[], None]) -> None:
+            if not done.cancelled():  # its owner may have given up
+                finish()
+
+        send = _into(loop, settle)
 
         def do() -> None:
             try:
-                finished((work(), None))
+                send(partial(done.set_result, work()))
             except Exception as error:
-                finished((None, error))
+                send(partial(done.set_exception, error))
 
         self._put(do)
         return await done
@@ -260,14 +265,3 @@ def _into(loop: asyncio.AbstractEventLoop, receive: Callable[[T], None]) -> Call
             return
 
     return send
-
-
-def _settle(done: "asyncio.Future[T]", outcome: tuple[T, None] | tuple[None, Exception]) -> None:
-    """Finish a future that its owner may have given up."""
-    if done.cancelled():
-        return
-    value, error = outcome
-    if error is None:
-        done.set_result(value)
-    else:
-        done.set_exception(error)
