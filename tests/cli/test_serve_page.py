@@ -21,13 +21,13 @@ from tests.support.browser import Browser, find_browser
 
 pytestmark = pytest.mark.slow
 WIDTHS = (1280, 400)
-TOKENS = 24
+TOKENS = 12
 EVIL = '<img src=x onerror="document.title=1"><script>document.title=1</script>'
 OVERFLOWS = """[...document.body.querySelectorAll('*')].filter(e => !e.closest('.unseen, dialog')
   && e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
   .map(e => `${e.tagName}.${e.className}: ${e.textContent.trim().slice(0, 40)}`)"""
 NAMELESS = """[...document.querySelectorAll('button, input, select, textarea')]
-  .filter(e => !(e.getAttribute('aria-label') || e.labels?.length || e.textContent.trim()))
+  .filter(e => !(e.ariaLabel || e.getAttribute('aria-labelledby') || e.labels?.length || e.textContent.trim()))
   .map(e => e.outerHTML)"""
 ANSWERS = "[...document.querySelectorAll('.turn:last-of-type .text')].map(e => e.textContent)"
 DONE = "!running && document.querySelectorAll('.answer').length > 0"
@@ -153,7 +153,7 @@ def test_the_slider_is_turned_by_the_keyboard(page, engine):
     assert shown.js("lanes()") == [{"a": 0, "b": 0}]
 
 
-def test_every_position_goes_on_from_its_own_answers(page, engine):
+def test_every_position_goes_on_from_its_own_answers(page):
     shown = page()
     first = send(shown, "Hello")
     send(shown, "And you?")
@@ -161,7 +161,7 @@ def test_every_position_goes_on_from_its_own_answers(page, engine):
     assert asked == [["Hello", text, "And you?"] for text in first]
 
 
-def test_tokens_are_shaded_by_their_kl(page, engine, address):
+def test_tokens_are_shaded_by_their_kl(page):
     shown = page()
     send(shown, "Hello")
     shades = shown.js(
@@ -172,23 +172,22 @@ def test_tokens_are_shaded_by_their_kl(page, engine, address):
     assert not shades[1]  # the base
     for each in (shades[0], shades[2]):
         values = [float(title.split()[0]) for _, title, _ in each]
-        assert len(values) == TOKENS and max(values) > 0.1
-        strongest = max(range(TOKENS), key=lambda i: values[i])
-        assert each[strongest][2] != each[min(range(TOKENS), key=lambda i: values[i])][2]
+        assert len(values) >= TOKENS and max(values) > 0.1
+        order = sorted(range(len(values)), key=lambda i: values[i])
+        assert each[order[0]][2] != each[order[-1]][2]
     # The arrow keys read one token after the other.
     figure = "document.querySelector('.answer footer span').textContent"
-    summary = shown.js(figure)
+    assert "p95" in shown.js(figure)
     shown.js("document.querySelector('.answer .text').focus()")
     shown.press("ArrowRight", 39)
-    first = shades[0][0]
-    assert shown.js(figure).endswith(f"KL {first[1].split()[0]}") != summary.endswith(first[1])
+    assert shown.js(figure).endswith(f"KL {shades[0][0][1].split()[0]}")
     shown.js("document.querySelector('#shade').click()")
     shown.js("document.querySelector('.answer .text').blur()")
     bare = "getComputedStyle(document.querySelector('.text span:nth-child(2)')).backgroundColor"
     assert shown.js(bare) == "rgba(0, 0, 0, 0)"
 
 
-def test_what_is_copied_gives_the_same_answer(page, address, tmp_path):
+def test_what_is_copied_gives_the_same_answer(page, address):
     shown = page()
     shown.call(
         "Browser.grantPermissions",

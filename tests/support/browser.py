@@ -115,7 +115,7 @@ class Browser:
         end = time.monotonic() + seconds
         while not self.js(expression):
             assert time.monotonic() < end, f"never true: {expression}"
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def type(self, text: str) -> None:
         """Write where the focus is."""

@@ -47,7 +47,7 @@ class DialFacts(BaseModel):
     disturbance: dict[End, Estimate] | None
     """Coefficient -> KL p95 to the base on neutral answers, nats."""
     certificate: CertificateFacts | None
-    """None also where the coefficients are those of training: it speaks of the ends."""
+    """None also where the coefficients are not those of the ends, of which it speaks."""
     benchmarks: list[BenchmarkFacts]
 
 
@@ -91,7 +91,7 @@ def facts_of(
         poles=_poles(meta),
         ends=kept and {"-1": kept.coefficients["-1"], "1": kept.coefficients["1"]},
         disturbance=kept and {"-1": kept.reached["-1"], "1": kept.reached["1"]},
-        certificate=None if raw and meta.calibration is not None else _certificate(meta),
+        certificate=None if raw else _certificate(meta),
         benchmarks=benchmarks,
     )
 
