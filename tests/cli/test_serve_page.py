@@ -27,7 +27,8 @@ OVERFLOWS = """[...document.body.querySelectorAll('*')].filter(e => !e.closest('
   && e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
   .map(e => `${e.tagName}.${e.className}: ${e.textContent.trim().slice(0, 40)}`)"""
 NAMELESS = """[...document.querySelectorAll('button, input, select, textarea')]
-  .filter(e => !(e.ariaLabel || e.getAttribute('aria-labelledby') || e.labels?.length || e.textContent.trim()))
+  .filter(e => !(e.ariaLabel || e.getAttribute('aria-labelledby') || e.labels?.length
+    || e.textContent.trim()))
   .map(e => e.outerHTML)"""
 ANSWERS = "[...document.querySelectorAll('.turn:last-of-type .text')].map(e => e.textContent)"
 DONE = "!running && document.querySelectorAll('.answer').length > 0"
