@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import uvicorn
+from starlette.responses import JSONResponse
 
 from pasto_cli.base.statistics import Estimate
 from pasto_cli.core.serving.app import create_app
@@ -67,12 +68,32 @@ def engine(tiny, make_adapter):
     found.close()
 
 
+class Door:
+    """An application that asks for a key, where there is one."""
+
+    def __init__(self, app):
+        self.app, self.key = app, None
+
+    async def __call__(self, scope, receive, send):
+        given = dict(scope["headers"]).get(b"authorization")
+        if self.key and scope["path"] != "/" and given != b"Bearer " + self.key:
+            refused = JSONResponse({"error": {"message": "no such key"}}, 401)
+            return await refused(scope, receive, send)
+        await self.app(scope, receive, send)
+
+
 @pytest.fixture(scope="module")
-def address(engine):
-    """A server on loopback, in a thread."""
+def door(engine):
+    """The application on both dials."""
     other = FACTS.model_copy(update={"name": "b", "certificate": None, "disturbance": None})
-    app = create_app(engine, Positions({"a": None, "b": None}), f"package:x/{EVIL}", [FACTS, other])
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
+    positions = Positions({"a": None, "b": None})
+    return Door(create_app(engine, positions, f"package:x/{EVIL}", [FACTS, other]))
+
+
+@pytest.fixture(scope="module")
+def address(door):
+    """A server on loopback, in a thread."""
+    server = uvicorn.Server(uvicorn.Config(door, port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -260,3 +281,17 @@ def test_errors_are_said_and_an_answer_is_stopped(page):
     told = shown.js("[...document.querySelectorAll('.answer footer span')].at(-1).textContent")
     assert told == "stopped"
     shown.events.clear()  # the browser logs replies of 400 as errors
+
+
+def test_a_server_that_asks_for_a_key(browser, address, door, monkeypatch):
+    monkeypatch.setattr(door, "key", b"open sesame")
+    browser.open(f"{address}/")
+    browser.wait("!document.querySelector('#key').hidden")
+    assert browser.js("document.querySelector('#lead').textContent") == "no such key"
+    browser.js("document.querySelector('#secret').focus()")
+    browser.type("open sesame")
+    browser.press("Enter", 13, "\r")
+    browser.wait("document.querySelectorAll('.dial').length === 2")
+    browser.wait("document.querySelector('#key').hidden")
+    assert browser.js("asPython({})").count("PASTO_API_KEY") == 1
+    assert "open sesame" not in browser.js("asCurl({}) + asPython({})")

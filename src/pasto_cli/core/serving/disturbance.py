@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pasto_cli.core.models.forward import run_packed
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.models.tokentree import pack
+from pasto_cli.core.models.tokentree import Packed
 from pasto_cli.core.serving.engine import Message, Position, Refusal
 from pasto_cli.core.serving.text import TextWriter
 
@@ -67,7 +67,10 @@ def kl_per_token(
     Raises:
         Refusal: If the steered model has no finite logits.
     """
-    packed = pack([[*prompt, *answer]], tree=False)
+    ids = torch.tensor([[*prompt, *answer]])
+    length = ids.shape[1]
+    # One row: its mask is the model's own, and one written out would have the square of its length.
+    packed = Packed(ids, torch.arange(length)[None], torch.empty(0), [length], [])
     # A token is predicted one position before it stands.
     predicting = slice(-(len(answer) + 1), -1)
     base = run_packed(lm, packed).last[0, predicting]  # (n, d)
