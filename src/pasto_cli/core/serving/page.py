@@ -36,7 +36,7 @@ def page_routes(base: str, dials: Sequence[DialFacts], measures: bool) -> list[R
     headers = {
         "Content-Security-Policy": policy(page),
         "Cache-Control": "no-cache",
-        "Referrer-Policy": "no-referrer",
+        "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
     }
     facts = {
