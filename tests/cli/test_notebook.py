@@ -1,6 +1,5 @@
 """The notebook of the guides runs as it stands, here on the dial of a random model."""
 
-import json
 import math
 
 from tests.support.notebook import run
@@ -23,15 +22,3 @@ def test_every_cell_runs(trained, monkeypatch):
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert [bool(cell["outputs"]) for cell in code] == [False, True, True, True, True]
     assert code[-1]["outputs"][-1]["data"].keys() == {"image/png"}
-
-
-def test_what_is_committed_was_said_by_these_cells():
-    """Outputs and sources go together: every cell was run, in order, after its last change."""
-    code = [
-        cell
-        for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-        if cell["cell_type"] == "code"
-    ]
-    assert [cell["execution_count"] for cell in code] == [*range(1, len(code) + 1)]
-    said = "".join("".join(o.get("text", "")) for cell in code for o in cell["outputs"])
-    assert "certificate passed" in said and "the most disturbed ones" in said
