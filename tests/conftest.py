@@ -89,7 +89,7 @@ def tiny_pairs(tiny):
     )[0]
 
 
-@pytest.fixture()
+@pytest.fixture(scope="session")
 def make_adapter():
     """Factory of adapters that change what matters, on the middle layers of a tiny model."""
     import torch

@@ -20,6 +20,7 @@ from pasto_cli.core.evaluation.sentiment import score_texts
 from pasto_cli.core.records.evaluation import EvalRun, dump
 from pasto_cli.core.records.scores import key
 from pasto_cli.core.report.plots import COLOURS
+from tests.support.browser import find_browser
 from tests.support.terminal import ROOT, call_in
 
 pytestmark = pytest.mark.slow
@@ -36,9 +37,7 @@ CHECK = (ROOT / "tests" / "support" / "check_page.html").read_text(encoding="utf
 @pytest.fixture(scope="module")
 def browser():
     """Path of a Chromium; CI must have one, a user's machine may not."""
-    found = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
+    found = find_browser()
     if found is None:
         if os.environ.get("CI"):
             pytest.fail("no Chromium: the report cannot be looked at")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 
 import openai
 import pytest
@@ -74,6 +75,11 @@ def test_clients_turn_dials_over_a_socket(pasto, project, other, serving):
     server = serving(project.run, f"meek={other}:-20", "--raw", "--no-verify")
     first = strict((project.run / "adapter" / "pasto.json").read_text())["recipe"]["name"]
     assert server.said["models"] == [first, "meek"]
+    with urllib.request.urlopen(server.said["address"] + "/v1/dials") as reply:
+        dials = json.load(reply)["data"]
+    assert [dial["name"] for dial in dials] == [first, "meek"]
+    assert [dial["default"] for dial in dials] == [None, -20.0]
+    assert dials[0]["poles"] == {"1": "honest", "-1": "dishonest"}
     models = [f"{first}@40", "base", f"{first}@40+meek@-20", "default"]
     texts = {}
 

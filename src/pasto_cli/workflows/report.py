@@ -46,7 +46,7 @@ def write_report(name: str | None, samples: int, out: Path | None, watch: Watche
     meta = store.read_meta(folder)
     recipe, history = _recipe_and_history(root)
     evaluations = evaluations_of(root)
-    sentiment = _sentiment_of(root)
+    sentiment = sentiment_of(root)
     texts = _samples(name or str(root), root, sentiment, samples, watch)
     with watch.task("drawing"):
         contents = Contents(
@@ -80,7 +80,8 @@ def _recipe_and_history(root: Path) -> tuple[str, list[Step]]:
         ) from None
 
 
-def _sentiment_of(root: Path) -> SentimentRun | None:
+def sentiment_of(root: Path) -> SentimentRun | None:
+    """The sentiment benchmark in a run's folder, if it was run and can be read."""
     path = root / "eval" / f"{SENTIMENT}.json"
     try:
         return SentimentRun.model_validate_json(path.read_text(encoding="utf-8"))

@@ -6,10 +6,12 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError
+from pasto_cli.core.serving.dial_facts import DialFacts, facts_of
 from pasto_cli.core.serving.engine import Engine
 from pasto_cli.core.serving.positions import Positions
 from pasto_cli.core.serving.transformers_engine import Limits, TransformersEngine
@@ -17,6 +19,8 @@ from pasto_cli.core.steering.mixing_cache import MixingCache
 from pasto_cli.core.steering.steerer import AdapterSteerer, Scaled, Steerer
 from pasto_cli.workflows.dials import Dial, LoadOptions, open_dial, open_set, split_coefficient
 from pasto_cli.workflows.progress import Watcher
+from pasto_cli.workflows.publish import evaluations_of
+from pasto_cli.workflows.report import sentiment_of
 
 if TYPE_CHECKING:  # it needs the packages that `require_server` looks for
     from pasto_cli.core.serving.app import Rules
@@ -42,6 +46,8 @@ class Service:
     positions: Positions
     base: str
     """Where the base model comes from."""
+    dials: Sequence[DialFacts] = ()
+    """What is known of the dials."""
 
 
 def require_server() -> None:
@@ -90,7 +96,20 @@ def open_service(
             )
     positions = Positions({name: each.own for name, each in zip(names, named, strict=True)})
     steerers = dict(zip(names, map(_steerer, dials), strict=True))
-    return _started(dials[0], steerers, positions, limits)
+    service = _started(dials[0], steerers, positions, limits)
+    return replace(service, dials=[_facts(*each) for each in zip(names, named, dials, strict=True)])
+
+
+def _facts(name: str, named: Named, dial: Dial) -> DialFacts:
+    run = runs.run_of(dial.folder)
+    return facts_of(
+        name,
+        named.own,
+        dial.meta,
+        raw=dial.ends != dial.meta.ends,
+        evaluations=evaluations_of(run) if run else (),
+        sentiment=sentiment_of(run) if run else None,
+    )
 
 
 def _started(
@@ -157,7 +176,7 @@ def serve(
         listening = _listen(host, port)
         address = _address(host, listening.getsockname()[1])
         config = uvicorn.Config(
-            create_app(service.engine, service.positions, service.base, rules),
+            create_app(service.engine, service.positions, service.base, rules, service.dials),
             log_level="warning",
             access_log=False,
             lifespan="off",

@@ -3,6 +3,8 @@
     GET  /v1/models  /v1/models/NAME       the dials by name, and the base
     POST /v1/chat/completions              a conversation, rendered by the model's own template
     POST /v1/completions                   a text as it stands
+    POST /v1/disturbance                   a conversation that ends in an answer: KL to the base
+    GET  /  /v1/dials                      the web page and what it shows of each dial (`page`)
     GET  /health                           whether it runs
     GET  /metrics                          figures for Prometheus
 
@@ -13,7 +15,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -28,6 +30,8 @@ from starlette.types import Receive, Scope, Send
 
 from pasto_cli.core.serving.access import Access, Guard
 from pasto_cli.core.serving.answers import Answers, in_time
+from pasto_cli.core.serving.dial_facts import DialFacts
+from pasto_cli.core.serving.disturbance import Measures
 from pasto_cli.core.serving.engine import Engine, Refusal
 from pasto_cli.core.serving.metrics import Metrics
 from pasto_cli.core.serving.observer import GONE, KEY, Exchange, Log, Observer
@@ -39,6 +43,7 @@ from pasto_cli.core.serving.openai_replies import (
     error_body,
 )
 from pasto_cli.core.serving.openai_requests import Body, ChatBody, CompletionBody, read_body
+from pasto_cli.core.serving.page import page_routes
 from pasto_cli.core.serving.positions import BASE, DEFAULT, Positions, name_of
 
 LARGEST_BODY = 2**22
@@ -61,7 +66,11 @@ class Rules(NamedTuple):
 
 
 def create_app(
-    engine: Engine, positions: Positions, base: str, rules: Rules | None = None
+    engine: Engine,
+    positions: Positions,
+    base: str,
+    rules: Rules | None = None,
+    dials: Sequence[DialFacts] = (),
 ) -> Starlette:
     """The application, for uvicorn or any other ASGI server.
 
@@ -70,6 +79,7 @@ def create_app(
         positions: Reads where requests want the dials.
         base: Where the base model comes from; shown to clients.
         rules: How it answers.
+        dials: What is known of the dials; shown to clients.
     """
     rules = rules or Rules()
     metrics = Metrics(engine)
@@ -79,8 +89,10 @@ def create_app(
         Route("/v1/models/{name:path}", api.model),
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
         Route("/v1/completions", api.completions, methods=["POST"]),
+        Route("/v1/disturbance", api.disturbance, methods=["POST"]),
         Route("/health", api.health),
         Route("/metrics", api.metrics_page),
+        *page_routes(base, dials, isinstance(engine, Measures)),
     ]
     return Starlette(
         routes=routes,
@@ -150,10 +162,37 @@ class _Api:
         """Go on with a text."""
         return await self._complete(request, CompletionBody, CompletionForm())
 
+    async def disturbance(self, request: Request) -> Response:
+        """KL(p_0 || p_c) at each token of the last message, an answer that is there already."""
+        exchange: Exchange = request.scope[KEY]
+        deadline = self._deadline()
+        try:
+            async with in_time(deadline, status=408):
+                sent = await _json(request)
+            body = read_body(ChatBody, sent)
+            *before, answer = (message.plain() for message in body.messages)
+            if not before or answer.role != "assistant":
+                raise Refusal(
+                    "the last message is not an answer",
+                    "Send the conversation, and the answer as a message of the assistant.",
+                    param="messages",
+                )
+            if not isinstance(self.engine, Measures):
+                raise Refusal("this engine has no distributions", "Use another.", status=501)
+            position = self.positions.read(body.model, body.dial)
+            exchange.model = name_of(position)
+            async with in_time(deadline, status=504):
+                found = await self.engine.disturbance(before, answer.content, position)
+            tokens = [told._asdict() for told in found]
+            return JSONResponse(
+                {"object": "disturbance", "model": exchange.model, "tokens": tokens}
+            )
+        except Exception as error:
+            return _error(error, exchange)
+
     async def _complete(self, request: Request, kind: type[Body], form: Form) -> Response:
         exchange: Exchange = request.scope[KEY]
-        seconds = self.rules.timeout
-        deadline = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        deadline = self._deadline()
         try:
             async with in_time(deadline, status=408):
                 sent = await _json(request)
@@ -176,6 +215,11 @@ class _Api:
             return JSONResponse(reply.whole(choices, prompt_tokens))
         except Exception as error:
             return _error(error, exchange)
+
+    def _deadline(self) -> float | None:
+        """The event loop's time at which a request that arrives now has taken too long."""
+        seconds = self.rules.timeout
+        return None if seconds is None else asyncio.get_running_loop().time() + seconds
 
     def _entry(self, name: str) -> dict[str, Any]:
         return {

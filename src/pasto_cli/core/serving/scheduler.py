@@ -7,13 +7,14 @@ does, and rows stand at coefficients of their own (one per dial and row).
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.serving.disturbance import kl_per_token
 from pasto_cli.core.serving.engine import Piece, Position, Refusal, Sampling
 from pasto_cli.core.serving.kv_batch import KVBatch
 from pasto_cli.core.serving.sampling import Sampler, logprob_of
@@ -101,6 +102,21 @@ class Scheduler:
             if not row.ended:
                 row.ended = True
                 row.deliver(error)
+
+    def disturbance(
+        self, prompt: Sequence[int], answer: Sequence[int], position: Position
+    ) -> list[float]:
+        """See `kl_per_token`; to be called between turns, and the next one steers its rows anew."""
+        self._release()
+
+        @contextmanager
+        def steered() -> Iterator[None]:
+            with ExitStack() as stack:
+                for name, coefficient in position.items():
+                    stack.enter_context(self.dials[name].at(coefficient))
+                yield
+
+        return kl_per_token(self.lm, prompt, answer, steered)
 
     def _next_in(self) -> list[Row]:
         """The first row that waits, and those with prompts of its length, as far as they fit."""

@@ -7,12 +7,14 @@ event loop of the caller.
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Self, TypeVar
 
 from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.serving.disturbance import TokenKL, with_texts
 from pasto_cli.core.serving.engine import (
+    Message,
     Occupancy,
     Piece,
     Pieces,
@@ -77,33 +79,19 @@ class TransformersEngine:
 
     async def load(self, position: Position) -> None:
         """See `Engine.load`: M(a) is computed and kept."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-        finished = _into(loop, partial(_settle, done))
 
         def enter() -> None:
-            try:
-                for name, coefficient in position.items():
-                    with self.scheduler.dials[name].at(coefficient):
-                        pass
-                finished(None)
-            except Exception as error:
-                finished(error)
+            for name, coefficient in position.items():
+                with self.scheduler.dials[name].at(coefficient):
+                    pass
 
-        self._put(enter)
-        await done
+        await self._between_turns(enter)
 
     async def stream(self, request: Request, position: Position) -> Pieces:
         """See `Engine.stream`."""
         ids = self._tokens(request.prompt)
         longest = self._longest(len(ids), request.sampling.max_tokens)
-        if self.occupancy().waiting >= self.limits.waiting:
-            raise Refusal(
-                f"{self.limits.waiting} answers are waiting already",
-                "Ask again in a few seconds.",
-                code="overloaded",
-                status=429,
-            )
+        self._refuse_if_full()
         answer = _Answer(len(ids))
         writer = TextWriter(self.lm.tokenizer, request.sampling.stop)
         row = Row(ids, position, request.sampling, longest, answer.deliver, writer)
@@ -116,12 +104,54 @@ class TransformersEngine:
         waiting = len(self.scheduler.waiting) + self._inbox.qsize()
         return Occupancy(len(self.scheduler.rows), waiting)
 
+    async def disturbance(
+        self, messages: Sequence[Message], answer: str, position: Position
+    ) -> list[TokenKL]:
+        """See `Measures.disturbance`."""
+        prompt = self._tokens(messages)
+        ids = self.lm.chat.continuation(self._rendered(messages), prompt, answer)
+        if not ids:
+            raise Refusal("the answer is empty", "Send at least one token.", param="messages")
+        self._longest(len(prompt), len(ids))
+        self._refuse_if_full()
+        kl = await self._between_turns(lambda: self.scheduler.disturbance(prompt, ids, position))
+        return with_texts(self.lm.tokenizer, ids, kl)
+
     def close(self) -> None:
         """See `Engine.close`."""
         with self._door:
             self._closing.set()
             self._inbox.put(lambda: None)  # wakes the thread
         self._thread.join()
+
+    async def _between_turns(self, work: Callable[[], T]) -> T:
+        """What `work` gives, done on the engine's thread."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+
+        def settle(finish: Callable[[], None]) -> None:
+            if not done.cancelled():  # its owner may have given up
+                finish()
+
+        send = _into(loop, settle)
+
+        def do() -> None:
+            try:
+                send(partial(done.set_result, work()))
+            except Exception as error:
+                send(partial(done.set_exception, error))
+
+        self._put(do)
+        return await done
+
+    def _refuse_if_full(self) -> None:
+        if self.occupancy().waiting >= self.limits.waiting:
+            raise Refusal(
+                f"{self.limits.waiting} answers are waiting already",
+                "Ask again in a few seconds.",
+                code="overloaded",
+                status=429,
+            )
 
     def _put(self, action: Callable[[], None]) -> None:
         with self._door:
@@ -165,20 +195,22 @@ class TransformersEngine:
                     param="prompt",
                 )
         else:
-            messages = [m._asdict() for m in prompt if not isinstance(m, int)]
-            try:
-                text = chat.render(messages)
-            except Exception as error:  # templates refuse by raising, each in its own way
-                raise Refusal(
-                    f"the model's chat template refuses these messages: {error}",
-                    "Send messages as this model expects them, or use /v1/completions.",
-                    param="messages",
-                    code="chat_template",
-                ) from None
-            ids = chat.ids(text)
+            ids = chat.ids(self._rendered([m for m in prompt if not isinstance(m, int)]))
         if not ids:
             raise Refusal("the prompt is empty", "Send at least one token.", param="prompt")
         return ids
+
+    def _rendered(self, messages: Sequence[Message]) -> str:
+        """A conversation by the model's own template."""
+        try:
+            return self.lm.chat.render([message._asdict() for message in messages])
+        except Exception as error:  # templates refuse by raising, each in its own way
+            raise Refusal(
+                f"the model's chat template refuses these messages: {error}",
+                "Send messages as this model expects them, or use /v1/completions.",
+                param="messages",
+                code="chat_template",
+            ) from None
 
     def _longest(self, prompt: int, wanted: int | None) -> int:
         """Number of tokens that an answer may have.
@@ -263,13 +295,3 @@ def _into(loop: asyncio.AbstractEventLoop, receive: Callable[[T], None]) -> Call
             return
 
     return send
-
-
-def _settle(done: "asyncio.Future[None]", error: Exception | None) -> None:
-    """Finish a future that its owner may have given up."""
-    if done.cancelled():
-        return
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)

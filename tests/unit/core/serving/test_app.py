@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from pasto_cli.core.serving.app import create_app
+from pasto_cli.core.serving.engine import Message
 from pasto_cli.core.serving.positions import Positions
 from pasto_cli.core.steering.generation import generate
 from pasto_cli.core.steering.steerer import Mix, NoOpSteerer
@@ -15,6 +16,7 @@ from pasto_cli.core.steering.steerer import Mix, NoOpSteerer
 HELLO = [{"role": "user", "content": "Hello"}]
 GREEDY = {"temperature": 0, "max_tokens": 12}
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+DISTURBANCE = "/v1/disturbance"
 
 
 @pytest.fixture()
@@ -286,6 +288,41 @@ def test_null_fields_system_messages_and_parts(server):
         assert status == 200, reply
         found.append((reply["choices"][0]["message"]["content"], reply["usage"]))
     assert found[0] == found[1] != found[2]
+
+
+def test_what_a_position_disturbs(server):
+    answered = [*HELLO, {"role": "assistant", "content": "I am fine."}]
+    status, told = server.post(DISTURBANCE, model="a@2", messages=answered, dial={"b": -1})
+    assert status == 200 and told["model"] == "a@2+b@-1"
+    expected = asyncio.run(
+        server.engine.disturbance([Message("user", "Hello")], "I am fine.", {"a": 2.0, "b": -1.0})
+    )
+    assert told["tokens"] == [{"token": t.token, "kl": t.kl} for t in expected]
+    assert "".join(t.token for t in expected) == "I am fine." and max(t.kl for t in expected) > 0
+    for body, param in (
+        ({"messages": HELLO}, "messages"),
+        ({"messages": answered[1:]}, "messages"),
+        ({"messages": answered, "model": "c"}, "model"),
+    ):
+        status, told = server.post(DISTURBANCE, **{"model": "a", **body})
+        assert status == 400 and told["error"]["param"] == param
+
+
+def test_an_engine_that_measures_nothing_says_so(server):
+    class Other:
+        models, close = server.engine.models, server.engine.close
+
+    app = create_app(Other(), Positions({"a": None, "b": None}), "x")
+    answered = [*HELLO, {"role": "assistant", "content": "I am fine."}]
+
+    async def run():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://pasto") as http:
+            reply = await http.post(DISTURBANCE, json={"model": "a", "messages": answered})
+            return reply.status_code, (await http.get("/v1/dials")).json()
+
+    status, told = asyncio.run(run())
+    assert status == 501 and told["measures_disturbance"] is False
 
 
 def test_bodies_that_are_no_requests(server):
