@@ -7,7 +7,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import read_limited
 
+LARGEST = 2**28
+"""Bytes of a text file of the user's."""
 _DATA = resources.files("pasto_cli") / "data"
 _CHECKOUT = Path(__file__).parents[3]
 
@@ -69,13 +72,14 @@ def read_lines(path: str, what: str) -> list[str]:
         PastoError: If the file is missing, unreadable or empty.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            found = [line.rstrip("\n") for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_limited(Path(path), LARGEST)
+    except OSError as error:
         raise PastoError(
-            f"{path}: cannot be read as {what} ({error})",
+            f"{path}: cannot be read as {what} ({error.strerror or error})",
             "Give a UTF-8 text file with one entry per line.",
         ) from None
+    # Not splitlines: it would also cut at U+2028, which an entry may hold.
+    found = [line for line in text.split("\n") if line.strip()]
     if not found:
         raise PastoError(f"{path}: holds no {what}", "Write one entry per line.")
     return found

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.text import decode_text, half_character
 
 LOOKS, PAUSE = 10, 0.02
 """How often, and how many seconds apart, a reader looks for a folder that is being replaced."""
@@ -48,11 +49,11 @@ def writing(path: Path) -> Generator[None, None, None]:
 
 
 def read_limited(path: Path, limit: int) -> str:
-    """A UTF-8 text file of at most `limit` bytes; a larger one is refused before it is read.
+    """A text file of at most `limit` bytes; a larger one is refused before it is read.
 
     Raises:
         OSError: If it cannot be read.
-        UnicodeDecodeError: If it is not UTF-8.
+        NotText: If it is no text, see `decode_text`.
         PastoError: If it is larger.
     """
     with path.open("rb") as file:
@@ -62,15 +63,30 @@ def read_limited(path: Path, limit: int) -> str:
         raw = file.read(size + 1)
     if len(raw) > limit:
         raise PastoError(f"{path}: larger than {limit // 2**20} MiB", "Is this the right file?")
-    return raw.decode("utf-8").replace("\r\n", "\n")
+    return decode_text(raw, str(path))
+
+
+def read_text(path: Path) -> str:
+    """A text file of any size that memory holds, see `decode_text`.
+
+    Raises:
+        OSError: If it cannot be read.
+        NotText: If it is no text.
+    """
+    return decode_text(path.read_bytes(), str(path))
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file as a whole, or leave it as it was.
 
     Raises:
-        PastoError: If it cannot be written.
+        PastoError: If it cannot be written, or the text holds half a character.
     """
+    if half := half_character(text):
+        raise PastoError(
+            f"cannot write {path}: its text holds {half}, half a character",
+            "Give words and names that are UTF-8.",
+        )
     replace_file(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
 
 
