@@ -30,6 +30,7 @@ from pasto_cli.cli import (
     recipes,
     report,
     serve,
+    streams,
     train,
     verify,
 )
@@ -96,7 +97,10 @@ def _processes() -> Iterator[None]:
     try:
         if distributed.rank() > 0:
             console.out.quiet = console.err.quiet = True
-            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            with (
+                open(os.devnull, "w", encoding="utf-8", errors="replace") as nowhere,
+                redirect_stdout(nowhere),
+            ):
                 yield
         else:
             yield
@@ -131,19 +135,27 @@ def _show_own_warnings() -> None:
     warnings.showwarning = show
 
 
+def _run() -> None:
+    """Run a command, and see that what it had to say could be said."""
+    streams.require_text(sys.argv[1:])
+    try:
+        app()
+    except SystemExit as end:
+        if end.code in (0, None):
+            streams.require_written()
+        raise
+
+
 def main() -> None:
     """Run a command; a `PastoError` becomes a line, a next step and exit code 1."""
+    streams.guard()
     _set_environment()
     _show_own_warnings()
     try:
         with _processes():
-            app()
+            _run()
     except PastoError as error:
         from pasto_cli.cli.console import show_error
 
         show_error(error)
         sys.exit(1)
-    except BrokenPipeError:
-        # The reader of stdout went away (`pasto ... | head`): nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.text import is_blank
 from pasto_cli.cli import options
+from pasto_cli.cli.streams import output_gone, read_input
 
 
 def generate(
@@ -44,7 +46,7 @@ def generate(
             "give one prompt, or --stdin", 'For instance: pasto generate --coeff -1 "Hello."'
         )
     prompts = _lines() if stdin else [prompt or ""]
-    if not prompts or not all(text.strip() for text in prompts):
+    if not prompts or any(map(is_blank, prompts)):
         raise PastoError(
             "the prompt is empty",
             "Write one prompt per line to standard input, or give one in quotes.",
@@ -70,20 +72,25 @@ def generate(
         ]
         if not json and stream is None:
             _show(asked, dials.coefficients, texts)
+            _stop_unless_seen()
     if json:
         print_json(records)
 
 
 def _lines() -> list[str]:
-    try:
-        return [line.strip() for line in sys.stdin if line.strip()]
-    except UnicodeDecodeError:
-        raise PastoError("standard input is not UTF-8", "Convert it to UTF-8 first.") from None
+    return [line.strip() for line in read_input().split("\n") if line.strip()]
 
 
 def _write(piece: str) -> None:
     sys.stdout.write(piece)
     sys.stdout.flush()
+    _stop_unless_seen()
+
+
+def _stop_unless_seen() -> None:
+    """End where nobody reads on (`pasto generate ... | head`): nothing is kept of a text."""
+    if output_gone():
+        raise typer.Exit
 
 
 def _show(prompt: str, coefficients: Sequence[float], texts: Sequence[str]) -> None:

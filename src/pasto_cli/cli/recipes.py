@@ -41,8 +41,9 @@ def show(name: Name) -> None:
       pasto recipes show quickstart
     """
     from pasto_cli.base import bundled
+    from pasto_cli.cli.console import print_text
 
-    typer.echo(bundled.recipe_text(name), nl=False)
+    print_text(bundled.recipe_text(name))
 
 
 @app.command("cp")
