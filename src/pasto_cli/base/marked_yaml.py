@@ -52,6 +52,14 @@ class Document(NamedTuple):
         return reading(place.plain)
 
 
+def dotted(location: KeyPath) -> str:
+    """A location as users write it: `pairs.templates[2]`."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
 def reading(plain: str) -> str | None:
     """`YAML reads no as false; quote it: 'no'`; None for a word that is read as itself."""
     try:
@@ -79,9 +87,14 @@ def read_yaml(text: str, name: str) -> Document:
     Raises:
         PastoError: If it is no YAML, with the line.
     """
+    document = Document(None, {}, [])
     try:
-        root = PlainLoader(text).get_single_node()  # as yaml.compose, which has no types
-        data = yaml.load(text, Loader=PlainLoader)  # noqa: S506 (a SafeLoader)
+        loader = PlainLoader(text)
+        root = loader.get_single_node()
+        document.places[()] = Place(1, None if root is None else _plain(root))
+        if root is not None:
+            _mark(root, (), document)  # first: constructing unfolds merge keys in place
+            document = document._replace(data=loader.construct_document(root))
     except yaml.reader.ReaderError as error:  # a control character; it knows no line
         line = text.count("\n", 0, error.position) + 1
         code = error.character if isinstance(error.character, int) else ord(error.character)
@@ -95,9 +108,6 @@ def read_yaml(text: str, name: str) -> Document:
         raise PastoError(f"{where}: not valid YAML: {' '.join(problem.split())}") from None
     except (RecursionError, ValueError, LookupError) as error:  # nesting
         raise PastoError(f"{name}: not valid YAML: {error}") from None
-    document = Document(data, {(): Place(1, None if root is None else _plain(root))}, [])
-    if root is not None:
-        _mark(root, (), document)
     return document
 
 

@@ -27,6 +27,7 @@ from pasto_cli.core.pairs.answers import AnswerSplit
 from pasto_cli.core.pairs.pairs import PairSet, make_pairs, read_pairs, write_pairs
 from pasto_cli.core.recipe.load import dump_recipe, load_stored_recipe
 from pasto_cli.core.recipe.schema import Recipe
+from pasto_cli.core.recipe.section import LARGEST_SEED
 from pasto_cli.core.records.adapter import FORMAT_VERSION, BaseInfo, Calibration, Certificate, Meta
 from pasto_cli.core.records.training import TrainingRecord, TrainResult
 from pasto_cli.core.report.card import card
@@ -69,6 +70,11 @@ def with_seeds(recipe: Recipe, count: int) -> list[Recipe]:
     if count == 1:
         return [recipe]
     first = recipe.training.seed
+    if first + count - 1 > LARGEST_SEED:
+        raise PastoError(
+            f"{count} seeds from {first} on go beyond {LARGEST_SEED}, the largest seed",
+            "Lower training.seed.",
+        )
     return [
         recipe.model_copy(
             update={
@@ -98,6 +104,8 @@ def train_recipe(
     """
     check_benchmark(recipe.evaluation.benchmark)
     pair_set = make_pairs(recipe.pairs)
+    for note in pair_set.notes:
+        watch.note(note)
     anchors = recipe_anchors(recipe)
     recipe_questions(recipe)  # what is wrong with them is said before a model is loaded
     lm = open_model(recipe.model, watch)

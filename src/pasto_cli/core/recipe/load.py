@@ -16,9 +16,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pasto_cli.base import bundled
-from pasto_cli.base.errors import PastoError
+from pasto_cli.base.errors import PastoError, message_of
 from pasto_cli.base.files import read_limited
-from pasto_cli.base.marked_yaml import KeyPath, read_yaml
+from pasto_cli.base.marked_yaml import KeyPath, dotted, read_yaml
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.recipe.upgrade import RENAMED, upgrade_recipe
 
@@ -247,11 +247,7 @@ def _place(location: KeyPath, written: _Written) -> str:
 
 
 def _dotted(location: KeyPath) -> str:
-    """A location as users write it: `pairs.templates[2]`."""
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text or "recipe"
+    return dotted(location) or "recipe"
 
 
 def _fields_at(location: KeyPath) -> list[str]:
@@ -285,7 +281,7 @@ def _explain(item: Any, location: KeyPath) -> str:
         return f"{value!r} is not allowed; " + (
             f"did you mean {near[0]!r}?" if near else f"write {' or '.join(allowed)}"
         )
-    message = item["msg"].removeprefix("Value error, ")
+    message = message_of(item)
     if kind == "value_error":
         return message
     if kind in ("model_type", "model_attributes_type"):

@@ -12,7 +12,7 @@ from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.evaluation.benchmarks import listing, load_benchmark
 from pasto_cli.core.evaluation.benchmarks.item import own_labels
-from pasto_cli.core.evaluation.benchmarks.schema import parse_benchmark
+from pasto_cli.core.evaluation.benchmarks.reading import parse_benchmark
 
 FILE = bundled.lines("benchmarks/mini-dilemmas.yaml")
 
@@ -72,8 +72,8 @@ def test_dailydilemmas_counts(dailydilemmas):
     ("change", "expected"),
     [
         (lambda d: d.update(format=2), "format"),
-        (lambda d: d["dilemmas"][0].pop("situation"), "dilemmas.0.situation"),
-        (lambda d: d["dilemmas"][0]["actions"].pop(), "dilemmas.0.actions"),
+        (lambda d: d["dilemmas"][0].pop("situation"), "dilemmas[0].situation"),
+        (lambda d: d["dilemmas"][0]["actions"].pop(), "dilemmas[0].actions"),
         (lambda d: d["controls"][0].update(right=1), "preference controls have none"),
         (lambda d: d.update(instruction="Choose."), "must hold {situation}"),
         (lambda d: d["dilemmas"].append(d["dilemmas"][0]), "given twice"),
@@ -158,7 +158,7 @@ def test_questions_become_items_with_their_own_answers():
         (lambda q: q[2].update(matching=[0, 1, 2]), "indices of some"),
         (lambda q: q[2].update(matching="yes"), "list of indices"),
         (lambda q: q[2].update(choices=list("abcdefghijk")), "choices"),
-        (lambda q: q[1].update(id="lie"), "given twice: lie"),
+        (lambda q: q[1].update(id="lie"), "given twice, first in line 5"),
         (lambda q: q.clear(), "neither dilemmas nor questions"),
     ],
 )
@@ -212,7 +212,7 @@ def test_jsonl_of_ours_and_of_model_written_evaluations(tmp_path):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("[1]", "must be a JSON object"),
+        ("[1]", "a JSON object is needed"),
         ("{", "x.jsonl:2"),
         ('{"question": "q"}', "matching: Field required"),
         (
