@@ -50,6 +50,7 @@ def export(
     from pasto_cli.workflows import export as workflow
     from pasto_cli.workflows.dials import open_dials
 
+    workflow.check_export(format_, coeff or ())
     screen = Screen()
     dials = open_dials(
         adapter,

@@ -7,6 +7,12 @@ from typing import Annotated
 import typer
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.limits import (
+    LARGEST_SEED,
+    MOST,
+    require_coefficients,
+    require_temperature,
+)
 from pasto_cli.base.text import is_blank
 from pasto_cli.cli import options
 from pasto_cli.cli.streams import output_gone, read_input
@@ -21,9 +27,11 @@ def generate(
     stdin: Annotated[
         bool, typer.Option("--stdin", help="Read prompts from standard input, one per line.")
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, tokens.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Longest answer, tokens.")
+    ] = 128,
+    temperature: Annotated[float, typer.Option(help="0 is greedy; 0.01 to 100.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of sampling.")] = 0,
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,
@@ -45,6 +53,8 @@ def generate(
         raise PastoError(
             "give one prompt, or --stdin", 'For instance: pasto generate --coeff -1 "Hello."'
         )
+    require_temperature(temperature)
+    require_coefficients(coeff or (), "--coeff")
     prompts = _lines() if stdin else [prompt or ""]
     if not prompts or any(map(is_blank, prompts)):
         raise PastoError(

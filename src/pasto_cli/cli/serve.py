@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pasto_cli.base.limits import MOST
 from pasto_cli.cli import options
 
 
@@ -26,9 +27,11 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 8000,
-    rows: Annotated[int, typer.Option(min=1, help="Most answers that decode together.")] = 16,
+    rows: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Most answers that decode together.")
+    ] = 16,
     max_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest answer where a request says nothing.")
+        int, typer.Option(min=1, max=MOST, help="Longest answer where a request says nothing.")
     ] = 512,
     quantization: options.Quantization = None,
     device: options.Device = None,

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import write_text
+from pasto_cli.base.limits import LARGEST_SEED
 from pasto_cli.base.provenance import now, versions
 from pasto_cli.core.artifact import store
 from pasto_cli.core.artifact.verify import describe_base, reference_logits
@@ -27,7 +28,6 @@ from pasto_cli.core.pairs.answers import AnswerSplit
 from pasto_cli.core.pairs.pairs import PairSet, make_pairs, read_pairs, write_pairs
 from pasto_cli.core.recipe.load import dump_recipe, load_stored_recipe
 from pasto_cli.core.recipe.schema import Recipe
-from pasto_cli.core.recipe.section import LARGEST_SEED
 from pasto_cli.core.records.adapter import FORMAT_VERSION, BaseInfo, Calibration, Certificate, Meta
 from pasto_cli.core.records.training import TrainingRecord, TrainResult
 from pasto_cli.core.report.card import card

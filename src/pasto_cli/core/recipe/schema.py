@@ -19,12 +19,11 @@ from pydantic import (
     model_validator,
 )
 
+from pasto_cli.base.limits import LOWEST_TEMPERATURE, MOST
 from pasto_cli.base.text import is_blank
 from pasto_cli.core.recipe.calibration_spec import CalibrationSpec
 from pasto_cli.core.recipe.losses_spec import LossesSpec
 from pasto_cli.core.recipe.section import (
-    LOWEST_TEMPERATURE,
-    MOST,
     Coefficient,
     Count,
     Fraction,

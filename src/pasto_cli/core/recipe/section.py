@@ -5,14 +5,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-MOST = 1_000_000_000
-"""Largest count and largest factor: beyond it nothing that a recipe says makes sense."""
-LARGEST_SEED = 2**63 - 1
-"""Every generator takes seeds from 0 up to this one."""
-LARGEST_COEFFICIENT = 1000.0
-"""Largest coefficient of a dial: text is noise there, but numbers do not overflow."""
-LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0
-"""Range of temperatures above 0, which is greedy: below it sampling is greedy but for rounding."""
+from pasto_cli.base.limits import LARGEST_COEFFICIENT, LARGEST_SEED, MOST
 
 
 def _number(value: Any) -> Any:
