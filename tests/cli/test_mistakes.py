@@ -396,7 +396,7 @@ MISTAKES = {
     ),
     "no coefficients": Mistake(("eval", "--coeffs="), "'' is not a list of numbers", "--coeffs=-1"),
     "a coefficient that is not finite": Mistake(
-        ("eval", "--coeffs=nan"), "not finite numbers", "-1, 0 or 0.5"
+        ("eval", "--coeffs=nan"), "nan is not a coefficient", "-1 and +1 are the ends"
     ),
     "a full disk under the rows": Mistake(
         ("eval", "--limit", "1"),
@@ -414,7 +414,7 @@ MISTAKES = {
         (*GENERATE, "--stdin"), "give one prompt, or --stdin", "For instance", stdin="x"
     ),
     "an infinite coefficient": Mistake(
-        (*GENERATE, "-c", "inf"), "not finite numbers", "-1, 0 or 0.5"
+        (*GENERATE, "-c", "inf"), "inf is not a coefficient", "-1 and +1 are the ends"
     ),
     "quantisation of the base": Mistake((*GENERATE, "--quantization", "3bit"), "3bit", "4bit"),
     "quantisation of the base, to eval": Mistake(

@@ -28,6 +28,9 @@ _HALF = re.compile("[\ud800-\udfff]")
 class NotText(PastoError, ValueError):
     """Bytes that are no text; a ValueError too, for readers that pass over a damaged file."""
 
+    def __str__(self) -> str:
+        return self.message  # one line, since such readers put it into a line of their own
+
 
 def decode_text(raw: bytes, name: str) -> str:
     """Bytes of a file as text, without a byte order mark, with line feeds as line ends.

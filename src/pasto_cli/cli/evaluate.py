@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.limits import MOST, require_coefficients
+from pasto_cli.base.limits import require_coefficients
 from pasto_cli.cli import options
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            max=MOST,
+            callback=options.count,
             help="At most this many dilemmas (whole ones; controls stay), or documents of a task.",
             show_default=False,
         ),
@@ -126,7 +126,10 @@ def evaluate(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            min=1, max=MOST, help="Rows of a batch of that harness. Default: 8.", show_default=False
+            min=1,
+            callback=options.count,
+            help="Rows of a batch of that harness. Default: 8.",
+            show_default=False,
         ),
     ] = None,
     quantization: options.Quantization = None,

@@ -7,12 +7,7 @@ from typing import Annotated
 import typer
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.limits import (
-    LARGEST_SEED,
-    MOST,
-    require_coefficients,
-    require_temperature,
-)
+from pasto_cli.base.limits import require_coefficients, require_temperature
 from pasto_cli.base.text import is_blank
 from pasto_cli.cli import options
 from pasto_cli.cli.streams import output_gone, read_input
@@ -28,10 +23,10 @@ def generate(
         bool, typer.Option("--stdin", help="Read prompts from standard input, one per line.")
     ] = False,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Longest answer, tokens.")
+        int, typer.Option(min=1, callback=options.count, help="Longest answer, tokens.")
     ] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy; 0.01 to 100.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of sampling.")] = 0,
+    seed: Annotated[int, typer.Option(callback=options.seed, help="Seed of sampling.")] = 0,
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.limits import LARGEST_SEED, MOST
 from pasto_cli.cli import options
 
 if TYPE_CHECKING:
@@ -50,12 +49,14 @@ def make_pairs(
     column: Annotated[str, typer.Option(help="Text column of the dataset.")] = "text",
     count: Annotated[
         int | None,
-        typer.Option(min=1, max=MOST, help="How many pairs; default 800.", show_default=False),
+        typer.Option(
+            min=1, callback=options.count, help="How many pairs; default 800.", show_default=False
+        ),
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, max=LARGEST_SEED, help="Seed of the draw; default 0.", show_default=False
+            callback=options.seed, help="Seed of the draw; default 0.", show_default=False
         ),
     ] = None,
     model: Annotated[

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from pasto_cli.base.limits import MOST
 from pasto_cli.cli import options
 
 
@@ -28,10 +27,13 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 8000,
     rows: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Most answers that decode together.")
+        int, typer.Option(min=1, callback=options.count, help="Most answers that decode together.")
     ] = 16,
     max_tokens: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Longest answer where a request says nothing.")
+        int,
+        typer.Option(
+            min=1, callback=options.count, help="Longest answer where a request says nothing."
+        ),
     ] = 512,
     quantization: options.Quantization = None,
     device: options.Device = None,

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from transformers import LogitsProcessorList
 
+from pasto_cli.base.errors import PastoError
 from pasto_cli.base.limits import require_seed, require_temperature
+from pasto_cli.base.text import half_character
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.steering.overflow import TrueLogits
 from pasto_cli.core.steering.steerer import Steerer
@@ -142,6 +144,8 @@ def _equally_long(tasks: Sequence[_Task], rows: int) -> Iterator[list[_Task]]:
 
 def _prompt(lm: LoadedModel, steerer: Steerer, prompt: str, coefficient: float) -> list[int]:
     """Token ids of a user's message, with the words that a steerer puts before it."""
+    if half := half_character(prompt):  # tokenizers of a fast kind raise errors of their own
+        raise PastoError(f"the prompt holds {half}, half a character", "Write it in UTF-8.")
     return lm.chat.prompt((steerer.prompt_prefix(coefficient) or "") + prompt)
 
 

@@ -37,7 +37,8 @@ def test_closed_sentences(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["The thing is", "As (we) know (well)", "He said: “", "Well,", "a;", "我认为", "🙂", "—"]
+    "text",
+    ["The thing is", "As (we) know (well)", "He said: “", "Well,", "a;", "我认为", "🙂", "—"],
 )
 def test_open_beginnings(text):
     assert not is_closed(text) and opened(text) == text
