@@ -30,10 +30,9 @@ class Output(io.TextIOWrapper):
     failure: OSError | None = None
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
-        # The stream of before keeps its own buffer, which is empty, and does not close ours.
-        raw = open(stream.fileno(), "wb", closefd=False)  # noqa: SIM115
+        # Python keeps that one, as sys.__stdout__, and does not write to it any more.
         super().__init__(
-            raw,
+            stream.buffer,
             encoding=stream.encoding,
             # stderr has `backslashreplace` already, which loses nothing.
             errors="replace" if stream.errors in ("strict", "surrogateescape") else stream.errors,
@@ -65,11 +64,11 @@ class Output(io.TextIOWrapper):
 def guard() -> None:
     """Put streams that cannot fail in the place of the process's own."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None and not _is_open(number):
-            _occupy(number)
+        if getattr(sys, name) is None:
+            if not _is_open(number):
+                _occupy(number)
             if number:
-                nowhere = open(number, "w", encoding="utf-8", errors="replace", closefd=False)
-                setattr(sys, name, nowhere)
+                setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="replace"))
     for name in ("stdout", "stderr"):
         stream: Any = getattr(sys, name)
         # Another program that runs the command, such as a test, may have put its own there.
