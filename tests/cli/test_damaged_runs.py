@@ -46,7 +46,7 @@ def test_samples_of_another_form_are_made_anew(pasto, project):
     [
         (("report", "--out", "."), "--out . is a folder: give a file"),
         (("eval", "-b", "two.jsonl"), "is labelled for 'honesty'"),
-        (("eval", "--value", "courage"), "is labelled for 'courage'"),
+        (("eval", "--value", "zeal"), "is labelled for 'zeal'"),
         (("eval", "-b", "sentiment", "--coeffs=0"), "two coefficients or more"),
         (("eval", "--coeffs=-1,0,1e30"), "--coeffs: 1e+30 is not a coefficient"),
         (("generate", "hi", "-c", "1e30"), "--coeff: 1e+30 is not a coefficient"),
