@@ -7,6 +7,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.paths import expanded
 
 _DATA = resources.files("pasto_cli") / "data"
 _CHECKOUT = Path(__file__).parents[3]
@@ -69,7 +70,7 @@ def read_lines(path: str, what: str) -> list[str]:
         PastoError: If the file is missing, unreadable or empty.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with expanded(path).open(encoding="utf-8") as file:
             found = [line.rstrip("\n") for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise PastoError(

@@ -1,11 +1,23 @@
 """Options that several commands share, declared once."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pasto_cli.base.paths import expanded
+
 if TYPE_CHECKING:
     from pasto_cli.workflows.dials import LoadOptions
+
+
+def expand(path: Path | None) -> Path | None:
+    """Callback of every option and argument that is a path: `~` as the shell would have put it.
+
+    It does so for a word that begins with it; `--out=~/runs` arrives as it stands.
+    """
+    return None if path is None else expanded(path)
+
 
 Adapter = Annotated[
     str | None,

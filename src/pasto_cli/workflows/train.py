@@ -46,7 +46,7 @@ from pasto_cli.workflows.prepare import (
     recipe_anchors,
     tokenise_recipe,
 )
-from pasto_cli.workflows.progress import Watcher
+from pasto_cli.workflows.progress import Watcher, mark_latest
 from pasto_cli.workflows.screen import screen_for_training, write_screen
 
 ANCHORS = "anchors.jsonl"
@@ -128,22 +128,22 @@ def resume_run(run: Path, watch: Watcher) -> Trained:
     Raises:
         PastoError: If the run is finished, incomplete or being trained by another process.
     """
-    run = run.resolve()
+    run = runs.followed(run).resolve()
     if not (run / "recipe.yaml").is_file():
         raise PastoError(
             f"{run}: no run here (recipe.yaml is missing)",
             "Give the folder of a run, such as runs/TIME-NAME.",
         )
     recipe = load_stored_recipe(run / "recipe.yaml")
-    _refuse_finished(run)
+    _refuse_finished(run, watch)
     anchors = read_anchors(run / ANCHORS) if recipe.losses.anchor is not None else None
     pair_set = read_pairs(run / "pairs.jsonl")
     return _train(recipe, pair_set, anchors, run, watch, open_model(recipe.model, watch))
 
 
-def _refuse_finished(run: Path) -> None:
+def _refuse_finished(run: Path, watch: Watcher) -> None:
     if runs.holds_adapter(run / "adapter") and not checkpoint.begun(run):
-        runs.mark_latest(run)  # it may have been killed just before that
+        mark_latest(run, watch)  # it may have been killed just before that
         raise PastoError(
             f"{run} is finished: there is nothing to resume", f"Measure it: pasto eval {run}"
         )
@@ -160,7 +160,9 @@ def _train(
     """From loaded pairs to the certificate, in a run's folder."""
     tokens = tokenise_recipe(pair_set, recipe, lm, watch)
     with checkpoint.held(folder):
-        _refuse_finished(folder)  # another process may have finished it while this one waited
+        _refuse_finished(
+            folder, watch
+        )  # another process may have finished it while this one waited
         snapshot = checkpoint.load_state(folder)
         if snapshot is None:
             check_elicitation(lm, pair_set, tokens, recipe, watch)
@@ -180,7 +182,7 @@ def _train(
         calibration = run.calibrate(watch)
         certificate = run.certify(calibration, watch)
         run.save(result.record(), certificate, calibration)
-        runs.mark_latest(folder)
+        mark_latest(folder, watch)
         checkpoint.retire(folder)
     checkpoint.remove(folder)
     return Trained(folder, result, certificate, calibration)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError, first_problem
 from pasto_cli.base.files import write_text
+from pasto_cli.base.paths import expanded
 from pasto_cli.core.pairs.corpora import clean_suffixes, load_neutral_prompts, load_suffixes
 from pasto_cli.core.recipe.schema import PairsSpec
 
@@ -141,7 +142,7 @@ def read_pairs(path: str | Path) -> PairSet:
     """
     pairs: list[Pair] = []
     bundled.read_lines(str(path), "pairs")  # the errors of a missing or empty file
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(expanded(path).read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
