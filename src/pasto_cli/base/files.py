@@ -88,6 +88,16 @@ def unusable(error: OSError) -> PastoError | None:
     )
 
 
+def require_file_name(path: Path) -> None:
+    """Refuse a folder where a file is to be written; before the work whose result it is.
+
+    Raises:
+        PastoError: If the path is one.
+    """
+    if path.is_dir():
+        raise not_written(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+
+
 def read_limited(path: Path, limit: int) -> str:
     """A UTF-8 text file of at most `limit` bytes; a larger one is refused before it is read.
 

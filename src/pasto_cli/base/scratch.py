@@ -27,7 +27,7 @@ _numbers = itertools.count()
 
 def scratch_for(path: Path) -> Path:
     """A name beside a path that no other writer takes, in this process or another one."""
-    return path.parent / f"{_stem(path)}-{_machine()}-{os.getpid()}-{next(_numbers)}"
+    return path.parent / f"{_stem(path)}-{this_process()}-{next(_numbers)}"
 
 
 def clear_stale(path: Path) -> None:
@@ -50,14 +50,26 @@ def _is_stale(entry: os.DirEntry[str], rest: str) -> bool:
     """Whether the writer of an entry is dead, as far as can be known from here."""
     if not rest:  # as earlier versions named it, one writer at a time
         return True
-    found = re.fullmatch(r"-(\w+)-(\d+)-\d+", rest)
+    found = re.fullmatch(r"-(\w+-\d+)-\d+", rest)
     if found is None:
         return False
-    # On Windows no signal only asks.
-    if found[1] != _machine() or os.name == "nt":
-        return time.time() - entry.stat(follow_symlinks=False).st_mtime > DAY
+    if (dead := is_dead(found[1])) is not None:
+        return dead
+    return time.time() - entry.stat(follow_symlinks=False).st_mtime > DAY
+
+
+def this_process() -> str:
+    """MACHINE-PID of this process."""
+    return f"{_machine()}-{os.getpid()}"
+
+
+def is_dead(process: str) -> bool | None:
+    """Whether a process (MACHINE-PID) has ended; None where it cannot be known from here."""
+    machine, _, pid = process.partition("-")
+    if machine != _machine() or os.name == "nt":  # on Windows no signal only asks
+        return None
     try:
-        os.kill(int(found[2]), 0)  # sends nothing: asks whether there is such a process
+        os.kill(int(pid), 0)  # sends nothing: asks whether there is such a process
     except ProcessLookupError:
         return True
     except OSError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import require_file_name
 from pasto_cli.cli import options
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def make_pairs(
             raise PastoError("--screen names the model already", "Leave --model out.")
         source = screen or model
         model_spec = ModelSpec(source=source) if source else None
+    require_file_name(out)
     if out.exists() and not force:
         raise PastoError(
             f"{out} exists",

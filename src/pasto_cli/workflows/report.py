@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+from pydantic import BaseModel, TypeAdapter
+
 from pasto_cli.base import bundled, runs
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.files import write_text
+from pasto_cli.base.files import require_file_name, write_text
 from pasto_cli.base.format import format_coefficient
 from pasto_cli.core.artifact import store
 from pasto_cli.core.evaluation.details import with_details
@@ -21,6 +23,16 @@ from pasto_cli.workflows.screen import read_screen
 SAMPLES = "samples.json"
 
 
+class _Kept(BaseModel):
+    """A sample in samples.json."""
+
+    prompt: str
+    texts: dict[str, str]
+
+
+_KEPT = TypeAdapter(list[_Kept])
+
+
 def write_report(name: str | None, samples: int, out: Path | None, watch: Watcher) -> Path:
     """Write a run's report.
 
@@ -34,6 +46,8 @@ def write_report(name: str | None, samples: int, out: Path | None, watch: Watche
     Raises:
         PastoError: If there is no such run on this machine, or a file of it cannot be read.
     """
+    if out is not None:
+        require_file_name(out)
     folder = runs.adapter_folder(name)
     if folder is None or not (folder.parent / "recipe.yaml").exists():
         raise PastoError(
@@ -107,10 +121,10 @@ def _samples(
 def _kept_samples(path: Path) -> list[Sample]:
     """Texts that an earlier report generated; none where the file cannot be read."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return [Sample(x["prompt"], x["texts"]) for x in kept]
-    except (OSError, ValueError, KeyError, TypeError):
+        kept = _KEPT.validate_json(path.read_bytes())
+    except (OSError, ValueError):
         return []
+    return [Sample(x.prompt, x.texts) for x in kept]
 
 
 def _new_samples(name: str, root: Path, count: int, watch: Watcher) -> list[Sample]:

@@ -6,13 +6,15 @@
 on from there (`resume_run`), and the adapter in it is always one that loads.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.files import write_text
+from pasto_cli.base.files import NotWritten, write_text
 from pasto_cli.base.provenance import now, versions
 from pasto_cli.core.artifact import store
 from pasto_cli.core.artifact.verify import describe_base, reference_logits
@@ -108,12 +110,13 @@ def train_recipe(
         pair_set = make_pairs(pairs)
     folder = runs.new_run(recipe.name, root)
     with runs.removed_unless(folder, lambda: checkpoint.begun(folder)):
-        write_text(folder / "recipe.yaml", dump_recipe(recipe))
         write_pairs(pair_set.pairs, folder / "pairs.jsonl")
         if anchors is not None:
             write_anchors(anchors, folder / ANCHORS)
         if screen is not None:
             write_screen(screen, folder)
+        # Last: where it stands, the run can be begun again from its folder alone.
+        write_text(folder / "recipe.yaml", dump_recipe(recipe))
         return _train(recipe, pair_set, anchors, folder, watch, lm)
 
 
@@ -159,7 +162,7 @@ def _train(
 ) -> Trained:
     """From loaded pairs to the certificate, in a run's folder."""
     tokens = tokenise_recipe(pair_set, recipe, lm, watch)
-    with checkpoint.held(folder):
+    with checkpoint.held(folder), _says_how_to_go_on(folder):
         _refuse_finished(
             folder, watch
         )  # another process may have finished it while this one waited
@@ -186,6 +189,19 @@ def _train(
         checkpoint.retire(folder)
     checkpoint.remove(folder)
     return Trained(folder, result, certificate, calibration)
+
+
+@contextmanager
+def _says_how_to_go_on(folder: Path) -> Generator[None, None, None]:
+    """Name the next step of a training that the disk ended."""
+    try:
+        yield
+    except NotWritten as error:
+        if checkpoint.begun(folder):
+            error.hint += (
+                f" Nothing is lost but the step in progress; then: pasto train --resume {folder}"
+            )
+        raise
 
 
 def _report_interruption(run: "_Run", result: TrainResult, watch: Watcher) -> None:

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from pasto_cli.base.hub_ids import is_hub_id
 from pasto_cli.base.statistics import Estimate
 from pasto_cli.core.recipe.schema import ModelSpec
 from pasto_cli.core.recipe.upgrade import upgrade_recipe
@@ -80,6 +81,18 @@ class BaseInfo(BaseModel):
     dtype: str
     fingerprints: dict[str, str]
     """Module path -> SHA-256 of the weight as it was in memory."""
+
+    @property
+    def repository(self) -> str | None:
+        """The base's repository on the Hub; None for a folder, a file, a package or random weights.
+
+        `models/llama` may be either: what came from the Hub has a commit, a folder has none.
+        """
+        source = self.spec.source
+        if source.startswith("hf:"):
+            return "/".join(source.removeprefix("hf:").split("/")[:2])
+        has_commit = self.commit is not None and not self.commit.startswith("sha256:")
+        return source if has_commit and is_hub_id(source) else None
 
 
 class Reference(BaseModel):

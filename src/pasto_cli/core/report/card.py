@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pasto_cli.base.format import format_coefficient, format_estimate, format_optional
-from pasto_cli.base.hub_ids import is_hub_id
 from pasto_cli.core.records.adapter import Calibration, Certificate, Meta
 from pasto_cli.core.records.evaluation import EvalRun
 from pasto_cli.core.records.training import ImportRecord
@@ -50,13 +49,13 @@ def card(meta: Meta, evaluations: Sequence[EvalRun]) -> str:
 def _head_lines(meta: Meta) -> list[str]:
     source, commit = meta.base.spec.source, meta.base.commit
     # The Hub takes `base_model` for a repository: a local path or a random model is none.
-    on_hub = is_hub_id(source)
+    repository = meta.base.repository
     positive, negative = meta.personas[0], meta.personas[1]
     return [
         "---",
         "library_name: pasto",
         "tags: [pasto, steering, antipasto]",
-        *([f"base_model: {source}"] if on_hub else []),
+        *([f"base_model: {repository}"] if repository else []),
         "---",
         "",
         f"# {meta.recipe['name']}",

@@ -17,7 +17,7 @@ from pasto_cli.core.artifact import hub
 from pasto_cli.base.errors import PastoError
 try:
     if sys.argv[1] == "up":
-        hub.upload(Path(sys.argv[2]), "someone/something", "card", private=True)
+        hub.upload(Path(sys.argv[2]), "someone/something", "card", "{}", private=True)
     else:
         hub.download("someone/something")
 except PastoError as error:
