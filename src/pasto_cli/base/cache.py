@@ -5,12 +5,13 @@ where the folder should be, a user without a home.
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.files import replace_file, writing
+from pasto_cli.base.files import replace_file
 from pasto_cli.base.paths import expanded
 
 VARIABLE = "PASTO_CACHE"
@@ -53,16 +54,24 @@ def keep(path: Path | None, write: Callable[[Path], object]) -> None:
 
 
 def why_unusable(folder: str) -> str | None:
-    """What keeps a folder of the cache from being made, in words; None where it can be used."""
+    """What keeps a folder of the cache from being made, in words; None where it can be used.
+
+    Raises:
+        PastoError: If a file stands where the folder should be: no state of a disk, but a mistake.
+    """
     root = cache_dir()
     if root is None:
         return f"there is no home directory for the cache; {VARIABLE} names a folder"
     path = root / folder
     try:
-        with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            if not os.access(path, os.W_OK | os.X_OK):
-                raise PermissionError(None, "not writable")
-    except PastoError as error:
-        return f"{error.message}; {VARIABLE} names another folder"
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (NotADirectoryError, FileExistsError) as error:
+        raise PastoError(
+            f"cannot make the cache folder {path}: {error.strerror}",
+            f"A file stands in its place; {VARIABLE} names another folder.",
+        ) from None
+    except OSError as error:
+        return f"the cache {path} cannot be written ({error.strerror}); {VARIABLE} names another"
     return None

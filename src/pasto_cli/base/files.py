@@ -27,8 +27,8 @@ from pasto_cli.base.scratch import clear_stale, scratch_for
 
 LOOKS, PAUSE = 10, 0.02
 """How often, and how many seconds apart, a reader looks for a folder that is being replaced."""
-SWAPS = 5
-"""How often a writer tries to replace a folder that readers put back meanwhile."""
+SWAPS = 50
+"""How often a writer tries to replace a folder that others replace or put back meanwhile."""
 
 
 class NotWritten(PastoError):
@@ -143,8 +143,7 @@ def replace_file(path: Path, write: Callable[[Path], object], sync: bool = False
         try:
             write(scratch)
             if sync:
-                with scratch.open("rb+") as file:
-                    os.fsync(file.fileno())
+                _sync(scratch)
             scratch.replace(path)
         finally:
             _clean(scratch)
@@ -171,11 +170,26 @@ def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
         clear_stale(path)
         try:
             write(scratch)
+            # A rename may reach the disk before the bytes do: after a power cut the new folder
+            # would stand there with empty files, and the old one would be gone.
+            for file in scratch.rglob("*") if _is_folder(scratch) else [scratch]:
+                _sync(file)
             _swap(scratch, path)
         finally:
             _put_back(path)
             _clean(scratch)
             _clean(old)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the bytes of a file are on the disk."""
+    if path.is_file() and not path.is_symlink():
+        # A copy may be read-only; Windows syncs only what is open for writing.
+        file = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
 
 
 def recover(path: Path) -> None:
@@ -207,17 +221,19 @@ def _swap(new: Path, path: Path) -> None:
         new.replace(path)  # one rename, and no moment without a file
         return
     for left in reversed(range(SWAPS)):
-        if os.path.lexists(path):
-            _clean(_old(path))  # another writer's, where there is one: a whole folder stands here
-            path.rename(_old(path))
         try:
+            if os.path.lexists(path):
+                _clean(_old(path))  # another writer's, where there is one: a whole one stands here
+                path.rename(_old(path))
             new.rename(path)
             return
-        except OSError:
+        except OSError as error:
             # Another writer was first, or a reader that took this one for dead put the old folder
-            # back: move it away again.
-            if not (left and os.path.lexists(path)):
+            # back: once more.
+            in_the_way = error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT)
+            if not (left and in_the_way and os.path.lexists(new)):
                 raise
+            time.sleep(PAUSE * left / SWAPS)
 
 
 def _is_folder(path: Path) -> bool:

@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import yaml
 from yaml.composer import ComposerError
+from yaml.reader import ReaderError
 
 LIMIT = 1_000_000
 """Values that a file may stand for with its aliases unfolded."""
@@ -49,3 +50,18 @@ class PlainLoader(yaml.SafeLoader):
     @staticmethod
     def _refused(problem: str, event: yaml.Event) -> yaml.YAMLError:
         return ComposerError(None, None, problem, event.start_mark)
+
+
+def yaml_problem(error: yaml.YAMLError, text: str, name: str) -> str:
+    """What is wrong with a YAML text, as one line: `name:12: not valid YAML: ...`."""
+    line: int | None = None
+    problem = str(error)
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark is not None else None
+        problem = error.problem or problem
+    elif isinstance(error, ReaderError):  # a character that YAML does not know; it has no mark
+        line = text.count("\n", 0, error.position) + 1
+        problem = f"the character U+{ord(str(error.character)[:1] or chr(0)):04X} is not allowed"
+    where = name if line is None else f"{name}:{line}"
+    return f"{where}: not valid YAML: {' '.join(problem.split())}"

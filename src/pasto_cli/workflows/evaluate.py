@@ -118,7 +118,7 @@ def provenance_of(dial: Dial, bootstrap_seed: int, limit: int | None) -> dict[st
         "quantization": dial.lm.spec.quantization,
         "created": now(),
         "versions": versions(),
-        "training_seed": dial.meta.recipe["training"]["seed"],
+        "training_seed": dial.meta.trained_with.training.seed,
         "bootstrap_seed": bootstrap_seed,
         "limit": limit,
     }

@@ -73,7 +73,7 @@ def dequantised(path: Path, notify: Notify) -> Plain:
     """A GGUF file with its weights dequantised; once, where the cache can be written.
 
     Raises:
-        PastoError: If the file cannot be read.
+        PastoError: If the file cannot be read, or PASTO_CACHE names a file.
     """
     try:
         with path.open("rb") as file:
@@ -91,11 +91,7 @@ def dequantised(path: Path, notify: Notify) -> Plain:
         notify(f"dequantising {path.name} (once; about half a minute)")
     else:
         notify(f"dequantising {path.name} in memory: {problem}")
-    try:
-        loaded = _read(path)
-    except PastoError as error:
-        error.hint += f" Also: {problem}." if problem else ""
-        raise
+    loaded = _read(path)
     if folder is None or problem is not None:
         return Plain(identity, None, loaded)
     try:

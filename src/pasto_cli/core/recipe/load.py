@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import read_limited
-from pasto_cli.base.safe_yaml import PlainLoader
+from pasto_cli.base.safe_yaml import PlainLoader, yaml_problem
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.recipe.upgrade import RENAMED, upgrade_recipe
 
@@ -121,11 +121,7 @@ def _read_yaml(text: str, path: Path) -> tuple[_Written, list[str]]:
         root = PlainLoader(text).get_single_node()  # as yaml.compose, which has no types
         data = yaml.load(text, Loader=PlainLoader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise RecipeError(
-            [f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}"]
-        ) from None
+        raise RecipeError([yaml_problem(error, text, str(path))]) from None
     except (RecursionError, ValueError, LookupError) as error:  # nesting, impossible dates
         raise RecipeError([f"{path}: not a recipe: {error}"]) from None
     if root is None or not isinstance(data, dict):

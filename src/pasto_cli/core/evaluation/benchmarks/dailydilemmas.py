@@ -43,27 +43,37 @@ def load_dailydilemmas(data: str | None, controls: Sequence[Item]) -> Benchmark:
     if data is not None:
         folder = expanded(data)
         rows, classes = _local_rows(folder), _classes(_local_values(folder))
+        origin = str(folder / FILE)
     else:
         rows, classes = _hub_rows(CONFIG), _classes(_hub_rows(VALUES_CONFIG))
+        origin = "DailyDilemmas"
     by_dilemma: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         by_dilemma.setdefault(str(row["dilemma_idx"]), {})[str(row["action_type"])] = row
-    items = [item for number, sides in by_dilemma.items() for item in _pair(number, sides, classes)]
+    items = [
+        item
+        for number, sides in by_dilemma.items()
+        for item in _pair(number, sides, classes, origin)
+    ]
     source = SOURCE if data is None else FILE
     return Benchmark("dailydilemmas", TITLE, LICENCE, source, PREFILL, [*items, *controls])
 
 
 def _pair(
-    number: str, sides: Mapping[str, Mapping[str, Any]], classes: Mapping[str, Sequence[str]]
+    number: str,
+    sides: Mapping[str, Mapping[str, Any]],
+    classes: Mapping[str, Sequence[str]],
+    origin: str,
 ) -> list[Item]:
     """The two rows of a dilemma."""
     if set(sides) != {"to_do", "not_to_do"}:
         raise PastoError(
-            f"DailyDilemmas: dilemma {number} has the rows {sorted(sides)}, "
-            "not to_do and not_to_do",
+            f"{origin}: dilemma {number} has the rows {sorted(sides)}, not to_do and not_to_do",
             "Use the unchanged file.",
         )
-    values = {side: _values(row["values_aggregated"], classes) for side, row in sides.items()}
+    values = {
+        side: _values(row["values_aggregated"], classes, origin) for side, row in sides.items()
+    }
     items: list[Item] = []
     for side, other in (("to_do", "not_to_do"), ("not_to_do", "to_do")):
         situation, action = (
@@ -81,14 +91,14 @@ def _pair(
     return items
 
 
-def _values(cell: Any, classes: Mapping[str, Sequence[str]]) -> list[str]:
+def _values(cell: Any, classes: Mapping[str, Sequence[str]], origin: str) -> list[str]:
     """The values of an action, and the classes that the frameworks put them in."""
     try:
         values = [str(v) for v in (ast.literal_eval(cell) if isinstance(cell, str) else cell)]
         return values + [c for v in values for c in classes.get(plain(v), ())]
     except (ValueError, SyntaxError, TypeError):
         raise PastoError(
-            f"DailyDilemmas: {cell!r} is not a list of values", "Use the unchanged file."
+            f"{origin}: {cell!r} is not a list of values", "Use the unchanged file."
         ) from None
 
 

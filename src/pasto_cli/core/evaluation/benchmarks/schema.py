@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.safe_yaml import PlainLoader
+from pasto_cli.base.safe_yaml import PlainLoader, yaml_problem
 from pasto_cli.core.evaluation.benchmarks.item import Benchmark, Item, own_labels, plain
 
 LETTERS = "ABCDEFGHIJ"
@@ -156,7 +156,9 @@ def parse_benchmark(text: str, name: str, controls: Callable[[], list[Item]] = l
         file = BenchmarkFile.model_validate(yaml.load(text, Loader=PlainLoader))
     except ValidationError as error:
         raise _mistakes(name, error) from None
-    except (yaml.YAMLError, ValueError, RecursionError, LookupError) as error:
+    except yaml.YAMLError as error:
+        raise PastoError(yaml_problem(error, text, name), HELP) from None
+    except (ValueError, RecursionError, LookupError) as error:  # nesting, impossible dates
         raise PastoError(f"{name}: not valid YAML: {error}", HELP) from None
     return _benchmark(file, controls)
 
