@@ -362,7 +362,7 @@ KINDS: dict[str, Kind] = {
     "pairs": Kind(_make_pairs, _damage_pairs, _read_pairs),
     "benchmark": Kind(_nothing, _damage_benchmark, _read_benchmark),
     "pasto.json": Kind(_make_adapter, _damage_meta, _read_meta),
-    "safetensors": Kind(_make_adapter, _damage_tensors, _read_tensors, slow=True),
+    "safetensors": Kind(_make_adapter, _damage_tensors, _read_tensors),
     "gguf": Kind(_make_gguf, _damage_gguf, _read_gguf, slow=True),
     "template": Kind(_nothing, _damage_template, _read_template),
     "run": Kind(_make_run, _damage_run, _read_run),
