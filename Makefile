@@ -58,9 +58,8 @@ test: $(VENV)/.dev $(VENV)/.demo
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-# A full disk, or a kill, at every write of a training; what is left goes on to the same bytes. Prints a table.
+# A full disk, or a kill, at every write of a training; what is left goes on to the same bytes. Anew after rm -r build/faults.
 test-faults: $(VENV)/.dev
-	rm -rf build/faults
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.robustness.faults build/faults
 
 # Ten thousand damaged files, each read or refused in one line; goes on where it was stopped, anew after rm -r build/mutations.

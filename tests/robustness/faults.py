@@ -1,11 +1,12 @@
 """A full disk, or a kill, at every change of the disk that a training makes; what is left of it.
 
-    python -m tests.robustness.faults FOLDER [--only N]...
+    python -m tests.robustness.faults FOLDER [--only N]... [--jobs 2]
 
-Prints one JSON line a point, and a table of outcomes. Of a run that a fault ended, `pasto train
---resume` must make the same bytes as a run that nothing happened to, unless the fault came before
-there was anything to lose."""
+Prints one JSON line a point, and a table of outcomes; goes on where it was stopped. Of a run that a
+fault ended, `pasto train --resume` must make the same bytes as a run that nothing happened to,
+unless the fault came before there was anything to lose."""
 
+import argparse
 import functools
 import hashlib
 import json
@@ -122,13 +123,15 @@ class Sweep:
     def __init__(self, root: Path, only: Sequence[int] | None = None) -> None:
         self.root, self.only = root, only
         self.work = root / "whole"
-        (self.work / "cache").mkdir(parents=True)
-        self.faults = Faults(self.work, self._copy)
-        code, said = forked(self.work, *COMMAND, faults=self.faults)
-        assert code in DONE, said
-        self.expected = result(runs_of(self.work)[0])
         self.known: dict[str, str] = {}
         """Digest of a folder -> what becomes of it."""
+        if not (root / "copied").exists():  # else it was stopped while it judged
+            (self.work / "cache").mkdir(parents=True)
+            self.faults = Faults(self.work, self._copy)
+            code, said = forked(self.work, *COMMAND, faults=self.faults)
+            assert code in DONE, said
+            (root / "copied").touch()
+        self.expected = result(runs_of(self.work)[0])
 
     def points(self) -> Iterator[Point]:
         """Those that were looked at."""
@@ -217,26 +220,51 @@ def digest(folder: Path) -> str:
     return found.hexdigest()
 
 
-def sweep() -> None:
-    """Every point with both faults, or those that `--only` names."""
-    root, *rest = sys.argv[1:]
-    only = [int(n) for n in rest if n != "--only"]
-    base_model()
-    runs = Sweep(Path(root), only or None)
-    table: Counter[tuple[str, str]] = Counter()
-    for point in runs.points():
+def judge(runs: Sweep, points: Sequence[Point]) -> None:
+    """Append what becomes of some points to `outcomes`."""
+    for point in points:
         found = {"kill": runs.after_kill(point)}
         if point.full is not None:
             found["full disk"] = runs.after_full_disk(point)
-        for pair in found.items():
-            table[pair] += 1
-        print(json.dumps({"point": point.number, "what": point.what, **found}), flush=True)
-        for folder in (point.killed, point.full):
-            if folder is not None and "WRONG" not in str(found):
-                shutil.rmtree(folder)
+        line = json.dumps({"point": point.number, "what": point.what, **found}) + "\n"
+        with open(runs.root / "outcomes", "a") as file:
+            file.write(line)
+        if "WRONG" not in line:
+            for folder in filter(None, (point.killed, point.full)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Every point with both faults, or those that `--only` names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", type=int, action="append")
+    parser.add_argument("--jobs", type=int, default=2)
+    asked = parser.parse_args()
+    base_model()
+    runs = Sweep(asked.folder, asked.only)
+    kept = runs.root / "outcomes"
+    kept.touch()
+    done = {json.loads(line)["point"] for line in kept.open()}
+    left = [point for point in runs.points() if point.number not in done]
+    size = -(-len(left) // asked.jobs)  # neighbours are often alike, and judged once
+    children = []
+    for job in range(asked.jobs):
+        child = os.fork()
+        if not child:
+            judge(runs, left[job * size : (job + 1) * size])
+            os._exit(0)
+        children.append(child)
+    codes = [finish(child) for child in children]
+    found = sorted(map(json.loads, kept.open()), key=lambda record: record["point"])
+    table: Counter[tuple[str, str]] = Counter()
+    for record in found:
+        print(json.dumps(record))
+        table.update((fault, record[fault]) for fault in ("kill", "full disk") if fault in record)
     for (fault, outcome), count in sorted(table.items()):
         print(f"{count:5}  {fault:9}  {outcome}")
-    sys.exit(any(outcome.startswith("WRONG") for _, outcome in table))
+    wrong = any(outcome.startswith("WRONG") for _, outcome in table)
+    sys.exit(wrong or any(codes) or len(found) < len(left))
 
 
 if __name__ == "__main__":
