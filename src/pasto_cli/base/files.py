@@ -77,6 +77,7 @@ def unusable(error: OSError) -> PastoError | None:
     None where it is not the disk's fault.
     """
     states = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
+    states += (errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE)
     no_folder = error.errno == errno.ENOENT and "temporary directory" in str(error)
     if not no_folder and (error.errno not in states or error.filename is None):
         return None

@@ -90,7 +90,8 @@ def _name_in(link: Path) -> str:
         name = link.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise PastoError(f"{link}: cannot be read ({error})", _NAME_IT) from None
-    if not name or name != Path(name).name or not (link.parent / name).is_dir():
+    # os.path says no to what is no name at all, where pathlib raises.
+    if not name or name != Path(name).name or not os.path.isdir(link.parent / name):
         raise PastoError(f"{link}: damaged, {name[:80]!r} is no run here", _NAME_IT)
     return name
 

@@ -45,7 +45,9 @@ def test_a_text_file_is_followed_wherever_it_is_named(text_file, monkeypatch):
     assert runs.followed("alice/latest") == Path("alice/latest")
 
 
-@pytest.mark.parametrize("raw", [b"\xff\xfea", b"", b"none", b"../one", b"/", b"one/adapter", b"."])
+@pytest.mark.parametrize(
+    "raw", [b"\xff\xfea", b"", b"none", b"../one", b"/", b"one/adapter", b".", b"x" * 5000, b"\0"]
+)
 def test_a_damaged_one_is_named(text_file, raw):
     (text_file / "latest").write_bytes(raw)
     with pytest.raises(PastoError, match="latest: (damaged|cannot be read)") as error:

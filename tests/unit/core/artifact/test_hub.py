@@ -7,8 +7,10 @@ import json
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from pasto_cli.core.artifact import hub
 
@@ -123,12 +125,13 @@ def test_no_network(tmp_path):
     assert "cannot be reached" in run(tmp_path, "up", "http://127.0.0.1:9")
 
 
-def refused(status):
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError
+def answer(status):
+    """An answer of whichever HTTP library the client is built on."""
+    return SimpleNamespace(status_code=status, headers={}, request=None)
 
-    request = httpx.Request("GET", "https://hub/api/models/u/x")
-    return HfHubHTTPError("no", response=httpx.Response(status, request=request))
+
+def refused(status):
+    return HfHubHTTPError("no", response=answer(status))
 
 
 @pytest.mark.parametrize(
@@ -155,9 +158,5 @@ def test_what_went_wrong_is_told_apart(error, words):
 
 def test_an_unknown_repository_is_no_bad_token():
     """The Hub answers 401 to a stranger who asks for what is not there."""
-    import httpx
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    request = httpx.Request("GET", "https://hub/api/models/u/x")
-    error = RepositoryNotFoundError("no", response=httpx.Response(401, request=request))
+    error = RepositoryNotFoundError("no", response=answer(401))
     assert "no such repository" in hub.failure(error, "u/x").message
