@@ -30,6 +30,8 @@ LOOKS, PAUSE = 10, 0.02
 SWAPS = 50
 """How often a writer tries to replace a folder that others replace or put back meanwhile."""
 
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+
 
 class NotWritten(PastoError):
     """Something could not be written; what was there before is there still."""
@@ -40,13 +42,16 @@ def writing(path: Path) -> Generator[None, None, None]:
     """Turn what can go wrong with a disk into a clear error.
 
     Raises:
-        NotWritten: Instead of an OSError, or of what safetensors makes of one.
+        NotWritten: Instead of an OSError, or of what other libraries make of one.
     """
     from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        # safetensors and tokenizers are written in Rust, and tell what the system said in words.
+        if not isinstance(error, OSError | SafetensorError) and not _OS_ERROR.search(str(error)):
+            raise
         raise not_written(path, error) from None
 
 
@@ -54,8 +59,7 @@ def not_written(path: Path, error: Exception) -> NotWritten:
     """What kept a file from being written, and what to do about it."""
     reason = getattr(error, "strerror", None) or str(error)
     code = getattr(error, "errno", None)
-    # safetensors tells what the system said in words: "... (os error 28)".
-    if code is None and (found := re.search(r"os error (\d+)", reason)):
+    if code is None and (found := _OS_ERROR.search(reason)):
         code = int(found[1])
     match code:
         case errno.EACCES | errno.EPERM | errno.EROFS:
