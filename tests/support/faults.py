@@ -68,7 +68,10 @@ class Faults:
 
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in CHANGES:
-            self.point(event, arguments[CHANGES[event]])
+            path = arguments[CHANGES[event]]
+            # To make a folder that is there changes nothing, and needs no room.
+            if event != "os.mkdir" or not os.path.isdir(path):
+                self.point(event, path)
         elif event == "open":
             path, _, flags = arguments
             writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
