@@ -44,7 +44,7 @@ def test_samples_of_another_form_are_made_anew(pasto, project):
 @pytest.mark.parametrize(
     ("args", "error"),
     [
-        (("report", "--out", "."), "--out . is a folder: give a file"),
+        (("report", "--out", "."), "cannot write .: Is a directory"),
         (("eval", "-b", "two.jsonl"), "is labelled for 'honesty'"),
         (("eval", "--value", "zeal"), "is labelled for 'zeal'"),
         (("eval", "-b", "sentiment", "--coeffs=0"), "two coefficients or more"),

@@ -103,11 +103,6 @@ def disk_fills_up(name):
     return prepare
 
 
-def folder_called_latest(project, patch):
-    (project.root / "runs" / "latest").unlink()
-    (project.root / "runs" / "latest").mkdir()
-
-
 def powerless_personas(project, patch):
     real = prepare.elicit
 
@@ -448,7 +443,7 @@ MISTAKES = {
         TRAIN, "No space left on device", "Free some disk", disk_fills_up("pasto.json")
     ),
     "a file where the runs should be": Mistake(
-        (*TRAIN, "--out", "file"), "cannot make file/", "--out", write("file", "in the way")
+        (*TRAIN, "--out", "file"), "cannot write file/", "--out", write("file", "in the way")
     ),
     "a loss that is not a number": Mistake(
         TRAIN, "the loss is nan at step 1", "training.lr", spoil_the_losses
@@ -484,9 +479,6 @@ TRACEBACKS = {
     ),
     "standard input that is not UTF-8": Mistake(
         ("generate", "--stdin"), "UTF-8", "UTF-8", stdin="café".encode("latin-1")
-    ),
-    "a folder where the link to the latest run should be": Mistake(
-        TRAIN, "runs/latest", "--out", folder_called_latest
     ),
     "a pasto.json without its recipe, to push": Mistake(
         ("push", "me/dial", "--dry-run"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import read_limited
+from pasto_cli.base.paths import expanded
 from pasto_cli.base.text import is_blank
 
 LARGEST = 2**28
@@ -78,7 +79,7 @@ def read_lines(path: str, what: str, blank: bool = False) -> list[str]:
         PastoError: If the file is missing, unreadable or empty.
     """
     try:
-        text = read_limited(Path(path), LARGEST)
+        text = read_limited(expanded(path), LARGEST)
     except OSError as error:
         raise PastoError(
             f"{path}: cannot be read as {what} ({error.strerror or error})",

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.limits import require_coefficients
+from pasto_cli.base.paths import expanded
 from pasto_cli.cli import options
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def _run_harness(
         tasks=[name.strip() for name in tasks.names.split(",") if name.strip()],
         coefficients=tasks.coefficients or run.COEFFICIENTS,
         limit=tasks.limit,
-        folder=None if tasks.folder is None else Path(tasks.folder),
+        folder=None if tasks.folder is None else expanded(tasks.folder),
         batch_size=tasks.batch_size or 8,
     )
     prepared, screen = run.prepare(asked), Screen()

@@ -23,7 +23,9 @@ def export(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the exports. Default: export/ in the run's folder.", show_default=False
+            help="Folder for the exports. Default: export/ in the run's folder.",
+            show_default=False,
+            callback=options.expand,
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace exports that are there.")] = False,

@@ -13,7 +13,9 @@ def recipe(
     file: Annotated[
         Path | None,
         typer.Argument(
-            help="YAML recipe, or the name of one that ships with pasto.", show_default=False
+            help="YAML recipe, or the name of one that ships with pasto.",
+            show_default=False,
+            callback=options.expand,
         ),
     ] = None,
     set_: options.Set = None,

@@ -51,7 +51,11 @@ def cp(
     name: Name,
     out: Annotated[
         Path | None,
-        typer.Option(help="File or folder to write to. Default: here.", show_default=False),
+        typer.Option(
+            help="File or folder to write to. Default: here.",
+            show_default=False,
+            callback=options.expand,
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the file if it is there.")

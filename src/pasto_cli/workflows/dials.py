@@ -343,7 +343,7 @@ def recipe_of(meta: Meta, folder: Path) -> Recipe:
         PastoError: If it is none of ours.
     """
     try:
-        return Recipe.model_validate(meta.recipe)
+        return meta.trained_with
     except ValidationError as error:
         raise PastoError(
             f"{folder / store.META}: recipe.{first_problem(error)}",

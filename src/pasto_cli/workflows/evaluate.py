@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from pasto_cli.base import bundled, runs
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.files import write_text, writing
+from pasto_cli.base.files import NotWritten, write_text
 from pasto_cli.base.provenance import now, versions
 from pasto_cli.base.statistics import Spread
 from pasto_cli.core.evaluation.benchmarks import Benchmark, load_benchmark, subset
@@ -137,7 +137,7 @@ def provenance_of(dial: Dial, bootstrap_seed: int, limit: int | None) -> dict[st
         "quantization": dial.lm.spec.quantization,
         "created": now(),
         "versions": versions(),
-        "training_seed": dial.meta.recipe["training"]["seed"],
+        "training_seed": dial.meta.trained_with.training.seed,
         "bootstrap_seed": bootstrap_seed,
         "limit": limit,
     }
@@ -173,7 +173,7 @@ def evaluate_dial(dial: Dial, plan: Plan, watch: Watcher) -> Measured:
             dial, dial.steerer, neutral_probe(dial.lm), run.coefficients, plan.settings.seed
         )
     run = run.model_copy(update={"disturbance": found})
-    return Measured(with_details(run), keep_evaluation(dial, run))
+    return Measured(with_details(run), keep_evaluation(dial, run, watch))
 
 
 def neutral_probe(lm: LoadedModel) -> NeutralProbe:
@@ -193,23 +193,29 @@ def disturbances(
     return found
 
 
-def keep_evaluation(dial: Dial, run: EvalRun, method: str = "") -> Path | None:
-    """Write an evaluation beside the run that it belongs to; None where there is no run folder."""
+def keep_evaluation(dial: Dial, run: EvalRun, watch: Watcher, method: str = "") -> Path | None:
+    """Write an evaluation beside the run that it belongs to; None where that is not possible."""
     sign = "" if run.label_sign == "own" else "-original-sign"
     name = f"{run.benchmark}{sign}{f'-{method}' if method else ''}.json"
-    return keep(dial, name, dump(run))
+    return keep(dial, name, dump(run), watch)
 
 
-def keep(dial: Dial, name: str, text: str) -> Path | None:
-    """Write a file into eval/ of the dial's run; None where there is no run folder."""
+def keep(dial: Dial, name: str, text: str, watch: Watcher) -> Path | None:
+    """Write a file into eval/ of the dial's run.
+
+    None where there is no run folder, or it cannot be written: what was measured is shown all the
+    same.
+    """
     run = runs.run_of(dial.folder)
     # Every process has the same result; the first one writes it.
     if distributed.rank() > 0 or run is None:
         return None
     path = run / "eval" / name
-    with writing(path):
-        path.parent.mkdir(exist_ok=True)
-    write_text(path, text)
+    try:
+        write_text(path, text)
+    except NotWritten as error:
+        watch.warn(f"{error.message}: what was measured is not kept")
+        return None
     return path
 
 
@@ -240,7 +246,7 @@ def evaluate_sentiment(
     with enough_memory(LOW_MEMORY), watch.task(label, len(prompts)) as advance:
         texts = generate_many(dial.lm, dial.steerer, prompts, wanted, progress=advance)
     run = score_texts(prompts, wanted, texts, spec.seed, provenance_of(dial, spec.seed, limit))
-    return Measured(run, keep(dial, f"{SENTIMENT}.json", run.model_dump_json(indent=1)))
+    return Measured(run, keep(dial, f"{SENTIMENT}.json", run.model_dump_json(indent=1), watch))
 
 
 def across_runs(found: Sequence[Measured]) -> dict[str, Spread]:

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from pasto_cli.base import bundled, runs
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.files import read_text, write_text
+from pasto_cli.base.files import read_text, require_file_name, write_text
 from pasto_cli.base.format import format_coefficient
 from pasto_cli.core.artifact import store
 from pasto_cli.core.evaluation.details import with_details
@@ -38,6 +38,8 @@ def write_report(name: str | None, samples: int, out: Path | None, watch: Watche
     Raises:
         PastoError: If there is no such run on this machine, or a file of it cannot be read.
     """
+    if out is not None:
+        require_file_name(out)
     folder = runs.adapter_folder(name)
     if folder is None or not (folder.parent / "recipe.yaml").exists():
         raise PastoError(
@@ -46,8 +48,6 @@ def write_report(name: str | None, samples: int, out: Path | None, watch: Watche
         )
     root = folder.parent
     path = out or root / "report.html"
-    if path.is_dir():
-        raise PastoError(f"--out {path} is a folder: give a file", f"Write {path / 'report.html'}.")
     if name is None:
         watch.note(f"run: {root}")
     meta = store.read_meta(folder)

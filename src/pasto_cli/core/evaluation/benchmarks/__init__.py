@@ -16,6 +16,7 @@ from typing import NamedTuple
 from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import read_limited
+from pasto_cli.base.paths import expanded
 from pasto_cli.core.evaluation.benchmarks import dailydilemmas
 from pasto_cli.core.evaluation.benchmarks.item import Benchmark, Item, subset
 from pasto_cli.core.evaluation.benchmarks.reading import parse_benchmark, parse_jsonl
@@ -126,7 +127,7 @@ def load_benchmark(name: str, data: str | None = None) -> Benchmark:
     for file in bundled.files("benchmarks", ".yaml"):
         if file.name == f"{name}.yaml":
             return parse_benchmark(file.read_text(encoding="utf-8"), file.name)
-    path = Path(name)
+    path = expanded(name)
     if path.suffix in SUFFIXES and path.is_file():
         return _read_file(path, name)
     names = benchmark_names()

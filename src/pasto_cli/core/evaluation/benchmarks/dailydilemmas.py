@@ -14,6 +14,7 @@ from typing import Any
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import read_text
+from pasto_cli.base.paths import expanded
 from pasto_cli.core.evaluation.benchmarks.item import Benchmark, Item, own_labels, plain
 from pasto_cli.core.evaluation.benchmarks.schema import DILEMMA_INSTRUCTION, PREFILL, fill
 
@@ -44,7 +45,8 @@ def load_dailydilemmas(data: str | None, controls: Sequence[Item]) -> Benchmark:
         PastoError: If the file or the Hub cannot be read, or a dilemma does not have its two rows.
     """
     if data is not None:
-        rows, classes = _local_rows(Path(data)), _classes(_local_values(Path(data)))
+        folder = expanded(data)
+        rows, classes = _local_rows(folder), _classes(_local_values(folder))
     else:
         rows, classes = _hub_rows(CONFIG), _classes(_hub_rows(VALUES_CONFIG))
     by_dilemma: dict[str, dict[str, Mapping[str, Any]]] = {}
