@@ -263,7 +263,7 @@ title: By hand
 licence: MIT
 source: me
 questions:
-  - {id: a, value: candour, question: Is it so?, matching: yes}
+  - {id: a, value: candour, question: 'Is it so?', matching: yes}
   - id: b
     value: candour
     question: Is it not so?

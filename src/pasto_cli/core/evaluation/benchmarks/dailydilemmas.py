@@ -147,7 +147,7 @@ def _csv(path: Path) -> list[dict[str, Any]]:
             rows.append({**row, PLACE: f"{path}:{reader.line_num}"})
     except csv.Error as error:
         raise PastoError(
-            f"{path}:{reader.line_num}: not CSV ({error})", "Use the unchanged file."
+            f"{path}:{reader.line_num + 1}: not CSV ({error})", "Use the unchanged file."
         ) from None
     return rows
 
