@@ -393,12 +393,6 @@ MISTAKES = {
     "a coefficient that is not finite": Mistake(
         ("eval", "--coeffs=nan"), "not finite numbers", "-1, 0 or 0.5"
     ),
-    "a full disk under the rows": Mistake(
-        ("eval", "--limit", "1"),
-        "No space left on device",
-        "Free some disk",
-        disk_fills_up("mini-dilemmas"),
-    ),
     # generate
     "an empty prompt": Mistake(("generate", ""), "the prompt is empty", "in quotes"),
     "empty standard input": Mistake(
