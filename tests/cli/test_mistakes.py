@@ -393,12 +393,6 @@ MISTAKES = {
     "a coefficient that is not finite": Mistake(
         ("eval", "--coeffs=nan"), "nan is not a coefficient", "-1 and +1 are the ends"
     ),
-    "a full disk under the rows": Mistake(
-        ("eval", "--limit", "1"),
-        "No space left on device",
-        "Free some disk",
-        disk_fills_up("mini-dilemmas"),
-    ),
     # generate
     "an empty prompt": Mistake(("generate", ""), "the prompt is empty", "in quotes"),
     "empty standard input": Mistake(
