@@ -363,7 +363,7 @@ MISTAKES = {
     ),
     "a damaged benchmark file": Mistake(
         ("eval", "-b", "mine.yaml"),
-        "mine.yaml: title: Field required",
+        "mine.yaml:1: title: Field required",
         "docs/benchmarks.md",
         write("mine.yaml", "format: 1\nname: x\n"),
     ),

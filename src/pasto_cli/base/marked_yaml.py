@@ -89,7 +89,7 @@ def read_yaml(text: str, name: str) -> Document:
     """
     document = Document(None, {}, [])
     try:
-        loader = PlainLoader(text)
+        loader: Any = PlainLoader(text)
         root = loader.get_single_node()
         document.places[()] = Place(1, None if root is None else _plain(root))
         if root is not None:

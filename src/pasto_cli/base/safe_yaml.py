@@ -53,7 +53,7 @@ class PlainLoader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Construct as always; what cannot be constructed (the 31st of February) has its place."""
         try:
-            return super().construct_object(node, deep)
+            return cast(Any, super()).construct_object(node, deep)
         except (ValueError, LookupError) as error:
             value = str(node.value) if isinstance(node, yaml.ScalarNode) else ""
             kind = node.tag.rpartition(":")[2]

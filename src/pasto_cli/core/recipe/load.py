@@ -132,14 +132,15 @@ def _read_yaml(text: str, path: Path) -> tuple[_Written, list[str]]:
         document = read_yaml(text, str(path))
     except PastoError as error:
         raise RecipeError([error.message]) from None
-    if not isinstance(document.data, dict):
+    data: Any = document.data
+    if not isinstance(data, dict):
         raise RecipeError(
             [f"{path}:1: a recipe is a mapping of sections; write 'name: ...', 'model:', 'pairs:'"]
         )
     marks = {key: f"{path}:{place.line}" for key, place in document.places.items()}
     bare = {key: said for key in marks if (said := document.quote(key))}
     problems = [f"{path}:{line}: {_dotted(key)}: {said}" for line, key, said in document.problems]
-    return _Written(path, cast("dict[str, Any]", document.data), marks, bare), problems
+    return _Written(path, cast("dict[str, Any]", data), marks, bare), problems
 
 
 def _apply_override(written: _Written, override: str) -> list[str]:
