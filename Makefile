@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart honesty test test-fast test-llama-cpp test-harness bench bench-gemma bench-shape bench-scale check format docs docs-cli lock check-lock hooks build clean
+.PHONY: quickstart honesty test test-fast test-faults test-mutations test-llama-cpp test-harness bench bench-gemma bench-shape bench-scale check format docs docs-cli lock check-lock hooks build clean
 
 # torch comes first and alone: where a CPU build of the pinned version is to be had, nothing later pulls CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -57,6 +57,15 @@ test: $(VENV)/.dev $(VENV)/.demo
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+# A full disk, or a kill, at every write of a training; what is left goes on to the same bytes. Anew after rm -r build/faults.
+test-faults: $(VENV)/.dev
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.robustness.faults build/faults
+
+# Ten thousand damaged files, each read or refused in one line; goes on where it was stopped, anew after rm -r build/mutations.
+MUTATIONS := 10000
+test-mutations: $(VENV)/.dev
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.robustness.mutations build/mutations --count $(MUTATIONS)
 
 # An exported adapter in llama.cpp itself, which is built from source (ten minutes on two cores).
 test-llama-cpp: $(VENV)/.dev $(VENV)/.demo

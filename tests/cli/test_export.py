@@ -63,7 +63,7 @@ def test_nothing_is_replaced_unasked(pasto, project):
 def test_what_cannot_be_exported_is_a_clear_line(pasto, project, options, error):
     said = pasto("export", *options)
     assert said.code == 1 and error in said.error and said.next_step
-    assert not list(project.root.rglob("*.part"))
+    assert not list(project.root.rglob("*.part*"))
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ FLAGS = {
     "import": "source --base --device --json --out --quantization --words",
     "verify": "adapter --device --json --quantization",
     "pull": "repo --force --json --out --revision",
-    "push": "repo --adapter/-a --dry-run --json --private",
+    "push": "repo --adapter/-a --base-model --dry-run --json --private",
     "recipe": "file --schema --set",
     "recipes ls": "--json",
     "recipes show": "name",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 def killed_between_renames(write: Callable[[], object]) -> None:
     """Let a process replace a folder and kill it after the first of the two renames."""
-    code = _in_a_child(write, lambda path: str(path).endswith(".part"), ("rename",))
+    code = _in_a_child(write, lambda path: ".part-" in str(path), ("rename",))
     assert code == -signal.SIGKILL
 
 

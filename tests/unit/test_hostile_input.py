@@ -1,9 +1,7 @@
-"""Mutated inputs, hundreds of them, at night thousands: recipes, pairs, benchmarks and adapters are
-read or refused, never a traceback, never a hang."""
+"""Input that is made to harm: bombs, sizes that no file could have, names that lead elsewhere. What
+is only damaged stands in tests/robustness."""
 
-import copy
 import json
-import random
 import shutil
 import struct
 import time
@@ -11,8 +9,6 @@ import tracemalloc
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from pasto_cli.base.errors import PastoError
@@ -20,121 +16,14 @@ from pasto_cli.base.provenance import now
 from pasto_cli.core.artifact import antipasto_format, store
 from pasto_cli.core.artifact.verify import describe_base, reference_logits
 from pasto_cli.core.evaluation.benchmarks import load_benchmark
-from pasto_cli.core.pairs.pairs import make_pairs, read_pairs, write_pairs
 from pasto_cli.core.recipe.load import load_recipe
-from pasto_cli.core.recipe.schema import PairsSpec, Recipe
+from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.adapter import Meta
 from pasto_cli.core.records.training import ImportRecord
-from pasto_cli.workflows import dials, progress, publish
-from tests.support.examples import examples
-from tests.support.terminal import OWN, TINY
+from pasto_cli.workflows import progress, publish
+from tests.support.terminal import TINY
 
-NASTY = (
-    b"\x00",
-    b"\xff\xfe",
-    b"[" * 3000,
-    b"{" * 3000,
-    b'{"a":' * 2000,
-    b"- " * 2000,
-    b"&a [*a]",
-    b"*a",
-    b"<<: *a",
-    b"!!python/name:os",
-    b"!!python/object/apply:os.system ['true']",
-    b"NaN",
-    b"-Infinity",
-    b"1e999",
-    b"9" * 400,
-    b"-1",
-    b"0",
-    b"null",
-    b"~",
-    b"true",
-    b"\t",
-    b": ",
-    b"# ",
-    b"---\n",
-    b"|\n",
-    b"2001-02-31",
-)
-VALUES = (
-    None,
-    True,
-    -1,
-    0,
-    1,
-    10**30,
-    -(10**18),
-    1e308,
-    float("nan"),
-    float("inf"),
-    "",
-    "x" * 5000,
-    "../..",
-    "\x00",
-    [],
-    [[]],
-    {},
-    {"a": {}},
-    [None] * 50,
-    ["1"],
-    {"1": 1},
-    "-1",
-    "none",
-    "4bit",
-    "random:llama",
-    "./nowhere",
-    "cuda:99",
-    "a/b",
-    ["a", "b", "c"],
-    [0, 1],
-    [-5],
-    [10**9],
-)
 SECONDS = 5.0
-
-mutated = examples(100, suppress_health_check=list(HealthCheck))
-
-
-def mangle_bytes(raw: bytes, rng: random.Random) -> bytes:
-    """One to four cuts, copies, flips and insertions."""
-    for _ in range(rng.randint(1, 4)):
-        i, j = sorted((rng.randint(0, len(raw)), rng.randint(0, len(raw))))
-        raw = rng.choice(
-            (
-                lambda r, i=i, j=j: r[:i] + r[j:],
-                lambda r, i=i, j=j: r[:j] + r[i:],
-                lambda r, i=i: r[:i] + rng.choice(NASTY) + r[i:],
-                lambda r, i=i: r[:i] + bytes([rng.randrange(256)]) + r[i + 1 :],
-            )
-        )(raw)
-    return raw
-
-
-def mangle_json(data, rng: random.Random):
-    """One to three places of a JSON value replaced, removed or added to."""
-    data = json.loads(json.dumps(data))
-    for _ in range(rng.randint(1, 3)):
-        here = data
-        while True:
-            keys = list(here) if isinstance(here, dict) else list(range(len(here)))
-            if not keys:
-                break
-            key = rng.choice(keys)
-            if isinstance(here[key], dict | list) and rng.random() < 0.75:
-                here = here[key]
-                continue
-            what = rng.random()
-            if what < 0.7:
-                here[key] = copy.deepcopy(rng.choice(VALUES))
-            elif what < 0.85:
-                del here[key]
-            elif isinstance(here, dict):
-                here[rng.choice(("", "x", "../..", "__class__", str(key) + " "))] = copy.deepcopy(
-                    rng.choice(VALUES)
-                )
-            break
-    return data
 
 
 def survives(read) -> bool:
@@ -150,56 +39,6 @@ def survives(read) -> bool:
         return False
     finally:
         assert time.process_time() - started < SECONDS
-
-
-@mutated
-@given(seed=st.integers(0, 2**32), structured=st.booleans())
-def test_recipes(tmp_path_factory, seed, structured):
-    rng, path = random.Random(seed), tmp_path_factory.getbasetemp() / "hostile.yaml"
-    data = load_recipe(TINY).model_dump(mode="json")
-    if structured:
-        path.write_text(json.dumps(mangle_json(data, rng)))  # JSON is YAML
-    else:
-        path.write_bytes(mangle_bytes(TINY.read_bytes(), rng))
-    survives(lambda: load_recipe(path, ["training.epochs=1"]))
-
-
-@mutated
-@given(seed=st.integers(0, 2**32), structured=st.booleans())
-def test_pairs(tmp_path_factory, seed, structured):
-    rng, path = random.Random(seed), tmp_path_factory.getbasetemp() / "hostile.jsonl"
-    if not path.with_suffix(".good").exists():
-        write_pairs(
-            make_pairs(PairsSpec(words=("kind", "cruel"), count=16)).pairs,
-            path.with_suffix(".good"),
-        )
-    good = path.with_suffix(".good").read_bytes()
-    if structured:
-        lines = [json.loads(line) for line in good.splitlines()]
-        lines[rng.randrange(len(lines))] = mangle_json(lines[0], rng)
-        path.write_text("\n".join(map(json.dumps, lines)))
-    else:
-        path.write_bytes(mangle_bytes(good, rng))
-    survives(lambda: read_pairs(path))
-
-
-@mutated
-@given(seed=st.integers(0, 2**32), kind=st.sampled_from(["yaml", "json", "jsonl"]))
-def test_benchmarks(tmp_path_factory, seed, kind):
-    import yaml
-
-    rng, folder = random.Random(seed), tmp_path_factory.getbasetemp()
-    path = folder / ("hostile.jsonl" if kind == "jsonl" else "hostile.bench.yaml")
-    line = {"id": "q1", "value": "candour", "question": "Is it?", "matching": "yes"}
-    if kind == "yaml":
-        path.write_bytes(mangle_bytes(OWN.encode(), rng))
-    elif kind == "json":
-        path.write_text(json.dumps(mangle_json(yaml.safe_load(OWN), rng)))
-    elif rng.random() < 0.5:
-        path.write_text("\n".join(json.dumps(mangle_json(line, rng)) for _ in range(3)))
-    else:
-        path.write_bytes(mangle_bytes(json.dumps(line).encode() * 2, rng))
-    survives(lambda: load_benchmark(str(path)))
 
 
 @pytest.fixture(scope="module")
@@ -240,39 +79,6 @@ def whole(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "adapter"
     store.save(folder, adapter, meta, card(meta, []))
     return lm, folder
-
-
-@mutated
-@given(
-    seed=st.integers(0, 2**32), what=st.sampled_from(["meta", "meta bytes", "tensors", "header"])
-)
-def test_adapters(whole, tmp_path_factory, seed, what):
-    lm, good = whole
-    rng, folder = random.Random(seed), tmp_path_factory.getbasetemp() / "hostile-adapter"
-    shutil.copytree(good, folder, dirs_exist_ok=True)
-    meta, tensors = folder / store.META, folder / store.TENSORS
-    if what == "meta":
-        meta.write_text(json.dumps(mangle_json(json.loads(meta.read_text()), rng)))
-    elif what == "meta bytes":
-        meta.write_bytes(mangle_bytes(meta.read_bytes(), rng))
-    elif what == "tensors":
-        tensors.write_bytes(mangle_bytes(tensors.read_bytes(), rng))
-    else:
-        raw = tensors.read_bytes()
-        (size,) = struct.unpack("<Q", raw[:8])
-        header = mangle_json(json.loads(raw[8 : 8 + size]), rng)
-        text = json.dumps(header).encode()
-        length = rng.choice((len(text), size, 2**60, 2**31, 0))
-        tensors.write_bytes(struct.pack("<Q", length) + text + raw[8 + size :])
-
-    def read():
-        found = store.read_meta(folder)
-        dials.recipe_of(found, folder)
-        adapter = store.load_adapter(folder, found, lm)
-        with torch.no_grad(), adapter.at(lm.model, 1.0):
-            assert torch.isfinite(lm.model(input_ids=torch.arange(40, 50)[None]).logits).all()
-
-    survives(read)
 
 
 BOMBS = {

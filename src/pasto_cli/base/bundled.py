@@ -7,7 +7,12 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import read_limited
+from pasto_cli.base.paths import expanded
+from pasto_cli.base.text import is_blank
 
+LARGEST = 2**28
+"""Bytes of a text file of the user's."""
 _DATA = resources.files("pasto_cli") / "data"
 _CHECKOUT = Path(__file__).parents[3]
 
@@ -62,20 +67,26 @@ def _recipes(folder: Traversable, prefix: str) -> Iterator[tuple[str, Traversabl
             yield prefix + entry.name.removesuffix(".yaml"), entry
 
 
-def read_lines(path: str, what: str) -> list[str]:
-    """Non-empty lines of a user's text file.
+def read_lines(path: str, what: str, blank: bool = False) -> list[str]:
+    """Lines of a user's text file.
+
+    Args:
+        path: The file.
+        what: What stands in it, for messages.
+        blank: Keep blank lines too, so that lines can be counted.
 
     Raises:
         PastoError: If the file is missing, unreadable or empty.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            found = [line.rstrip("\n") for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_limited(expanded(path), LARGEST)
+    except OSError as error:
         raise PastoError(
-            f"{path}: cannot be read as {what} ({error})",
+            f"{path}: cannot be read as {what} ({error.strerror or error})",
             "Give a UTF-8 text file with one entry per line.",
         ) from None
-    if not found:
+    # Not splitlines: it would also cut at U+2028, which an entry may hold.
+    found = text.split("\n")
+    if all(map(is_blank, found)):
         raise PastoError(f"{path}: holds no {what}", "Write one entry per line.")
-    return found
+    return found if blank else [line for line in found if not is_blank(line)]

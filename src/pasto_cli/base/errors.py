@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `pasto --help` imports this module and has no need of pydantic
     from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
 
 
 class PastoError(Exception):
@@ -31,7 +32,12 @@ def first_problem(error: "ValidationError") -> str:
     """The first complaint of pydantic as one line: `training.epochs: Input should be ...`."""
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
-    # Pydantic puts "Value error" before what a validator of ours says, which stands on its own.
-    message = first["msg"].removeprefix("Value error, ")
+    message = message_of(first)
     # A validator of a whole record complains about no key in particular.
     return f"{where}: {message}" if where else message
+
+
+def message_of(mistake: "ErrorDetails") -> str:
+    """What pydantic says of one mistake."""
+    # It puts "Value error" before what a validator of ours says, which stands on its own.
+    return mistake["msg"].removeprefix("Value error, ")

@@ -1,6 +1,7 @@
 """Numbers as text."""
 
 import math
+import re
 
 from pasto_cli.base.statistics import Estimate
 
@@ -29,3 +30,11 @@ def format_share(share: float, *, digits: int = 1) -> str:
 def format_coefficient(coefficient: float) -> str:
     """`-0.5`, `0`, `+1`: the sign of a coefficient is half of what it says."""
     return f"{coefficient:+g}" if coefficient else "0"
+
+
+def substitute(template: str, **values: str) -> str:
+    """A template with `{name}` of each value in its place, all at once.
+
+    What a value holds stays as it stands, be it braces or the name of another place.
+    """
+    return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), template)

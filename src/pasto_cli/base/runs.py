@@ -2,20 +2,23 @@
 
 runs/TIME-NAME/     a run: recipe.yaml, pairs.jsonl, history.jsonl, checkpoint/, adapter/, eval/
 runs/latest         link to the last finished run (where there are no links, a text file with its
-                    name)
+                    name, which is followed wherever it is named)
 """
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Generator
 from datetime import datetime
 from pathlib import Path
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.files import recover, replace_file, write_text
+from pasto_cli.base.files import not_written, recover, replace_file, write_text
 from pasto_cli.base.hub_ids import looks_like_path
+from pasto_cli.base.paths import expanded
 
-RUNS = Path("runs")
+RUNS, LATEST = Path("runs"), "latest"
+_NAME_IT = "Name the run itself: --adapter runs/TIME-NAME."
 ADAPTER_META = "pasto.json"
 """The file that makes a folder an adapter's."""
 
@@ -33,11 +36,12 @@ def new_run(name: str, root: Path = RUNS) -> Path:
             folder.mkdir(parents=True)
             return folder
         except FileExistsError:
-            continue
+            if not root.is_dir():
+                break
+        except FileNotFoundError:
+            continue  # another process has just removed the folder, which was empty
         except OSError as error:
-            raise PastoError(
-                f"cannot make {folder}: {error.strerror}", "Choose another place with --out."
-            ) from None
+            raise not_written(folder, error) from None
     raise PastoError(f"cannot make a new folder in {root}", "Choose another place with --out.")
 
 
@@ -60,11 +64,36 @@ def mark_latest(folder: Path) -> None:
     Raises:
         PastoError: If it cannot be written.
     """
-    latest = folder.parent / "latest"
+    latest = folder.parent / LATEST
     try:
         replace_file(latest, lambda scratch: scratch.symlink_to(folder.name))
     except PastoError:  # a file system without links
         write_text(latest, folder.name)
+
+
+def followed(path: str | Path) -> Path:
+    """Where a path of the user's leads: `~` expanded, a `latest` that is a text file followed.
+
+    Raises:
+        PastoError: If there is no such home, or `latest` does not name a run.
+    """
+    path = expanded(path)
+    for link in (path, *path.parents):
+        if link.name == LATEST and link.is_file():
+            return link.parent / _name_in(link) / path.relative_to(link)
+    return path
+
+
+def _name_in(link: Path) -> str:
+    """The run that a text file `latest` names."""
+    try:
+        name = link.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PastoError(f"{link}: cannot be read ({error})", _NAME_IT) from None
+    # os.path says no to what is no name at all, where pathlib raises.
+    if not name or name != Path(name).name or not os.path.isdir(link.parent / name):
+        raise PastoError(f"{link}: damaged, {name[:80]!r} is no run here", _NAME_IT)
+    return name
 
 
 def latest_run(root: Path = RUNS) -> Path:
@@ -73,10 +102,10 @@ def latest_run(root: Path = RUNS) -> Path:
     Raises:
         PastoError: If there is none.
     """
-    latest = root / "latest"
-    if latest.is_file():
-        latest = root / latest.read_text(encoding="utf-8").strip()
+    latest = followed(root / LATEST)
     if not latest.is_dir():
+        if latest.is_symlink():
+            raise PastoError(f"{latest}: {os.readlink(latest)} is not there any more", _NAME_IT)
         raise PastoError(
             f"no finished run in {root}/",
             "Train one (pasto train quickstart), or give --adapter.",
@@ -94,7 +123,7 @@ def adapter_folder(name: str | None, root: Path = RUNS) -> Path | None:
     Raises:
         PastoError: If a path holds no adapter.
     """
-    start = latest_run(root) if name is None else Path(name).expanduser()
+    start = latest_run(root) if name is None else followed(name)
     for candidate in (start / "adapter", start):
         if holds_adapter(candidate):
             return candidate

@@ -1,9 +1,16 @@
-"""YAML with bounds: a few lines of aliases may unfold to more data than any memory holds."""
+"""YAML with bounds: a few lines of aliases may unfold to more data than any memory holds.
+
+Texts are whole: a character that JSON wrote as two escapes is joined again, and half of one is
+refused with its line.
+"""
 
 from typing import Any, cast
 
 import yaml
 from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+
+from pasto_cli.base.text import half_character, joined_surrogates
 
 LIMIT = 1_000_000
 """Values that a file may stand for with its aliases unfolded."""
@@ -42,9 +49,32 @@ class PlainLoader(yaml.SafeLoader):
         if self.depth > DEPTH:
             raise self._refused(f"nested deeper than {DEPTH} levels", event)
         node = super().compose_node(parent, index)
+        if isinstance(node, yaml.ScalarNode):
+            self._make_whole(node)
         self.depth -= 1
         self.sizes[id(node)] = self.count - before
         return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Construct as always; what cannot be constructed (the 31st of February) has its place."""
+        try:
+            return cast(Any, super()).construct_object(node, deep)
+        except (ValueError, LookupError) as error:
+            value = str(node.value) if isinstance(node, yaml.ScalarNode) else ""
+            kind = node.tag.rpartition(":")[2]
+            raise ConstructorError(
+                None,
+                None,
+                f"{value[:40]!r} reads as a {kind} and is none ({error}); quote it if it is a text",
+                node.start_mark,
+            ) from None
+
+    @staticmethod
+    def _make_whole(node: yaml.ScalarNode) -> None:
+        node.value = joined_surrogates(node.value)
+        if half := half_character(node.value):
+            problem = f"{half} is half a character; write both halves, or the character"
+            raise ComposerError(None, None, problem, node.start_mark)
 
     def _add(self, values: int, event: yaml.Event) -> None:
         self.count += values

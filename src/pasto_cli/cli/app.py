@@ -5,15 +5,21 @@ Exit codes: 0 done; 1 a mistake or a state that the user can mend (one clear lin
 """
 
 import os
+import signal
 import sys
+import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import unusable
+from pasto_cli.base.launch import world_size
 from pasto_cli.base.version import __version__
 from pasto_cli.cli import (
     benchmarks,
@@ -31,6 +37,7 @@ from pasto_cli.cli import (
     recipes,
     report,
     serve,
+    streams,
     train,
     verify,
 )
@@ -81,7 +88,8 @@ def _pasto(
 @contextmanager
 def _processes() -> Iterator[None]:
     """Meet the other processes of accelerate launch or torchrun; only the first one speaks."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if world_size() == 1:
+        _end_as_by_ctrl_c()
         if "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ:
             from pasto_cli.cli.console import Screen
 
@@ -98,7 +106,10 @@ def _processes() -> Iterator[None]:
     try:
         if distributed.rank() > 0:
             console.out.quiet = console.err.quiet = True
-            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            with (
+                open(os.devnull, "w", encoding="utf-8", errors="replace") as nowhere,
+                redirect_stdout(nowhere),
+            ):
                 yield
         else:
             yield
@@ -110,8 +121,28 @@ def _processes() -> Iterator[None]:
         distributed.destroy()
 
 
+def _end_as_by_ctrl_c() -> None:
+    """Let SIGTERM, by which batch systems end a job, do what Ctrl-C does.
+
+    Several processes are left to die of it: they hear it in different steps and would wait for one
+    another; their run goes on from its checkpoint.
+    """
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    if main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, interrupt)
+
+
 def _set_environment() -> None:
     """Settings of libraries that read them when they are imported; the user's own come first."""
+    try:
+        Path.home()
+    except RuntimeError:
+        # Libraries would take `~` for the name of a folder, and make it here.
+        os.environ.setdefault("HF_HOME", os.path.join(tempfile.gettempdir(), f"hf-{os.getuid()}"))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads that spin while they wait make everything many times slower as soon as another program
     # uses the processor.
@@ -133,19 +164,37 @@ def _show_own_warnings() -> None:
     warnings.showwarning = show
 
 
+def _run() -> None:
+    """Run a command, and see that what it had to say could be said."""
+    streams.require_text(sys.argv[1:])
+    try:
+        app()
+    except SystemExit as end:
+        if end.code in (0, None):
+            streams.require_written()
+        raise
+
+
 def main() -> None:
     """Run a command; a `PastoError` becomes a line, a next step and exit code 1."""
+    streams.guard()
     _set_environment()
     _show_own_warnings()
     try:
         with _processes():
-            app()
+            _run()
     except PastoError as error:
         from pasto_cli.cli.console import show_error
 
         show_error(error)
         sys.exit(1)
-    except BrokenPipeError:
-        # The reader of stdout went away (`pasto ... | head`): nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except KeyboardInterrupt:  # before or after the command itself, which ends by itself
+        sys.exit(130)
+    except OSError as error:
+        found = unusable(error)
+        if found is None:
+            raise
+        from pasto_cli.cli.console import show_error
+
+        show_error(found)
+        sys.exit(1)

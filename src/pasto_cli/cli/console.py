@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.table import Table
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.cli.streams import fits_output
 from pasto_cli.core.records.evaluation import without_nan
 
 if TYPE_CHECKING:
@@ -48,8 +49,17 @@ def show_mistake(error: PastoError) -> None:
 
 
 def print_json(data: Any) -> None:
-    """JSON on stdout; NaN and infinities become null."""
-    sys.stdout.write(json.dumps(without_nan(data), indent=1, ensure_ascii=False) + "\n")
+    """JSON on stdout; NaN and infinities become null.
+
+    What the console has no character for is escaped: a program that reads it gets it whole.
+    """
+    text = json.dumps(without_nan(data), indent=1, ensure_ascii=False)
+    print_text((text if fits_output(text) else json.dumps(without_nan(data), indent=1)) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Data on stdout, character for character."""
+    sys.stdout.write(text)
 
 
 def print_line(text: str) -> None:

@@ -2,18 +2,21 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.limits import require_coefficients
+from pasto_cli.base.paths import expanded
 from pasto_cli.cli import options
 
 if TYPE_CHECKING:
     from pasto_cli.cli.console import Screen
+    from pasto_cli.core.recipe.schema import Recipe
     from pasto_cli.workflows.compare import Method
     from pasto_cli.workflows.dials import Dial, LoadOptions
+    from pasto_cli.workflows.evaluate import Wanted
 
 SENTIMENT = "sentiment"
 """The one benchmark that asks no Yes/No questions."""
@@ -63,6 +66,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
+            callback=options.count,
             help="At most this many dilemmas (whole ones; controls stay), or documents of a task.",
             show_default=False,
         ),
@@ -122,7 +126,10 @@ def evaluate(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Rows of a batch of that harness. Default: 8.", show_default=False
+            min=1,
+            callback=options.count,
+            help="Rows of a batch of that harness. Default: 8.",
+            show_default=False,
         ),
     ] = None,
     quantization: options.Quantization = None,
@@ -181,7 +188,7 @@ def evaluate(
     _refuse(set_options, "the benchmarks of pasto", NOT_WITHOUT_A_HARNESS)
     if oracles:
         _refuse(set_options, "--oracles", NOT_WITH_ORACLES)
-        _oracles(benchmark or "mini-dilemmas", data, value or "honesty", label_sign, json)
+        _oracles(benchmark or "mini-dilemmas", data, value, label_sign, json)
         return
     asked: dict[str, Any] = {
         "benchmark": benchmark,
@@ -224,20 +231,36 @@ def _benchmarks(
     check_benchmark(benchmark, asked["data"])
     compare.check_names(beside.names)
     screen, how = Screen(), load_options()
-
-    def measured(dial: dials.Dial) -> workflow.Measured:
-        if _is_sentiment(dial, benchmark):
-            _refuse(set_options, f"the recipe's benchmark, {SENTIMENT}", NOT_WITH_SENTIMENT)
-            coefficients, limit = asked["coefficients"], asked["limit"]
-            return workflow.evaluate_sentiment(dial, screen, coefficients, limit)
-        return workflow.evaluate_dial(dial, workflow.plan_evaluation(dial, **asked), screen)
-
-    opened = (dials.open_dial(name, screen, how) for name in given or [None])
+    adapters = [dials.find_adapter(name, screen) for name in given or [None]]
+    # Before a model is loaded: what can be refused, is refused now.
+    wanted = [_want(found.recipe, beside, asked, set_options) for found in adapters]
+    opened = (dials.open_found(found, screen, how) for found in adapters)
     if comparison:
-        tables.show_comparisons(_compared(opened, beside, asked, screen), json)
+        tables.show_comparisons(_compared(opened, wanted, beside, screen), json)
         return
-    found = [measured(dial) for dial in opened]
+
+    def measured(dial: "Dial", ask: "Wanted | None") -> workflow.Measured:
+        if ask is not None:
+            return workflow.evaluate_dial(dial, workflow.plan_evaluation(dial, ask), screen)
+        coefficients, limit = asked["coefficients"], asked["limit"]
+        return workflow.evaluate_sentiment(dial, screen, coefficients, limit)
+
+    found = [measured(dial, ask) for dial, ask in zip(opened, wanted, strict=True)]
     tables.show_runs(found, workflow.across_runs(found), json)
+
+
+def _want(
+    recipe: "Recipe", beside: Compared, asked: Mapping[str, Any], set_options: Mapping[str, bool]
+) -> "Wanted | None":
+    """What is asked of a dial; None for the benchmark without questions."""
+    from pasto_cli.workflows import evaluate as workflow
+
+    if (asked["benchmark"] or recipe.evaluation.benchmark) != SENTIMENT:
+        return workflow.want(recipe, **asked)
+    given = {**set_options, "--baseline": bool(beside.names), "--equal-kl": beside.equal_kl}
+    _refuse(given, f"the recipe's benchmark, {SENTIMENT}", NOT_WITH_SENTIMENT)
+    workflow.sentiment_coefficients(recipe, asked["coefficients"])
+    return None
 
 
 def _run_harness(
@@ -256,7 +279,7 @@ def _run_harness(
         tasks=[name.strip() for name in tasks.names.split(",") if name.strip()],
         coefficients=tasks.coefficients or run.COEFFICIENTS,
         limit=tasks.limit,
-        folder=None if tasks.folder is None else Path(tasks.folder),
+        folder=None if tasks.folder is None else expanded(tasks.folder),
         batch_size=tasks.batch_size or 8,
     )
     prepared, screen = run.prepare(asked), Screen()
@@ -275,12 +298,8 @@ class Tasks(NamedTuple):
     batch_size: int | None
 
 
-def _is_sentiment(dial: "Dial", benchmark: str | None) -> bool:
-    return (benchmark or dial.recipe.evaluation.benchmark) == SENTIMENT
-
-
 def _compared(
-    opened: "Iterable[Dial]", beside: Compared, asked: dict[str, Any], screen: "Screen"
+    opened: "Iterable[Dial]", wanted: "Sequence[Wanted | None]", beside: Compared, screen: "Screen"
 ) -> "list[list[Method]]":
     """Each dial beside its baselines; what two dials share is measured once."""
     from pasto_cli.workflows import compare
@@ -288,11 +307,9 @@ def _compared(
 
     found: list[list[Method]] = []
     before: Dial | None = None
-    for dial in opened:
-        if _is_sentiment(dial, asked["benchmark"]):
-            given = {"--baseline": bool(beside.names), "--equal-kl": beside.equal_kl}
-            _refuse(given, f"the recipe's benchmark, {SENTIMENT}", tuple(given))
-        plan = workflow.plan_evaluation(dial, **asked)
+    for dial, ask in zip(opened, wanted, strict=True):
+        assert ask is not None  # refused by `_want`
+        plan = workflow.plan_evaluation(dial, ask)
         known = compare.same_for_both(found[-1], before, dial) if before else []
         found.append(compare.compare(dial, beside.names, plan, beside.equal_kl, screen, known))
         before = dial
@@ -308,7 +325,7 @@ def _refuse(given: Mapping[str, bool], where: str, not_with: Sequence[str]) -> N
         )
 
 
-def _oracles(name: str, data: str | None, value: str, label_sign: str, json: bool) -> None:
+def _oracles(name: str, data: str | None, value: str | None, label_sign: str, json: bool) -> None:
     from pasto_cli.cli import tables
     from pasto_cli.cli.console import Screen
     from pasto_cli.workflows import evaluate as workflow
@@ -320,15 +337,17 @@ def _oracles(name: str, data: str | None, value: str, label_sign: str, json: boo
     with Screen().task(f"simulated steerers on {name}"):
         sign: Literal["own", "original"] = "own" if label_sign == "own" else "original"
         found = workflow.oracles(name, data, value, sign)
-    tables.show_oracles(*found, value, sign, json)
+    tables.show_oracles(*found, sign, json)
 
 
 def _parse(text: str | None) -> list[float] | None:
     if text is None:
         return None
     try:
-        return [float(part) + 0.0 for part in text.split(",")]  # -0 is 0
+        found = [float(part) + 0.0 for part in text.split(",")]  # -0 is 0
     except ValueError:
         raise PastoError(
             f"--coeffs {text!r} is not a list of numbers", "Write --coeffs=-1,-0.5,0,0.5,1"
         ) from None
+    require_coefficients(found, "--coeffs")
+    return found

@@ -23,7 +23,9 @@ def export(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the exports. Default: export/ in the run's folder.", show_default=False
+            help="Folder for the exports. Default: export/ in the run's folder.",
+            show_default=False,
+            callback=options.expand,
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace exports that are there.")] = False,
@@ -50,6 +52,7 @@ def export(
     from pasto_cli.workflows import export as workflow
     from pasto_cli.workflows.dials import open_dials
 
+    workflow.check_export(format_, coeff or ())
     screen = Screen()
     dials = open_dials(
         adapter,

@@ -7,7 +7,10 @@ from typing import Annotated
 import typer
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.limits import require_coefficients, require_temperature
+from pasto_cli.base.text import is_blank
 from pasto_cli.cli import options
+from pasto_cli.cli.streams import output_gone, read_input
 
 
 def generate(
@@ -19,9 +22,11 @@ def generate(
     stdin: Annotated[
         bool, typer.Option("--stdin", help="Read prompts from standard input, one per line.")
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, tokens.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, callback=options.count, help="Longest answer, tokens.")
+    ] = 128,
+    temperature: Annotated[float, typer.Option(help="0 is greedy; 0.01 to 100.")] = 0.0,
+    seed: Annotated[int, typer.Option(callback=options.seed, help="Seed of sampling.")] = 0,
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,
@@ -43,8 +48,10 @@ def generate(
         raise PastoError(
             "give one prompt, or --stdin", 'For instance: pasto generate --coeff -1 "Hello."'
         )
+    require_temperature(temperature)
+    require_coefficients(coeff or (), "--coeff")
     prompts = _lines() if stdin else [prompt or ""]
-    if not prompts or not all(text.strip() for text in prompts):
+    if not prompts or any(map(is_blank, prompts)):
         raise PastoError(
             "the prompt is empty",
             "Write one prompt per line to standard input, or give one in quotes.",
@@ -70,20 +77,25 @@ def generate(
         ]
         if not json and stream is None:
             _show(asked, dials.coefficients, texts)
+            _stop_unless_seen()
     if json:
         print_json(records)
 
 
 def _lines() -> list[str]:
-    try:
-        return [line.strip() for line in sys.stdin if line.strip()]
-    except UnicodeDecodeError:
-        raise PastoError("standard input is not UTF-8", "Convert it to UTF-8 first.") from None
+    return [line.strip() for line in read_input().split("\n") if line.strip()]
 
 
 def _write(piece: str) -> None:
     sys.stdout.write(piece)
     sys.stdout.flush()
+    _stop_unless_seen()
+
+
+def _stop_unless_seen() -> None:
+    """End where nobody reads on (`pasto generate ... | head`): nothing is kept of a text."""
+    if output_gone():
+        raise typer.Exit
 
 
 def _show(prompt: str, coefficients: Sequence[float], texts: Sequence[str]) -> None:

@@ -27,7 +27,9 @@ def import_(
     ] = ("honest", "dishonest"),
     quantization: options.Quantization = None,
     device: options.Device = None,
-    out: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
+    out: Annotated[
+        Path, typer.Option(help="Folder that holds the runs.", callback=options.expand)
+    ] = Path("runs"),
     json: options.Json = False,
 ) -> None:
     """Make a run of an adapter that the published code saved.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import require_file_name
 from pasto_cli.cli import options
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ def make_pairs(
     recipe: Annotated[
         Path | None,
         typer.Option(
-            help="Take words, openings and model from a recipe instead.", show_default=False
+            help="Take words, openings and model from a recipe instead.",
+            show_default=False,
+            callback=options.expand,
         ),
     ] = None,
     personas: Annotated[
@@ -36,22 +39,34 @@ def make_pairs(
     templates: Annotated[
         Path | None,
         typer.Option(
-            help="File of persona templates with {persona}, one per line.", show_default=False
+            help="File of persona templates with {persona}, one per line.",
+            show_default=False,
+            callback=options.expand,
         ),
     ] = None,
     suffixes: Annotated[
         Path | None,
-        typer.Option(help="File of openings of a reply, one per line.", show_default=False),
+        typer.Option(
+            help="File of openings of a reply, one per line.",
+            show_default=False,
+            callback=options.expand,
+        ),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Hub dataset to take openings from.", show_default=False)
     ] = None,
     column: Annotated[str, typer.Option(help="Text column of the dataset.")] = "text",
     count: Annotated[
-        int | None, typer.Option(min=1, help="How many pairs; default 800.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1, callback=options.count, help="How many pairs; default 800.", show_default=False
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of the draw; default 0.", show_default=False)
+        int | None,
+        typer.Option(
+            callback=options.seed, help="Seed of the draw; default 0.", show_default=False
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -67,7 +82,9 @@ def make_pairs(
         ),
     ] = None,
     set_: options.Set = None,
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("pairs.jsonl"),
+    out: Annotated[Path, typer.Option(help="File to write.", callback=options.expand)] = Path(
+        "pairs.jsonl"
+    ),
     force: Annotated[
         bool, typer.Option("--force", help="Replace the file if it is there.")
     ] = False,
@@ -118,6 +135,7 @@ def make_pairs(
             raise PastoError("--screen names the model already", "Leave --model out.")
         source = screen or model
         model_spec = ModelSpec(source=source) if source else None
+    require_file_name(out)
     if out.exists() and not force:
         raise PastoError(
             f"{out} exists",

@@ -1,11 +1,40 @@
 """Options that several commands share, declared once."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pasto_cli.base.limits import LARGEST_SEED, MOST
+from pasto_cli.base.paths import expanded
+
 if TYPE_CHECKING:
     from pasto_cli.workflows.dials import LoadOptions
+
+
+def count(value: int | None) -> int | None:
+    """Callback of a count: its upper limit, which would only crowd `--help`."""
+    return _at_most(value, MOST)
+
+
+def seed(value: int | None) -> int | None:
+    """Callback of a seed: one that every generator takes."""
+    return _at_most(value, LARGEST_SEED)
+
+
+def _at_most(value: int | None, most: int) -> int | None:
+    if value is not None and not 0 <= value <= most:
+        raise typer.BadParameter(f"{value} is not in the range from 0 to {most}.")
+    return value
+
+
+def expand(path: Path | None) -> Path | None:
+    """Callback of every option and argument that is a path: `~` as the shell would have put it.
+
+    It does so for a word that begins with it; `--out=~/runs` arrives as it stands.
+    """
+    return None if path is None else expanded(path)
+
 
 Adapter = Annotated[
     str | None,

@@ -15,7 +15,9 @@ def pull(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the adapter. Default: the repository's name, here.", show_default=False
+            help="Folder for the adapter. Default: the repository's name, here.",
+            show_default=False,
+            callback=options.expand,
         ),
     ] = None,
     revision: Annotated[

@@ -15,6 +15,13 @@ def push(
     private: Annotated[
         bool, typer.Option("--private", help="Make a new repository private.")
     ] = False,
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            help="What the base is on the Hub, where it was trained on a folder or file.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the card and the files; upload nothing.")
     ] = False,
@@ -26,11 +33,15 @@ def push(
       pasto push user/gemma-3-1b-honesty --dry-run
 
       pasto push user/gemma-3-1b-honesty --private
+
+      pasto push user/dial -a runs/latest --base-model google/gemma-3-1b-it
     """
     from pasto_cli.cli.console import Screen, print_json, print_line
     from pasto_cli.workflows import publish as workflow
 
-    pushed = workflow.push_adapter(adapter, repo, Screen(), private=private, dry_run=dry_run)
+    pushed = workflow.push_adapter(
+        adapter, repo, Screen(), private=private, dry_run=dry_run, base_model=base_model
+    )
     if json:
         print_json(
             {

@@ -13,7 +13,9 @@ def recipe(
     file: Annotated[
         Path | None,
         typer.Argument(
-            help="YAML recipe, or the name of one that ships with pasto.", show_default=False
+            help="YAML recipe, or the name of one that ships with pasto.",
+            show_default=False,
+            callback=options.expand,
         ),
     ] = None,
     set_: options.Set = None,
@@ -28,14 +30,16 @@ def recipe(
 
       pasto recipe --schema
     """
+    from pasto_cli.cli.console import print_json, print_text
+    from pasto_cli.cli.streams import fits_output
     from pasto_cli.core.recipe.load import dump_recipe, load_recipe
     from pasto_cli.core.recipe.schema import Recipe
 
     if schema:
-        from pasto_cli.cli.console import print_json
-
         print_json(Recipe.model_json_schema())
         return
     if file is None:
         raise PastoError("no recipe given", "pasto recipe quickstart, or pasto recipe --schema")
-    typer.echo(dump_recipe(load_recipe(file, set_ or [])), nl=False)
+    resolved = load_recipe(file, set_ or [])
+    text = dump_recipe(resolved)
+    print_text(text if fits_output(text) else dump_recipe(resolved, ascii_only=True))

@@ -41,8 +41,9 @@ def show(name: Name) -> None:
       pasto recipes show quickstart
     """
     from pasto_cli.base import bundled
+    from pasto_cli.cli.console import print_text
 
-    typer.echo(bundled.recipe_text(name), nl=False)
+    print_text(bundled.recipe_text(name))
 
 
 @app.command("cp")
@@ -50,7 +51,11 @@ def cp(
     name: Name,
     out: Annotated[
         Path | None,
-        typer.Option(help="File or folder to write to. Default: here.", show_default=False),
+        typer.Option(
+            help="File or folder to write to. Default: here.",
+            show_default=False,
+            callback=options.expand,
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the file if it is there.")

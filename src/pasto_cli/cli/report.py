@@ -19,7 +19,9 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File to write. Default: report.html in the run's folder.", show_default=False
+            help="File to write. Default: report.html in the run's folder.",
+            show_default=False,
+            callback=options.expand,
         ),
     ] = None,
     json: options.Json = False,

@@ -28,9 +28,14 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 8000,
-    rows: Annotated[int, typer.Option(min=1, help="Most answers that decode together.")] = 16,
+    rows: Annotated[
+        int, typer.Option(min=1, callback=options.count, help="Most answers that decode together.")
+    ] = 16,
     max_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest answer where a request says nothing.")
+        int,
+        typer.Option(
+            min=1, callback=options.count, help="Longest answer where a request says nothing."
+        ),
     ] = 512,
     max_output_tokens: Annotated[
         int | None,

@@ -16,7 +16,9 @@ def train(
     recipe: Annotated[
         Path | None,
         typer.Argument(
-            help="YAML recipe, or the name of one that ships with pasto.", show_default=False
+            help="YAML recipe, or the name of one that ships with pasto.",
+            show_default=False,
+            callback=options.expand,
         ),
     ] = None,
     set_: options.Set = None,
@@ -28,11 +30,15 @@ def train(
             help="Train this many adapters, with training.seed counted up from the recipe's.",
         ),
     ] = 1,
-    out: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
+    out: Annotated[
+        Path, typer.Option(help="Folder that holds the runs.", callback=options.expand)
+    ] = Path("runs"),
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="Run folder: go on with a run that was killed or interrupted.", show_default=False
+            help="Run folder: go on with a run that was killed or interrupted.",
+            show_default=False,
+            callback=options.expand,
         ),
     ] = None,
     force: Annotated[
@@ -65,6 +71,7 @@ def train(
     from pasto_cli.core.recipe.load import load_recipe
 
     resolved = load_recipe(recipe, set_ or []) if recipe else None  # before torch is loaded
+    from pasto_cli.base.runs import followed
     from pasto_cli.cli.console import Screen, print_json
     from pasto_cli.core.models.distributed import copied_by_the_others, kept_by_the_first
     from pasto_cli.workflows import train as workflow
@@ -72,7 +79,7 @@ def train(
     screen = Screen()
     found: list[Trained] = []
     if resume:
-        with copied_by_the_others(resume) as run:
+        with copied_by_the_others(followed(resume)) as run:
             found.append(workflow.resume_run(run, screen))
             if not json:
                 _show(found[-1])

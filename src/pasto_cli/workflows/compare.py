@@ -127,7 +127,7 @@ def _compare(
         if methods:
             run = _with_differences(run, methods[0].run, plan.settings.seed)
         file = Path(name).resolve().name if _is_run(name) else name
-        keep_evaluation(dial, run, file + ("-equal-kl" if equal_kl else "-compared"))
+        keep_evaluation(dial, run, watch, file + ("-equal-kl" if equal_kl else "-compared"))
         methods.append(Method(name, run, sizes))
     for name in names:
         if name in known:

@@ -6,7 +6,6 @@ weights of its base by dW(a) (`core.steering.adapter`). Dials that turn together
 own coefficients c_i stands at dW = sum_i dW_i(c * c_i).
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 
 from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError, first_problem
+from pasto_cli.base.limits import require_coefficients
 from pasto_cli.core.artifact import store
 from pasto_cli.core.models.forward import settle_packing
 from pasto_cli.core.models.loaded import LoadedModel
@@ -48,6 +48,18 @@ class LoadOptions(NamedTuple):
 
 AS_TRAINED = LoadOptions()
 """The base as in training, on the best device, everything checked."""
+
+
+class FoundAdapter(NamedTuple):
+    """An adapter on this machine, before anything large is loaded."""
+
+    folder: Path
+    meta: Meta
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that it was trained with."""
+        return recipe_of(self.meta, self.folder)
 
 
 class Dial:
@@ -183,7 +195,14 @@ def open_dial(
     Raises:
         PastoError: If adapter or base are missing, damaged or do not belong together.
     """
-    folder, meta = _read_adapter(name, watch)
+    return open_found(find_adapter(name, watch), watch, options, packing)
+
+
+def open_found(
+    found: FoundAdapter, watch: Watcher, options: LoadOptions = AS_TRAINED, packing: bool = True
+) -> Dial:
+    """Load an adapter that was found, and the base that it names; see `open_dial`."""
+    folder, meta = found
     lm = open_model(_base_of(meta, options), watch, packing)
     adapter = store.load_adapter(folder, meta, lm, options.verify)
     dial = Dial(lm, adapter, meta, folder, options.raw)
@@ -216,7 +235,7 @@ def open_set(
     first = open_dial(split[0][0], watch, options, packing)
     dials = [first]
     for name, _ in split[1:]:
-        folder, meta = _read_adapter(name, watch)
+        folder, meta = find_adapter(name, watch)
         adapter = store.load_adapter(folder, meta, first.lm, options.verify)
         dials.append(Dial(first.lm, adapter, meta, folder, options.raw))
     return DialSet(dials, [1.0 if own is None else own for _, own in split], coefficients)
@@ -242,6 +261,7 @@ def open_dials(
     Raises:
         PastoError: For options that contradict each other.
     """
+    require_coefficients(coefficients or (), "--coeff")
     if names is not None and len(names) > 1:
         return open_set(names, watch, options, coefficients=coefficients or (1.0,), packing=False)
     name, own = split_coefficient(names[0]) if names else (None, None)
@@ -271,15 +291,16 @@ def split_coefficient(text: str) -> tuple[str, float | None]:
         return text, None
     if not (name and colon):
         return text, None
-    if not math.isfinite(own):
-        raise PastoError(
-            f"{text}: {number} is not a coefficient", "Write numbers such as NAME:-0.5"
-        )
+    require_coefficients([own], text)
     return name, own
 
 
-def _read_adapter(name: str | None, watch: Watcher) -> tuple[Path, Meta]:
-    """Local folder and pasto.json of what a user named; what is not here is fetched."""
+def find_adapter(name: str | None, watch: Watcher) -> FoundAdapter:
+    """Find what a user named, without its base; what is not here is fetched.
+
+    Raises:
+        PastoError: If there is none, or its pasto.json is damaged.
+    """
     folder = runs.adapter_folder(name)
     if folder is None:
         from pasto_cli.core.artifact import hub
@@ -291,7 +312,7 @@ def _read_adapter(name: str | None, watch: Watcher) -> tuple[Path, Meta]:
         watch.note(f"adapter: {folder.parent}")
     meta = store.read_meta(folder)
     recipe_of(meta, folder)  # a damaged recipe is refused before a model is loaded
-    return folder, meta
+    return FoundAdapter(folder, meta)
 
 
 def _base_of(meta: Meta, options: LoadOptions) -> ModelSpec:
@@ -322,7 +343,7 @@ def recipe_of(meta: Meta, folder: Path) -> Recipe:
         PastoError: If it is none of ours.
     """
     try:
-        return Recipe.model_validate(meta.recipe)
+        return meta.trained_with
     except ValidationError as error:
         raise PastoError(
             f"{folder / store.META}: recipe.{first_problem(error)}",

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 from pasto_cli.base import bundled, runs
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.files import write_text, writing
+from pasto_cli.base.files import NotWritten, write_text
 from pasto_cli.base.provenance import now, versions
 from pasto_cli.base.statistics import Spread
 from pasto_cli.core.evaluation.benchmarks import Benchmark, load_benchmark, subset
+from pasto_cli.core.evaluation.benchmarks.item import plain
 from pasto_cli.core.evaluation.details import with_details
 from pasto_cli.core.evaluation.disturbance import (
     NeutralProbe,
@@ -25,6 +26,7 @@ from pasto_cli.core.models import distributed
 from pasto_cli.core.models.devices import layer_precision
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.memory import enough_memory
+from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.evaluation import EvalRun, Evaluated, SentimentRun, dump
 from pasto_cli.core.records.scores import Disturbance, LabelSign, key
 from pasto_cli.core.steering.steerer import Steerer
@@ -37,6 +39,16 @@ LOW_MEMORY = (
     "Lower evaluation.node_budget in the recipe, or load the base with --quantization 4bit."
 )
 SENTIMENT = "sentiment"
+
+
+class Wanted(NamedTuple):
+    """What an evaluation asks of any dial with a recipe."""
+
+    benchmark: Benchmark
+    """Cut to size."""
+    settings: EvalSettings
+    limit: int | None
+    """Dilemmas at most."""
 
 
 class Plan(NamedTuple):
@@ -63,8 +75,8 @@ class Measured(NamedTuple):
         return self.found.run if isinstance(self.found, Evaluated) else self.found
 
 
-def plan_evaluation(
-    dial: Dial,
+def want(
+    recipe: Recipe,
     *,
     benchmark: str | None = None,
     data: str | None = None,
@@ -72,11 +84,11 @@ def plan_evaluation(
     value: str | None = None,
     coefficients: Sequence[float] | None = None,
     label_sign: LabelSign = "own",
-) -> Plan:
-    """Decide what an evaluation asks; what is not given comes from the dial's recipe.
+) -> Wanted:
+    """Decide what an evaluation asks; what is not given comes from a recipe. Needs no model.
 
     Args:
-        dial: The dial to be measured.
+        recipe: Of the dial to be measured.
         benchmark: Bundled name, `dailydilemmas`, or a benchmark file.
         data: Local folder with the DailyDilemmas files.
         limit: Dilemmas at most.
@@ -87,13 +99,13 @@ def plan_evaluation(
     Raises:
         PastoError: If there is no such benchmark, or no row of it carries the value.
     """
-    spec = recipe_of(dial.meta, dial.folder).evaluation
+    spec = recipe.evaluation
     # The recipe's limit is for the recipe's benchmark; another one is taken whole.
     if limit is None and benchmark in (None, spec.benchmark):
         limit = spec.limit
     whole = load_benchmark(benchmark or spec.benchmark, data)
     settings = EvalSettings(
-        value=value or _only_value(whole) or spec.value,
+        value=plain(value or only_value(whole) or spec.value),
         coefficients=coefficients or spec.coefficients,
         pmass_threshold=spec.pmass_threshold,
         node_budget=spec.node_budget,
@@ -102,9 +114,16 @@ def plan_evaluation(
     )
     part = subset(whole, settings.value, limit, spec.seed)
     require_value(part, settings.value)
+    return Wanted(part, settings, limit)
+
+
+def plan_evaluation(dial: Dial, wanted: Wanted) -> Plan:
+    """What a dial will be asked, and what will be written down about it."""
+    spec = dial.recipe.evaluation
     with layer_precision(dial.lm, spec.precision) as low:
         facts = {"layers": "bfloat16" if low else str(dial.lm.dtype).removeprefix("torch.")}
-    return Plan(part, settings, provenance_of(dial, spec.seed, limit) | facts, spec.precision)
+    provenance = provenance_of(dial, spec.seed, wanted.limit) | facts
+    return Plan(wanted.benchmark, wanted.settings, provenance, spec.precision)
 
 
 def provenance_of(dial: Dial, bootstrap_seed: int, limit: int | None) -> dict[str, Any]:
@@ -118,13 +137,13 @@ def provenance_of(dial: Dial, bootstrap_seed: int, limit: int | None) -> dict[st
         "quantization": dial.lm.spec.quantization,
         "created": now(),
         "versions": versions(),
-        "training_seed": dial.meta.recipe["training"]["seed"],
+        "training_seed": dial.meta.trained_with.training.seed,
         "bootstrap_seed": bootstrap_seed,
         "limit": limit,
     }
 
 
-def _only_value(benchmark: Benchmark) -> str | None:
+def only_value(benchmark: Benchmark) -> str | None:
     """The value of a benchmark that is about one, whatever the recipe calls its own."""
     values = {value for item in benchmark.items for value in item.labels}
     return values.pop() if len(values) == 1 else None
@@ -154,7 +173,7 @@ def evaluate_dial(dial: Dial, plan: Plan, watch: Watcher) -> Measured:
             dial, dial.steerer, neutral_probe(dial.lm), run.coefficients, plan.settings.seed
         )
     run = run.model_copy(update={"disturbance": found})
-    return Measured(with_details(run), keep_evaluation(dial, run))
+    return Measured(with_details(run), keep_evaluation(dial, run, watch))
 
 
 def neutral_probe(lm: LoadedModel) -> NeutralProbe:
@@ -174,24 +193,44 @@ def disturbances(
     return found
 
 
-def keep_evaluation(dial: Dial, run: EvalRun, method: str = "") -> Path | None:
-    """Write an evaluation beside the run that it belongs to; None where there is no run folder."""
+def keep_evaluation(dial: Dial, run: EvalRun, watch: Watcher, method: str = "") -> Path | None:
+    """Write an evaluation beside the run that it belongs to; None where that is not possible."""
     sign = "" if run.label_sign == "own" else "-original-sign"
     name = f"{run.benchmark}{sign}{f'-{method}' if method else ''}.json"
-    return keep(dial, name, dump(run))
+    return keep(dial, name, dump(run), watch)
 
 
-def keep(dial: Dial, name: str, text: str) -> Path | None:
-    """Write a file into eval/ of the dial's run; None where there is no run folder."""
+def keep(dial: Dial, name: str, text: str, watch: Watcher) -> Path | None:
+    """Write a file into eval/ of the dial's run.
+
+    None where there is no run folder, or it cannot be written: what was measured is shown all the
+    same.
+    """
     run = runs.run_of(dial.folder)
     # Every process has the same result; the first one writes it.
     if distributed.rank() > 0 or run is None:
         return None
     path = run / "eval" / name
-    with writing(path):
-        path.parent.mkdir(exist_ok=True)
-    write_text(path, text)
+    try:
+        write_text(path, text)
+    except NotWritten as error:
+        watch.warn(f"{error.message}: what was measured is not kept")
+        return None
     return path
+
+
+def sentiment_coefficients(recipe: Recipe, coefficients: Sequence[float] | None) -> list[float]:
+    """Where the sentiment benchmark measures; 0 is always there.
+
+    Raises:
+        PastoError: If that is all.
+    """
+    wanted = sorted({*map(float, coefficients or recipe.evaluation.coefficients), 0.0})
+    if len(wanted) < 2:
+        raise PastoError(
+            "the sentiment benchmark needs two coefficients or more", "Write --coeffs=-1,0,1"
+        )
+    return wanted
 
 
 def evaluate_sentiment(
@@ -202,16 +241,12 @@ def evaluate_sentiment(
 
     spec = recipe_of(dial.meta, dial.folder).evaluation
     prompts = bundled.lines("sentiment_prompts.txt")[:limit]
-    wanted = sorted({*map(float, coefficients or spec.coefficients), 0.0})
-    if len(wanted) < 2:
-        raise PastoError(
-            "the sentiment benchmark needs two coefficients or more", "Write --coeffs=-1,0,1"
-        )
+    wanted = sentiment_coefficients(dial.recipe, coefficients)
     label = f"{SENTIMENT}: {len(prompts)} prompts at {len(wanted)} coefficients"
     with enough_memory(LOW_MEMORY), watch.task(label, len(prompts)) as advance:
         texts = generate_many(dial.lm, dial.steerer, prompts, wanted, progress=advance)
     run = score_texts(prompts, wanted, texts, spec.seed, provenance_of(dial, spec.seed, limit))
-    return Measured(run, keep(dial, f"{SENTIMENT}.json", run.model_dump_json(indent=1)))
+    return Measured(run, keep(dial, f"{SENTIMENT}.json", run.model_dump_json(indent=1), watch))
 
 
 def across_runs(found: Sequence[Measured]) -> dict[str, Spread]:
@@ -230,14 +265,21 @@ def across_runs(found: Sequence[Measured]) -> dict[str, Spread]:
 
 
 def oracles(
-    benchmark: str, data: str | None, value: str, label_sign: LabelSign
-) -> tuple[Benchmark, int, list[OracleScore]]:
+    benchmark: str, data: str | None, value: str | None, label_sign: LabelSign
+) -> tuple[Benchmark, str, int, list[OracleScore]]:
     """Simulated steerers on a benchmark: what its metric rewards. No model is loaded.
 
+    Args:
+        benchmark: See `want`.
+        data: See `want`.
+        value: None for the only one of the benchmark, or honesty.
+        label_sign: See `want`.
+
     Returns:
-        The benchmark, its number of rows labelled for the value, and the scores of each oracle.
+        The benchmark, the value, its number of labelled rows, and the scores of each oracle.
     """
     whole = load_benchmark(benchmark, data)
+    value = plain(value or only_value(whole) or "honesty")
     require_value(whole, value)
     labelled = sum(value in item.labels for item in whole.items)
-    return whole, labelled, score_oracles(whole.items, value, label_sign)
+    return whole, value, labelled, score_oracles(whole.items, value, label_sign)

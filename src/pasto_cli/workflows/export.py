@@ -1,6 +1,7 @@
 """`pasto export`: a dial at stated coefficients, in the formats of other engines."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,20 @@ class Exported(NamedTuple):
     """Largest logit there."""
 
 
+def check_export(kind: str, coefficients: Sequence[float]) -> None:
+    """Refuse what cannot be exported, before a model is loaded.
+
+    Raises:
+        PastoError: For an unknown format, or coefficient 0.
+    """
+    if kind not in FORMATS:
+        raise PastoError(f"--format {kind!r} is not known", f"Write {', '.join(FORMATS)}.")
+    if 0.0 in coefficients:
+        raise PastoError(
+            "coefficient 0 is the base model: there is nothing to export", "Leave it out."
+        )
+
+
 def export_dials(
     dials: DialSet, kind: str, out: Path | None, watch: Watcher, *, force: bool = False
 ) -> list[Exported]:
@@ -47,8 +62,7 @@ def export_dials(
         PastoError: For an unknown format, coefficient 0, a name that exists, or a disk that is
             full.
     """
-    if kind not in FORMATS:
-        raise PastoError(f"--format {kind!r} is not known", f"Write {', '.join(FORMATS)}.")
+    check_export(kind, dials.coefficients)
     root = out or (runs.run_of(dials.dials[0].folder) or Path()) / "export"
     found = []
     for a in dict.fromkeys(dials.coefficients):

@@ -9,6 +9,7 @@ from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError, first_problem
 from pasto_cli.base.files import write_text
 from pasto_cli.base.hub_ids import is_hub_id
+from pasto_cli.base.paths import expanded
 from pasto_cli.base.provenance import now, versions
 from pasto_cli.core.artifact import store
 from pasto_cli.core.artifact.antipasto_format import FILES, Original, read_original
@@ -22,7 +23,7 @@ from pasto_cli.core.records.training import ImportRecord
 from pasto_cli.core.report.card import card
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.workflows.dials import AS_TRAINED, LoadOptions, open_model
-from pasto_cli.workflows.progress import Watcher
+from pasto_cli.workflows.progress import Watcher, mark_latest
 
 
 def import_adapter(
@@ -60,13 +61,13 @@ def import_adapter(
     with runs.removed_unless(run, (run / "adapter").exists):
         write_text(run / "recipe.yaml", dump_recipe(recipe))
         store.save(run / "adapter", adapter, meta, card(meta, []))
-    runs.mark_latest(run)
+    mark_latest(run, watch)
     return run
 
 
 def _fetch(source: str, watch: Watcher) -> Path:
     """Local folder of a published adapter."""
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if folder.is_dir():
         return folder
     from pasto_cli.core.artifact import hub

@@ -92,6 +92,8 @@ def write_new_pairs(spec: PairsSpec, model: ModelSpec | None, out: Path, watch: 
         PastoError: If too few pairs are left, or the file cannot be written.
     """
     found = make_pairs(spec)
+    for note in found.notes:
+        watch.note(note)
     made = _in_words(found) if model is None else _in_tokens(found, model, watch)
     write_pairs(made.pairs, out)
     return made

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Protocol
 
+from pasto_cli.base import runs
+from pasto_cli.base.errors import PastoError
 from pasto_cli.core.records.training import Elicitation, Step
 
 
@@ -54,3 +57,11 @@ class Silent:
     def training(self) -> Iterator[Callable[[Step], None]]:
         """Ignore."""
         yield lambda _: None
+
+
+def mark_latest(run: Path, watch: Watcher) -> None:
+    """Let `latest` point to a run; where it cannot, the run is as good as ever, and it is said."""
+    try:
+        runs.mark_latest(run)
+    except PastoError as error:
+        watch.warn(f"'latest' does not point to this run ({error.message}): name it, {run}")

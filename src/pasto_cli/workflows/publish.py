@@ -2,13 +2,14 @@
 
 import contextlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import replace_folder
-from pasto_cli.base.hub_ids import is_hub_id, looks_like_path
+from pasto_cli.base.hub_ids import is_hub_id
 from pasto_cli.core.artifact import store
 from pasto_cli.core.records.adapter import Meta
 from pasto_cli.core.records.evaluation import EvalRun, parse
@@ -36,7 +37,13 @@ class Pulled(NamedTuple):
 
 
 def push_adapter(
-    name: str | None, repo: str, watch: Watcher, *, private: bool, dry_run: bool
+    name: str | None,
+    repo: str,
+    watch: Watcher,
+    *,
+    private: bool,
+    dry_run: bool,
+    base_model: str | None = None,
 ) -> Pushed:
     """Publish an adapter with a card made from the run's own facts.
 
@@ -46,6 +53,8 @@ def push_adapter(
         watch: Told of what others will miss, and of progress.
         private: Make a new repository private.
         dry_run: Upload nothing.
+        base_model: Repository of the base, where it was trained on a folder or file of this
+            machine; pasto.json and the card then name it.
 
     Raises:
         PastoError: If there is no such adapter here, or the Hub does not take it.
@@ -58,12 +67,9 @@ def push_adapter(
         raise PastoError(f"{name} is on the Hub already", "Give a local run or adapter folder.")
     meta = store.read_meta(folder)
     recipe_of(meta, folder)
+    # A dry run asks nothing of the Hub.
+    meta = _with_base(meta, base_model, (lambda _: "main") if dry_run else hub.commit_of, watch)
     text = card(meta, _own_evaluations(folder)).replace("THIS", repo)
-    source = meta.base.spec.source
-    if looks_like_path(source) or source.endswith(".gguf"):
-        watch.warn(
-            f"the base {source} is not on the Hub: others need the same file to use this adapter"
-        )
     if meta.certificate is None or not meta.certificate.passed:
         watch.warn("this adapter has no passed certificate; its card says so")
     if not (folder / store.TENSORS).is_file():
@@ -71,12 +77,39 @@ def push_adapter(
             f"{folder}: {store.TENSORS} is missing",
             "Train again, or give another adapter with --adapter.",
         )
-    files = {name: (folder / name).stat().st_size for name in (store.TENSORS, store.META)}
-    files[store.CARD] = len(text.encode())
+    facts = store.as_json(meta)
+    files = {
+        store.TENSORS: (folder / store.TENSORS).stat().st_size,
+        store.META: len(facts.encode()),
+        store.CARD: len(text.encode()),
+    }
     if dry_run:
         return Pushed(text, files, None)
     with watch.task(f"uploading to {repo}"):
-        return Pushed(text, files, hub.upload(folder, repo, text, private))
+        return Pushed(text, files, hub.upload(folder, repo, text, facts, private))
+
+
+def _with_base(
+    meta: Meta, base_model: str | None, commit_of: Callable[[str], str], watch: Watcher
+) -> Meta:
+    """pasto.json with the base as others will find it; says so where they will not."""
+    base = meta.base
+    if base_model is not None:
+        _require_id(base_model)
+        if base.repository not in (None, base_model):
+            raise PastoError(
+                f"this adapter was trained on {base.repository}, which is on the Hub",
+                "Leave --base-model out.",
+            )
+        spec = base.spec.model_copy(update={"source": base_model, "revision": None})
+        named = base.model_copy(update={"spec": spec, "commit": commit_of(base_model)})
+        return meta.model_copy(update={"base": named})
+    if base.repository is None and not base.spec.source.startswith(("random:", "package:")):
+        watch.warn(
+            f"the base {base.spec.source} is a folder or file of this machine: say what it is on "
+            f"the Hub with --base-model org/name, or others need the same one to use this adapter"
+        )
+    return meta
 
 
 def _require_id(repo: str) -> None:
@@ -115,6 +148,7 @@ def pull_adapter(
         found = hub.download(repo, revision=revision)
         meta = store.read_meta(found)
         recipe_of(meta, found)
+        store.require_whole(found, meta)
         replace_folder(folder, lambda scratch: shutil.copytree(found, scratch))
     return Pulled(folder, found.name, meta)  # the client's cache names folders by commit
 

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from pasto_cli.base import bundled, runs
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.files import write_text
+from pasto_cli.base.files import read_text, require_file_name, write_text
 from pasto_cli.base.format import format_coefficient
 from pasto_cli.core.artifact import store
 from pasto_cli.core.evaluation.details import with_details
@@ -18,7 +20,9 @@ from pasto_cli.workflows.progress import Watcher
 from pasto_cli.workflows.publish import evaluations_of
 from pasto_cli.workflows.screen import read_screen
 
-SAMPLES = "samples.json"
+HISTORY, SAMPLES = "history.jsonl", "samples.json"
+_STEP: TypeAdapter[Step] = TypeAdapter(Step)
+_SAMPLES: TypeAdapter[list[Sample]] = TypeAdapter(list[Sample])
 
 
 def write_report(name: str | None, samples: int, out: Path | None, watch: Watcher) -> Path:
@@ -34,6 +38,8 @@ def write_report(name: str | None, samples: int, out: Path | None, watch: Watche
     Raises:
         PastoError: If there is no such run on this machine, or a file of it cannot be read.
     """
+    if out is not None:
+        require_file_name(out)
     folder = runs.adapter_folder(name)
     if folder is None or not (folder.parent / "recipe.yaml").exists():
         raise PastoError(
@@ -41,10 +47,11 @@ def write_report(name: str | None, samples: int, out: Path | None, watch: Watche
             "Give a folder under runs/, such as runs/latest.",
         )
     root = folder.parent
+    path = out or root / "report.html"
     if name is None:
         watch.note(f"run: {root}")
     meta = store.read_meta(folder)
-    recipe, history = _recipe_and_history(root)
+    recipe, history = _recipe_of(root), _history_of(root, watch)
     evaluations = evaluations_of(root)
     sentiment = sentiment_of(root)
     texts = _samples(name or str(root), root, sentiment, samples, watch)
@@ -60,24 +67,50 @@ def write_report(name: str | None, samples: int, out: Path | None, watch: Watche
             screen=read_screen(root),
         )
         page = render(contents)
-    path = out or root / "report.html"
     write_text(path, page)
     return path
 
 
-def _recipe_and_history(root: Path) -> tuple[str, list[Step]]:
-    """The resolved recipe, and what every step told."""
-    path = root / "history.jsonl"
+def _recipe_of(root: Path) -> str:
+    """The resolved recipe, as it is written."""
+    path = root / "recipe.yaml"
     try:
-        recipe = (root / "recipe.yaml").read_text(encoding="utf-8")
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        if lines and not lines[-1].endswith("}"):
-            lines.pop()  # a training that was killed may leave half a line
-        return recipe, [Step(**json.loads(line)) for line in lines if line.strip()]
-    except (OSError, ValueError, TypeError) as error:
+        return read_text(path)
+    except OSError as error:
         raise PastoError(
-            f"{root}: history.jsonl or recipe.yaml cannot be read ({error})", "Train again."
+            f"{path}: cannot be read ({error.strerror or error})", "Put the run's file back."
         ) from None
+
+
+def _history_of(root: Path, watch: Watcher) -> list[Step]:
+    """What every step told; a line that cannot be read costs that line."""
+    path = root / HISTORY
+    try:
+        # Bytes that are no text spoil their own line only.
+        text = path.read_bytes().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        watch.warn(f"{path} cannot be read ({error.strerror or error}): no training is shown")
+        return []
+    steps: list[Step] = []
+    damaged: list[int] = []
+    lines = text.removeprefix("\ufeff").split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip("\0 \r\t"):
+            continue
+        try:
+            steps.append(_STEP.validate_json(line))
+        except ValueError:
+            # A training that was killed may leave half a line at the end: that is no damage.
+            if number < len(lines):
+                damaged.append(number)
+    if damaged:
+        shown = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+        watch.warn(
+            f"{path}: {len(damaged)} damaged lines are left out ({shown}); {len(steps)} are shown"
+        )
+    return steps
 
 
 def sentiment_of(root: Path) -> SentimentRun | None:
@@ -108,9 +141,8 @@ def _samples(
 def _kept_samples(path: Path) -> list[Sample]:
     """Texts that an earlier report generated; none where the file cannot be read."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return [Sample(x["prompt"], x["texts"]) for x in kept]
-    except (OSError, ValueError, KeyError, TypeError):
+        return _SAMPLES.validate_json(path.read_bytes())
+    except (OSError, ValueError):
         return []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pasto_cli.base import bundled
-from pasto_cli.base.cache import cache_dir
+from pasto_cli.base.cache import cached_file, keep
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import write_text
 from pasto_cli.base.provenance import versions
@@ -146,9 +146,7 @@ def _screen(spec: PairsSpec, lm: LoadedModel, settings: ScreenSettings, watch: W
         found = screen_templates(
             lm, templates, personas_of(spec), questions, suffixes, settings, advance
         )
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, found.model_dump_json())
+    keep(path, lambda scratch: scratch.write_text(found.model_dump_json(), encoding="utf-8"))
     return found
 
 
@@ -159,7 +157,10 @@ def _cached(
     templates: Sequence[str],
     texts: Sequence[str],
 ) -> Path | None:
-    """File of a screen in the cache, named by what decides it; None for a base without a hash."""
+    """File of a screen in the cache, named by what decides it.
+
+    None for a base without a hash, or without a cache.
+    """
     if lm.commit is None:
         return None
     facts = {
@@ -171,7 +172,7 @@ def _cached(
         "versions": versions(),
     }
     name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:40]
-    return cache_dir() / "screens" / f"{name}.json"
+    return cached_file("screens", f"{name}.json")
 
 
 def _read(path: Path) -> Screen | None:

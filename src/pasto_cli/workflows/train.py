@@ -6,13 +6,16 @@
 on from there (`resume_run`), and the adapter in it is always one that loads.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.files import write_text
+from pasto_cli.base.files import NotWritten, write_text
+from pasto_cli.base.limits import LARGEST_SEED
 from pasto_cli.base.provenance import now, versions
 from pasto_cli.core.artifact import store
 from pasto_cli.core.artifact.verify import describe_base, reference_logits
@@ -46,7 +49,7 @@ from pasto_cli.workflows.prepare import (
     recipe_anchors,
     tokenise_recipe,
 )
-from pasto_cli.workflows.progress import Watcher
+from pasto_cli.workflows.progress import Watcher, mark_latest
 from pasto_cli.workflows.screen import screen_for_training, write_screen
 
 ANCHORS = "anchors.jsonl"
@@ -69,6 +72,11 @@ def with_seeds(recipe: Recipe, count: int) -> list[Recipe]:
     if count == 1:
         return [recipe]
     first = recipe.training.seed
+    if first + count - 1 > LARGEST_SEED:
+        raise PastoError(
+            f"{count} seeds from {first} on go beyond {LARGEST_SEED}, the largest seed",
+            "Lower training.seed.",
+        )
     return [
         recipe.model_copy(
             update={
@@ -98,6 +106,8 @@ def train_recipe(
     """
     check_benchmark(recipe.evaluation.benchmark)
     pair_set = make_pairs(recipe.pairs)
+    for note in pair_set.notes:
+        watch.note(note)
     anchors = recipe_anchors(recipe)
     recipe_questions(recipe)  # what is wrong with them is said before a model is loaded
     lm = open_model(recipe.model, watch)
@@ -108,12 +118,13 @@ def train_recipe(
         pair_set = make_pairs(pairs)
     folder = runs.new_run(recipe.name, root)
     with runs.removed_unless(folder, lambda: checkpoint.begun(folder)):
-        write_text(folder / "recipe.yaml", dump_recipe(recipe))
         write_pairs(pair_set.pairs, folder / "pairs.jsonl")
         if anchors is not None:
             write_anchors(anchors, folder / ANCHORS)
         if screen is not None:
             write_screen(screen, folder)
+        # Last: where it stands, the run can be begun again from its folder alone.
+        write_text(folder / "recipe.yaml", dump_recipe(recipe))
         return _train(recipe, pair_set, anchors, folder, watch, lm)
 
 
@@ -128,22 +139,22 @@ def resume_run(run: Path, watch: Watcher) -> Trained:
     Raises:
         PastoError: If the run is finished, incomplete or being trained by another process.
     """
-    run = run.resolve()
+    run = runs.followed(run).resolve()
     if not (run / "recipe.yaml").is_file():
         raise PastoError(
             f"{run}: no run here (recipe.yaml is missing)",
             "Give the folder of a run, such as runs/TIME-NAME.",
         )
     recipe = load_stored_recipe(run / "recipe.yaml")
-    _refuse_finished(run)
+    _refuse_finished(run, watch)
     anchors = read_anchors(run / ANCHORS) if recipe.losses.anchor is not None else None
     pair_set = read_pairs(run / "pairs.jsonl")
     return _train(recipe, pair_set, anchors, run, watch, open_model(recipe.model, watch))
 
 
-def _refuse_finished(run: Path) -> None:
+def _refuse_finished(run: Path, watch: Watcher) -> None:
     if runs.holds_adapter(run / "adapter") and not checkpoint.begun(run):
-        runs.mark_latest(run)  # it may have been killed just before that
+        mark_latest(run, watch)  # it may have been killed just before that
         raise PastoError(
             f"{run} is finished: there is nothing to resume", f"Measure it: pasto eval {run}"
         )
@@ -159,8 +170,10 @@ def _train(
 ) -> Trained:
     """From loaded pairs to the certificate, in a run's folder."""
     tokens = tokenise_recipe(pair_set, recipe, lm, watch)
-    with checkpoint.held(folder):
-        _refuse_finished(folder)  # another process may have finished it while this one waited
+    with checkpoint.held(folder), _says_how_to_go_on(folder):
+        _refuse_finished(
+            folder, watch
+        )  # another process may have finished it while this one waited
         snapshot = checkpoint.load_state(folder)
         if snapshot is None:
             check_elicitation(lm, pair_set, tokens, recipe, watch)
@@ -180,10 +193,23 @@ def _train(
         calibration = run.calibrate(watch)
         certificate = run.certify(calibration, watch)
         run.save(result.record(), certificate, calibration)
-        runs.mark_latest(folder)
+        mark_latest(folder, watch)
         checkpoint.retire(folder)
     checkpoint.remove(folder)
     return Trained(folder, result, certificate, calibration)
+
+
+@contextmanager
+def _says_how_to_go_on(folder: Path) -> Generator[None, None, None]:
+    """Name the next step of a training that the disk ended."""
+    try:
+        yield
+    except NotWritten as error:
+        if checkpoint.begun(folder):
+            error.hint += (
+                f" Nothing is lost but the step in progress; then: pasto train --resume {folder}"
+            )
+        raise
 
 
 def _report_interruption(run: "_Run", result: TrainResult, watch: Watcher) -> None:

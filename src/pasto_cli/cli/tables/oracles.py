@@ -11,9 +11,9 @@ from pasto_cli.core.records.scores import LabelSign
 
 def show_oracles(
     benchmark: Benchmark,
+    value: str,
     labelled: int,
     scores: Sequence[OracleScore],
-    value: str,
     label_sign: LabelSign,
     json: bool,
 ) -> None:

@@ -25,6 +25,7 @@ from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.residual_writers import decoder_layers, is_conv1d
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.core.steering.coefficients import per_row
+from pasto_cli.core.steering.overflow import require_true_logits
 from pasto_cli.core.steering.steerer import Steerer
 
 LORA_TENSORS = "adapter_model.safetensors"
@@ -185,7 +186,11 @@ def save_gguf_lora(path: Path, lm: LoadedModel, factors: dict[str, LowRank]) -> 
 def largest_difference(
     lm: LoadedModel, steerer: Steerer, coefficient: float, factors: dict[str, LowRank]
 ) -> tuple[float, float]:
-    """(largest difference of logits to the dial's, largest logit) after a fixed prompt."""
+    """(largest difference of logits to the dial's, largest logit) after a fixed prompt.
+
+    Raises:
+        PastoError: If the logits are none: zeros would differ from zeros by nothing.
+    """
     ids = torch.tensor([lm.fixed_prompt("Say one word.")], device=lm.device)
     with steerer.at(coefficient):
         expected = lm.model(input_ids=ids).logits.float()
@@ -198,6 +203,8 @@ def largest_difference(
     finally:
         for handle in handles:
             handle.remove()
+    for logits in (expected, got):
+        require_true_logits(logits[:, -1], [coefficient])
     return (got - expected).abs().max().item(), expected.abs().max().item()
 
 

@@ -44,7 +44,7 @@ def save(folder: Path, adapter: Adapter, meta: Meta, card: str) -> None:
         scratch.mkdir()
         save_file(tensors, scratch / TENSORS, {"format": f"pasto {FORMAT_VERSION}"})
         hashed = meta.model_copy(update={"tensors_sha256": _sha256(scratch / TENSORS)})
-        (scratch / META).write_text(_as_json(hashed), encoding="utf-8")
+        (scratch / META).write_text(as_json(hashed), encoding="utf-8")
         (scratch / CARD).write_text(card, encoding="utf-8")
 
     replace_folder(folder, write)
@@ -56,11 +56,12 @@ def replace_meta(folder: Path, meta: Meta, card: str) -> None:
     Raises:
         PastoError: If they cannot be written.
     """
-    write_text(folder / META, _as_json(meta))
+    write_text(folder / META, as_json(meta))
     write_text(folder / CARD, card)
 
 
-def _as_json(meta: Meta) -> str:
+def as_json(meta: Meta) -> str:
+    """Text of pasto.json."""
     return json.dumps(without_nan(meta.model_dump(mode="json")), indent=1)
 
 
@@ -100,6 +101,20 @@ def read_meta(folder: Path) -> Meta:
         raise PastoError(
             f"{path}: {first_problem(error)}", "Copy or download the adapter again."
         ) from None
+
+
+def require_whole(folder: Path, meta: Meta) -> None:
+    """See that the tensors are, byte for byte, those that pasto.json was written with.
+
+    Raises:
+        PastoError: If they are others, such as a half of them.
+    """
+    path = folder / TENSORS
+    if meta.tensors_sha256 is not None and _sha256(path) != meta.tensors_sha256:
+        raise PastoError(
+            f"{path}: not the file that {META} was written with",
+            "Copy or download the adapter again.",
+        )
 
 
 def load_adapter(folder: Path, meta: Meta, lm: LoadedModel, verify: bool = True) -> Adapter:
@@ -144,11 +159,7 @@ def load_adapter(folder: Path, meta: Meta, lm: LoadedModel, verify: bool = True)
     adapter = from_tensors(paths, tensors, meta)
     adapter = adapter.to(lm.device).requires_grad_(False)
     if verify:
-        if meta.tensors_sha256 is not None and _sha256(path) != meta.tensors_sha256:
-            raise PastoError(
-                f"{path}: not the file that {META} was written with",
-                "Copy or download the adapter again.",
-            )
+        require_whole(folder, meta)
         verify_base(lm, adapter, meta.base)
         compare_reference(lm, adapter, meta)
     return adapter

@@ -18,6 +18,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from pasto_cli.base.format import substitute
 from pasto_cli.core.evaluation.certificate import measure_persona_llr
 from pasto_cli.core.models.chat import tokenise_pairs
 from pasto_cli.core.models.loaded import LoadedModel
@@ -84,14 +85,14 @@ def screen_templates(
     rng = random.Random(settings.seed)
     openings = rng.sample(list(suffixes), min(settings.suffixes, len(suffixes)))
     apart = {
-        t: _separation(lm, [t.replace("{persona}", p) for p in personas], openings, settings.budget)
+        t: _separation(lm, [substitute(t, persona=p) for p in personas], openings, settings.budget)
         for t in templates
     }
     # Openings cost one packed pass, answers many: the furthest apart are asked.
     wanted = sorted(templates, key=lambda t: -apart[t])[: settings.at_most]
     templates = [t for t in templates if t in wanted]
     asked = rng.sample(list(questions), min(settings.prompts, len(questions)))
-    cells = [[t.replace("{persona}", p) for p in personas] for t in templates]
+    cells = [[substitute(t, persona=p) for p in personas] for t in templates]
     prefixes = [f"{cell}\n\n" for pair in cells for cell in pair]
     *answers, neutral = _ask(lm, [*prefixes, ""], asked, settings.tokens, progress)
     found = []

@@ -47,12 +47,18 @@ class Chat:
     def text(self, user: str) -> str:
         """The rendered prompt up to and including the header of the assistant's turn."""
         try:
-            return self.render([{"role": "user", "content": user}])
+            found = self.render([{"role": "user", "content": user}])
         except Exception as error:  # jinja raises its own errors, and templates raise through it
             raise PastoError(
                 f"the model's chat template failed: {error}",
                 "Set or remove model.system in the recipe.",
             ) from None
+        if not found:
+            raise PastoError(
+                "the model's chat template renders nothing",
+                "Use a model whose template takes a user's message as text.",
+            )
+        return found
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A conversation up to and including the header of the assistant's next turn.

@@ -20,21 +20,36 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from pasto_cli.base.errors import PastoError
+from pasto_cli.base.launch import world_size
 from pasto_cli.core.models.memory import Pieces
 
 T = TypeVar("T")
 
 
 def init() -> None:
-    """Initialise the process group if a launcher started several processes (WORLD_SIZE)."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState
+    """Initialise the process group if a launcher started several processes (WORLD_SIZE).
 
-        on_cpu = (
-            os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-            or not torch.cuda.is_available()
-        )
+    Raises:
+        PastoError: If the variables of the launcher are broken, or the processes do not meet.
+    """
+    if world_size() == 1:
+        return
+    from accelerate import PartialState
+
+    on_cpu = (
+        os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        or not torch.cuda.is_available()
+    )
+    try:
         PartialState(cpu=on_cpu)
+    except (RuntimeError, ValueError, OSError) as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise PastoError(
+            f"the processes cannot meet at {where} ({str(error).splitlines()[0][:200]})",
+            "MASTER_ADDR and MASTER_PORT say where; torchrun sets them. For one process: unset "
+            "WORLD_SIZE",
+        ) from None
 
 
 def destroy() -> None:

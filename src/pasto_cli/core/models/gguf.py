@@ -1,7 +1,8 @@
 """GGUF files: found inside installed packages or on the Hub, dequantised once and cached.
 
 Dequantising takes long, loading the result does not, so that a file is turned into a folder of
-plain float32 weights under PASTO_CACHE/gguf/<name>-<hash>, known by the hash of its bytes.
+plain float32 weights under PASTO_CACHE/gguf/<name>-<hash>, known by the hash of its bytes. Where
+the cache cannot be written, the weights are dequantised in memory, each time.
 """
 
 import contextlib
@@ -9,15 +10,16 @@ import hashlib
 import importlib.util
 import io
 import shutil
-import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from pasto_cli.base.cache import cache_dir
+from pasto_cli.base.cache import VARIABLE, cached_file, why_unusable
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import NotWritten, writing
 from pasto_cli.base.hub_ids import is_hub_id
+from pasto_cli.base.scratch import clear_stale, scratch_for
 from pasto_cli.core.models.load_errors import first_line
 from pasto_cli.core.models.loaded import Notify
 
@@ -57,21 +59,47 @@ def file_on_hub(name: str, revision: str | None) -> Path:
     return Path(hf_hub_download(f"{org}/{repo}", inner, revision=revision))
 
 
-def dequantised(path: Path, notify: Notify) -> tuple[str, str]:
-    """(a folder with the dequantised weights of a GGUF file, the file's identity); made once.
+class Plain(NamedTuple):
+    """A GGUF file with plain weights: as a folder of the cache, or else in memory."""
+
+    identity: str
+    """Hash of the file's bytes."""
+    folder: str | None
+    loaded: tuple[Any, Any] | None
+    """Model in float32 and tokenizer, where there is no folder."""
+
+
+def dequantised(path: Path, notify: Notify) -> Plain:
+    """A GGUF file with its weights dequantised; once, where the cache can be written.
 
     Raises:
-        PastoError: If the file cannot be read, or the cache cannot be written.
+        PastoError: If the file cannot be read, or PASTO_CACHE names a file.
     """
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    folder = cache_dir() / "gguf" / f"{path.stem}-{digest[:16]}"
-    if not (folder / "config.json").exists():
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise PastoError(
+            f"{path}: cannot be read ({error.strerror})", "Check model.source in the recipe."
+        ) from None
+    identity = f"sha256:{digest}"
+    folder = cached_file("gguf", f"{path.stem}-{digest[:16]}")
+    if folder is not None and (folder / "config.json").is_file():
+        return Plain(identity, str(folder), None)
+    problem = why_unusable("gguf")
+    if problem is None:
         notify(f"dequantising {path.name} (once; about half a minute)")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        model, tokenizer = _read(path)
-        _write(folder, model, tokenizer)
-    return str(folder), f"sha256:{digest}"
+    else:
+        notify(f"dequantising {path.name} in memory: {problem}")
+    loaded = _read(path)
+    if folder is None or problem is not None:
+        return Plain(identity, None, loaded)
+    try:
+        _write(folder, *loaded)
+    except NotWritten as error:
+        notify(f"going on without the cache: {error.message}; {VARIABLE} names another folder")
+        return Plain(identity, None, loaded)
+    return Plain(identity, str(folder), None)
 
 
 def _read(path: Path) -> tuple[Any, Any]:
@@ -101,17 +129,20 @@ def _write(folder: Path, model: Any, tokenizer: Any) -> None:
 
     Several processes may make it at once, each in a scratch folder of its own name; the first
     rename wins, and the others use what it left.
+
+    Raises:
+        NotWritten: If the disk is full, or the cache cannot be written.
     """
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent))
+    clear_stale(folder)
+    scratch = scratch_for(folder)
     try:
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
-        scratch.rename(folder)
-    except OSError as error:
+        with writing(folder):
+            scratch.mkdir()
+            model.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
+            scratch.rename(folder)
+    except NotWritten:
         if not (folder / "config.json").exists():  # no other process was first: a real failure
-            raise PastoError(
-                f"cannot write {folder}: {error}",
-                "Free some disk, or set PASTO_CACHE to another folder.",
-            ) from None
+            raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -4,17 +4,25 @@ transformers and huggingface_hub wrap errors in errors, so that the cause is loo
 chain.
 """
 
+import errno
+
 import torch
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.hub_ids import is_hub_id
 from pasto_cli.core.recipe.schema import ModelSpec
+
+FILES_MISSING = ("does not appear to have", "can't load tokenizer for", "can't load the model for")
+"""What transformers says of a repository without some of its files."""
 
 
 def load_failure(spec: ModelSpec, error: Exception) -> PastoError:
     """A library's error while loading `spec`, in words that name the next step."""
     chain = _chain(error)
     name = spec.source + (f"@{spec.revision}" if spec.revision else "")
-    found = _hub_failure(chain, name, spec)
+    found = next((x for x in map(_disk_failure, chain) if x), None)
+    if found is None:
+        found = _hub_failure(chain, name, spec)
     if found is not None:
         return found
     if any(isinstance(link, MemoryError | torch.OutOfMemoryError) for link in chain):
@@ -52,17 +60,40 @@ def _hub_failure(chain: list[BaseException], name: str, spec: ModelSpec) -> Past
         )
     if any_of(hub.RepositoryNotFoundError, hub.HFValidationError):
         return PastoError(
-            f"{name}: neither a folder here nor a model on the Hub",
+            f"{name}: no such folder here, and no such model on the Hub",
             "Check model.source for a typing mistake.",
         )
     unreachable = hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError
     text = " ".join(str(link) for link in chain).lower()
     if any_of(*unreachable, ConnectionError, TimeoutError) or "connect" in text:
         return PastoError(
-            f"{name} is not in the local cache and the Hub cannot be reached",
+            f"{name}: no such folder here, it is not in the local cache, and the Hub cannot be "
+            f"reached",
             "Check the connection, or point model.source to a local folder or GGUF file.",
         )
+    if is_hub_id(spec.source) and any(missing in text for missing in FILES_MISSING):
+        return PastoError(
+            f"the download of {name} is not complete: {first_line(chain[0])}",
+            "Connect and try again; if it stays so, the repository does not hold them.",
+        )
     return None
+
+
+def disk_failure(error: OSError) -> PastoError | None:
+    """What the disk refused to the Hub's client; None where it was something else."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    states = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+    if error.errno not in (*states, errno.EEXIST, errno.EISDIR):
+        return None
+    return PastoError(
+        f"cannot write {error.filename or HF_HUB_CACHE}: {error.strerror}",
+        f"Downloads go to {HF_HUB_CACHE}; HF_HOME names another folder.",
+    )
+
+
+def _disk_failure(link: BaseException) -> PastoError | None:
+    return disk_failure(link) if isinstance(link, OSError) else None
 
 
 def _chain(error: Exception) -> list[BaseException]:

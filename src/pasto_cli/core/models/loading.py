@@ -10,16 +10,19 @@
 Whether token trees are exact on it is settled afterwards, by `forward.settle_packing`.
 """
 
+import contextlib
 import logging
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import writing
 from pasto_cli.base.hub_ids import looks_like_path
+from pasto_cli.base.paths import expanded
 from pasto_cli.core.models.chat import Chat, NoChat
 from pasto_cli.core.models.devices import pick_device, pick_dtype
 from pasto_cli.core.models.gguf import dequantised, file_in_package, file_on_hub
@@ -44,17 +47,16 @@ def load_model(spec: ModelSpec, notify: Notify = lambda _: None) -> LoadedModel:
     _quiet_libraries()
     device = pick_device(spec.device)
     dtype = pick_dtype(spec, device)
-    commit: str | None = None
-    if spec.source.startswith("random:"):
-        model, tokenizer = build_random(spec.source.removeprefix("random:"), spec.attention, dtype)
-        if spec.quantization != "none":  # bitsandbytes quantises while it reads a checkpoint
-            with tempfile.TemporaryDirectory() as folder:
-                model.save_pretrained(folder)
-                model, _ = _from_pretrained(folder, spec, dtype, device)
-    else:
-        folder, commit = _resolve_source(spec, notify)
-        model, tokenizer = _from_pretrained(folder, spec, dtype, device)
+    found = _Found() if spec.source.startswith("random:") else _resolve_source(spec, notify)
+    commit = found.commit
+    if found.source is not None:
+        model, tokenizer = _from_pretrained(found.source, spec, dtype, device)
         commit = commit or getattr(model.config, "_commit_hash", None)
+    else:
+        model, tokenizer = found.loaded or build_random(
+            spec.source.removeprefix("random:"), spec.attention, dtype
+        )
+        model = _as_asked(model, spec, dtype, device)
     if spec.quantization == "none":  # a quantised one is on its device already, and cannot move
         try:
             model = model.to(device)
@@ -78,18 +80,31 @@ def load_chat(spec: ModelSpec, notify: Notify = lambda _: None) -> Chat:
         return Chat(byte_tokenizer(), spec.system)
     from transformers import AutoTokenizer
 
-    folder, _ = _resolve_source(spec, notify)
+    found = _resolve_source(spec, notify)
+    if found.loaded is not None:
+        return Chat(found.loaded[1], spec.system)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            folder, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+            found.source, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
     except Exception as error:
         raise load_failure(spec, error) from None
     return Chat(tokenizer, spec.system)
 
 
-def _resolve_source(spec: ModelSpec, notify: Notify) -> tuple[str, str | None]:
-    """Folder or Hub id to load from, and an identity where the Hub gives none."""
+class _Found(NamedTuple):
+    """What a recipe's `source` stands for."""
+
+    source: str | None = None
+    """Folder or Hub id to load from."""
+    commit: str | None = None
+    """An identity where the Hub gives none."""
+    loaded: tuple[Any, Any] | None = None
+    """Model and tokenizer, where they are in memory already."""
+
+
+def _resolve_source(spec: ModelSpec, notify: Notify) -> _Found:
+    """Where to load a model from; GGUF files are read on the way."""
     source = spec.source
     if source.startswith("package:"):
         source = str(file_in_package(source.removeprefix("package:")))
@@ -101,19 +116,32 @@ def _resolve_source(spec: ModelSpec, notify: Notify) -> tuple[str, str | None]:
         except Exception as error:
             raise load_failure(spec, error) from None
     if source.endswith(".gguf"):
-        path = Path(source).expanduser()
+        path = expanded(source)
         if not path.is_file():
             raise PastoError(f"{path}: no such GGUF file", "Check model.source in the recipe.")
-        return dequantised(path, notify)
-    folder = Path(source).expanduser()
+        plain = dequantised(path, notify)
+        return _Found(plain.folder, plain.identity, plain.loaded)
+    folder = expanded(source)
     if folder.is_dir():
-        return str(folder), None
+        return _Found(str(folder))
     if looks_like_path(source):  # never looked up on the network
         raise PastoError(
             f"{source}: no such folder",
             "Give a folder with config.json, a GGUF file or a Hub id (org/name).",
         )
-    return source, None
+    return _Found(source)
+
+
+def _as_asked(model: Any, spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Any:
+    """A model that is in memory, in the recipe's dtype, attention and quantisation."""
+    if spec.quantization == "none":
+        with contextlib.suppress(ValueError):  # some have eager attention only, see below
+            model.set_attn_implementation(spec.attention)
+        return model.to(dtype)
+    # bitsandbytes quantises while it reads a checkpoint.
+    with tempfile.TemporaryDirectory() as folder, writing(Path(folder)):
+        model.save_pretrained(folder)
+        return _from_pretrained(folder, spec, dtype, device)[0]
 
 
 def _from_pretrained(

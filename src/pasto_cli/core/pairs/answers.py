@@ -24,7 +24,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError, first_problem
-from pasto_cli.base.files import write_text
+from pasto_cli.base.files import read_text, write_text
+from pasto_cli.base.strict_json import parse_json_object
 from pasto_cli.core.pairs.openings import (
     MAX_REFUSAL,
     Opening,
@@ -232,14 +233,16 @@ def read_answers(path: Path) -> AnswerSplit:
     """
     split = AnswerSplit([], [])
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PastoError(f"{path}: cannot be read ({error})", "Train again.") from None
+        lines = read_text(path).split("\n")
+    except OSError as error:
+        raise PastoError(
+            f"{path}: cannot be read ({error.strerror or error})", "Train again."
+        ) from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parse_json_object(line)
             part = {"train": split.train, "held_out": split.held_out}[record.pop("part")]
             part.append(AnswerPair.model_validate(record))
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -8,6 +8,8 @@ from typing import Any
 
 from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.text import is_blank
+from pasto_cli.core.pairs.sentences import is_closed, opened
 from pasto_cli.core.recipe.schema import HubSuffixes
 
 
@@ -39,9 +41,9 @@ def clean_suffixes(
     dropped: dict[str, int] = defaultdict(int)
     for source, raw in suffixes:
         suffix = raw.strip()
-        if not suffix:
+        if is_blank(suffix):
             dropped["empty suffix"] += 1
-        elif suffix[-1] in ".!?":
+        elif is_closed(suffix):
             dropped["closed sentence: the reply is already given"] += 1
         elif suffix in kept:
             dropped["duplicate suffix"] += 1
@@ -69,4 +71,4 @@ def _hub_suffixes(origin: HubSuffixes) -> list[tuple[str, str]]:
         )
     texts = (str(text).split() for text in rows[origin.column])
     # A closed sentence would leave the reply nothing to go on with: see `clean_suffixes`.
-    return [(origin.dataset, " ".join(words[: origin.words]).rstrip(".!?")) for words in texts]
+    return [(origin.dataset, opened(" ".join(words[: origin.words]))) for words in texts]

@@ -8,17 +8,21 @@ model; `core.models.chat` tokenises and checks them.
 import hashlib
 import json
 import random
-import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError, first_problem
 from pasto_cli.base.files import write_text
+from pasto_cli.base.format import substitute
+from pasto_cli.base.strict_json import parse_json_object
+from pasto_cli.base.text import is_blank
+from pasto_cli.core.pairs.articles import takes_article, with_article
 from pasto_cli.core.pairs.corpora import clean_suffixes, load_neutral_prompts, load_suffixes
 from pasto_cli.core.recipe.schema import PairsSpec
 
@@ -37,6 +41,13 @@ class Pair(BaseModel):
     suffix: str
     source: str = "file"
 
+    @field_validator("chosen", "rejected", "neutral", "suffix")
+    @classmethod
+    def _not_blank(cls, value: str) -> str:
+        if is_blank(value):
+            raise ValueError("is empty; write a text")
+        return value
+
 
 class PairSet(NamedTuple):
     """Pairs and what was left out while making them."""
@@ -44,24 +55,14 @@ class PairSet(NamedTuple):
     pairs: list[Pair]
     dropped: dict[str, int]
     """Reason -> how many."""
+    notes: tuple[str, ...] = ()
+    """What is worth knowing about them."""
 
     @property
     def digest(self) -> str:
         """SHA-256 over the pairs in order: names the set in an artifact."""
         lines = "\n".join(pair.model_dump_json() for pair in self.pairs)
         return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def with_article(word: str) -> str:
-    """`honest` -> `an honest`, `dishonest` -> `a dishonest`; a phrase keeps an article it has."""
-    text = word.strip()
-    if re.match(r"(an?|the)\s", text, re.IGNORECASE):
-        return text
-    sounds_vowel = re.match(r"[aeiou]|hones|honou?r|hour|heir", text, re.IGNORECASE)
-    sounds_consonant = re.match(
-        r"eu|ew|one(?![a-z])|once|u[bcfhjkqrst][aeiou]|uni(?!n|m)", text, re.IGNORECASE
-    )
-    return f"{'an' if sounds_vowel and not sounds_consonant else 'a'} {text}"
 
 
 def personas_of(spec: PairsSpec) -> tuple[str, str]:
@@ -71,12 +72,16 @@ def personas_of(spec: PairsSpec) -> tuple[str, str]:
         PastoError: If they are the same.
     """
     positive, negative = spec.personas or tuple(with_article(w) for w in spec.words or ())
-    if positive.strip().lower() == negative.strip().lower():
+    if _plain(positive) == _plain(negative):
         raise PastoError(
             f"both personas are {positive!r}: there is nothing to contrast",
             "Give two different words.",
         )
     return positive, negative
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).strip().casefold()
 
 
 def make_pairs(spec: PairsSpec) -> PairSet:
@@ -90,13 +95,13 @@ def make_pairs(spec: PairsSpec) -> PairSet:
         return read_pairs(spec.file)
     positive, negative = personas_of(spec)
     suffixes, dropped = clean_suffixes(load_suffixes(spec.suffixes))
-    templates = list(spec.templates) or bundled.lines("templates.txt")
+    templates = list(dict.fromkeys(spec.templates)) or bundled.lines("templates.txt")
     neutral = load_neutral_prompts(spec.neutral_prompts)
     rng = random.Random(spec.seed)
     pairs = [
         Pair(
-            chosen=template.replace("{persona}", positive),
-            rejected=template.replace("{persona}", negative),
+            chosen=substitute(template, persona=positive),
+            rejected=substitute(template, persona=negative),
             neutral=rng.choice(neutral),
             suffix=suffix,
             source=source,
@@ -104,7 +109,22 @@ def make_pairs(spec: PairsSpec) -> PairSet:
         for (source, suffix), template in _draw(suffixes, templates, spec.count, rng)
     ]
     _require_enough(pairs, "the suffix source")
-    return PairSet(pairs, dropped)
+    return PairSet(pairs, dropped, tuple(_notes(spec, len(pairs), len(suffixes), len(templates))))
+
+
+def _notes(spec: PairsSpec, made: int, suffixes: int, templates: int) -> Iterator[str]:
+    """What somebody who asked for these pairs should know."""
+    if made < spec.count:
+        yield (
+            f"{made} pairs instead of {spec.count}: there are {suffixes} openings under "
+            f"{templates} templates, and no combination is taken twice"
+        )
+    for word in spec.words or ():
+        if not takes_article(word):
+            yield (
+                f"{word!r} takes no English article; write personas as they stand in a template "
+                f"of their language (make-pairs --personas, or pairs.personas)"
+            )
 
 
 def _draw(
@@ -140,15 +160,15 @@ def read_pairs(path: str | Path) -> PairSet:
         PastoError: With the line number of the first bad line, or for fewer than `MIN_PAIRS` pairs.
     """
     pairs: list[Pair] = []
-    bundled.read_lines(str(path), "pairs")  # the errors of a missing or empty file
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
+    for number, line in enumerate(bundled.read_lines(str(path), "pairs", blank=True), 1):
+        if is_blank(line):
             continue
         try:
-            pairs.append(Pair.model_validate_json(line))
-        except ValidationError as error:
+            pairs.append(Pair.model_validate(parse_json_object(line)))
+        except ValueError as error:
+            why = first_problem(error) if isinstance(error, ValidationError) else str(error)
             raise PastoError(
-                f"{path}:{number}: {first_problem(error)}",
+                f"{path}:{number}: {why}",
                 "A line holds chosen, rejected, neutral, suffix and source.",
             ) from None
     _require_enough(pairs, str(path))

@@ -16,13 +16,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pasto_cli.base import bundled
-from pasto_cli.base.errors import PastoError
+from pasto_cli.base.errors import PastoError, message_of
 from pasto_cli.base.files import read_limited
-from pasto_cli.base.safe_yaml import PlainLoader
+from pasto_cli.base.marked_yaml import KeyPath, dotted, read_yaml
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.recipe.upgrade import RENAMED, upgrade_recipe
 
-KeyPath = tuple[str | int, ...]
+NOT_AS_MEANT = ("string_type", "not_a_number")
+"""Pydantic's complaints that a bare word of YAML may be behind."""
 LARGEST = 2**20
 """Largest size of a recipe, bytes."""
 
@@ -56,9 +57,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         text = _read_text(path)
     except FileNotFoundError:
         raise PastoError(f"{path}: no such recipe", _nearest(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise PastoError(
-            f"{path}: cannot be read as a recipe ({error})", "Give a UTF-8 YAML file."
+            f"{path}: cannot be read as a recipe ({error.strerror or error})",
+            "Give a UTF-8 YAML file.",
         ) from None
     written, problems = _read_yaml(text, path)
     for override in overrides:
@@ -75,9 +77,10 @@ def load_stored_recipe(path: Path) -> Recipe:
     """
     try:
         text = read_limited(path, LARGEST)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise PastoError(
-            f"{path}: cannot be read as a recipe ({error})", "Give the folder of another run."
+            f"{path}: cannot be read as a recipe ({error.strerror or error})",
+            "Give the folder of another run.",
         ) from None
     written, problems = _read_yaml(text, path)
     return _validate(written._replace(data=upgrade_recipe(written.data)), problems)
@@ -101,9 +104,15 @@ def _nearest(path: Path) -> str:
     return "Recipes that ship with pasto: pasto recipes ls"
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """Resolved recipe as YAML, every default written out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def dump_recipe(recipe: Recipe, ascii_only: bool = False) -> str:
+    """Resolved recipe as YAML, every default written out.
+
+    Args:
+        recipe: A valid one.
+        ascii_only: Write characters beyond ASCII as escapes.
+    """
+    data = recipe.model_dump(mode="json")
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=not ascii_only)
 
 
 class _Written(NamedTuple):
@@ -113,48 +122,25 @@ class _Written(NamedTuple):
     data: dict[str, Any]
     marks: dict[KeyPath, str]
     """Where each key stands: `file:line`, or the `--set` that gave it."""
+    bare: dict[KeyPath, str]
+    """What to write instead of a bare word that YAML reads as something else."""
 
 
 def _read_yaml(text: str, path: Path) -> tuple[_Written, list[str]]:
     """The recipe in a YAML text, and problems such as a key given twice."""
     try:
-        root = PlainLoader(text).get_single_node()  # as yaml.compose, which has no types
-        data = yaml.load(text, Loader=PlainLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise RecipeError(
-            [f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}"]
-        ) from None
-    except (RecursionError, ValueError, LookupError) as error:  # nesting, impossible dates
-        raise RecipeError([f"{path}: not a recipe: {error}"]) from None
-    if root is None or not isinstance(data, dict):
+        document = read_yaml(text, str(path))
+    except PastoError as error:
+        raise RecipeError([error.message]) from None
+    data: Any = document.data
+    if not isinstance(data, dict):
         raise RecipeError(
             [f"{path}:1: a recipe is a mapping of sections; write 'name: ...', 'model:', 'pairs:'"]
         )
-    written = _Written(path, cast("dict[str, Any]", data), {(): f"{path}:1"})
-    return written, _mark(root, (), written)
-
-
-def _mark(node: yaml.Node, prefix: KeyPath, written: _Written) -> list[str]:
-    """Note where every key below a node stands; the problems are keys given twice."""
-    problems: list[str] = []
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            here = (*prefix, key.value)
-            place = f"{written.path}:{key.start_mark.line + 1}"
-            if key.value in seen:
-                problems.append(f"{place}: {_dotted(here)}: given twice; keep one")
-            seen.add(key.value)
-            written.marks[here] = place
-            problems += _mark(value, here, written)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            here = (*prefix, index)
-            written.marks[here] = f"{written.path}:{value.start_mark.line + 1}"
-            problems += _mark(value, here, written)
-    return problems
+    marks = {key: f"{path}:{place.line}" for key, place in document.places.items()}
+    bare = {key: said for key in marks if (said := document.quote(key))}
+    problems = [f"{path}:{line}: {_dotted(key)}: {said}" for line, key, said in document.problems]
+    return _Written(path, cast("dict[str, Any]", data), marks, bare), problems
 
 
 def _apply_override(written: _Written, override: str) -> list[str]:
@@ -165,9 +151,10 @@ def _apply_override(written: _Written, override: str) -> list[str]:
         return [f"{place}: write --set section.key=value"]
     parts = key.strip().split(".")
     try:
-        parsed = yaml.load(value, Loader=PlainLoader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError, LookupError):
-        return [f"{place}: the value is not valid YAML; quote it"]
+        given = read_yaml(value, key)
+    except PastoError as error:
+        problem = error.message.partition("not valid YAML: ")[2]
+        return [f"{place}: the value is not valid YAML; quote it ({problem})"]
     target, marks = written.data, written.marks
     for depth, part in enumerate(parts[:-1], 1):
         inner: Any = target.get(part)
@@ -178,13 +165,15 @@ def _apply_override(written: _Written, override: str) -> list[str]:
             return [f"{place}: {section} is {inner!r} in the recipe, not a section; set it whole"]
         target = cast("dict[str, Any]", inner)
         marks.setdefault(tuple(parts[:depth]), place)
-    target[parts[-1]] = parsed
+    target[parts[-1]] = given.data
     path = tuple(parts)
     # What stood below the key in the file is gone, and so are its lines.
     for known in [known for known in marks if known[: len(path)] == path]:
         del marks[known]
+        written.bare.pop(known, None)
     marks[path] = place
-    return []
+    written.bare.update({(*path, *key): said for key in given.places if (said := given.quote(key))})
+    return [f"{place}: {_dotted((*path, *key))}: {said}" for _, key, said in given.problems]
 
 
 def _validate(written: _Written, problems: Sequence[str]) -> Recipe:
@@ -192,7 +181,7 @@ def _validate(written: _Written, problems: Sequence[str]) -> Recipe:
     try:
         recipe = Recipe.model_validate(written.data)
     except ValidationError as error:
-        raise RecipeError([*problems, *_wrong_keys(error, written)]) from None
+        raise RecipeError(list(dict.fromkeys([*problems, *_wrong_keys(error, written)]))) from None
     if problems:
         raise RecipeError(problems)
     return recipe
@@ -205,8 +194,9 @@ def _wrong_keys(error: ValidationError, written: _Written) -> list[str]:
         location, fits = _without_union_tags(item["loc"], written.data)
         if fits:
             place = _place(location, written)
-            problems.append(f"{place}: {_dotted(location)}: {_explain(item, location)}")
-    return list(dict.fromkeys(problems))
+            said = written.bare.get(location) if item["type"] in NOT_AS_MEANT else None
+            problems.append(f"{place}: {_dotted(location)}: {said or _explain(item, location)}")
+    return problems
 
 
 def _without_union_tags(location: KeyPath, data: Any) -> tuple[KeyPath, bool]:
@@ -258,11 +248,7 @@ def _place(location: KeyPath, written: _Written) -> str:
 
 
 def _dotted(location: KeyPath) -> str:
-    """A location as users write it: `pairs.templates[2]`."""
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text or "recipe"
+    return dotted(location) or "recipe"
 
 
 def _fields_at(location: KeyPath) -> list[str]:
@@ -296,7 +282,7 @@ def _explain(item: Any, location: KeyPath) -> str:
         return f"{value!r} is not allowed; " + (
             f"did you mean {near[0]!r}?" if near else f"write {' or '.join(allowed)}"
         )
-    message = item["msg"].removeprefix("Value error, ")
+    message = message_of(item)
     if kind == "value_error":
         return message
     if kind in ("model_type", "model_attributes_type"):

@@ -9,7 +9,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pasto_cli.core.recipe.section import Count, Fraction, NonNegative, Positive, Section
+from pasto_cli.core.recipe.section import (
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    Real,
+    Section,
+    Signed,
+)
 
 
 class ProjectionSpec(Section):
@@ -21,7 +29,7 @@ class ProjectionSpec(Section):
     """Weight of the term."""
     scale: Positive = 30.0
     """Factor on the anti-parallelism a (scaled only)."""
-    margin: float = 0.0
+    margin: Signed = 0.0
     """Added to a before the hinge."""
     softness: Fraction = 0.25
     """The focus exponent is 1 - softness: 1 switches the focus off."""
@@ -107,7 +115,7 @@ class AnchorSpec(Section):
     """Anchors drawn per optimiser step."""
     tokens: Count = 6
     """Longest answer, tokens."""
-    held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25
+    held_out: Annotated[Real, Field(gt=0.0, lt=1.0)] = 0.25
     """Share of the anchors that is kept for the certificate's specificity."""
     aggregate: Literal["mean", "root", "rms", "p95"] = "mean"
     """Over the token positions of a step: root, the mean of square roots, is felt where the KL is

@@ -19,10 +19,26 @@ from pydantic import (
     model_validator,
 )
 
+from pasto_cli.base.limits import LOWEST_TEMPERATURE, MOST
+from pasto_cli.base.text import is_blank
 from pasto_cli.core.recipe.calibration_spec import CalibrationSpec
 from pasto_cli.core.recipe.losses_spec import LossesSpec
-from pasto_cli.core.recipe.section import Count, Fraction, NonNegative, Positive, Section
+from pasto_cli.core.recipe.section import (
+    Coefficient,
+    Count,
+    Fraction,
+    Integer,
+    NonNegative,
+    Positive,
+    Real,
+    Section,
+    Seed,
+    Signed,
+)
 from pasto_cli.core.recipe.subspace_expression import parse_subspace
+
+LARGEST_DEVICE = 127
+"""torch counts devices in a byte."""
 
 
 class ModelSpec(Section):
@@ -50,8 +66,12 @@ class ModelSpec(Section):
     @field_validator("device")
     @classmethod
     def _device(cls, value: str) -> str:
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
-            raise ValueError(f"{value!r} is not a device; write auto, cpu, mps, cuda or cuda:N")
+        found = re.fullmatch(r"auto|cpu|mps|cuda(?::(0|[1-9][0-9]*))?", value)
+        if not found or (found[1] and int(found[1][:4]) > LARGEST_DEVICE):
+            raise ValueError(
+                f"{value!r} is not a device; write auto, cpu, mps, cuda or cuda:N, N from 0 to "
+                f"{LARGEST_DEVICE}"
+            )
         return value
 
 
@@ -83,11 +103,11 @@ class AnswersSpec(Section):
     """Answers to each question under each persona, each under a template drawn for it."""
     tokens: Count = 32
     """Longest answer, tokens."""
-    temperature: Annotated[float, Field(gt=0.0, le=2.0)] = 0.8
+    temperature: Annotated[Real, Field(ge=LOWEST_TEMPERATURE, le=2.0)] = 0.8
     """Temperature of sampling; 0.7 to 1.0 is usual."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the choice of questions and templates, and of sampling."""
-    held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    held_out: Annotated[Real, Field(gt=0.0, lt=1.0)] = 0.2
     """Share of the questions that is validated on instead of trained on."""
 
 
@@ -110,7 +130,7 @@ class PairsSpec(Section):
     """Prompts without a persona: `bundled`, or a text file with one per line."""
     count: Count = 800
     """How many pairs."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the draw of suffixes, templates and neutral prompts."""
     screen: Literal["report", "keep", "off"] = "report"
     """Before training, ask the model under every template: report says under which it answers in
@@ -123,6 +143,13 @@ class PairsSpec(Section):
     def _screen(cls, value: Any) -> Any:
         # YAML 1.1 reads a bare `off` as false, and `on` as true.
         return {False: "off", True: "keep"}.get(value, value) if isinstance(value, bool) else value
+
+    @field_validator("words", "personas")
+    @classmethod
+    def _not_blank(cls, value: tuple[str, str] | None) -> tuple[str, str] | None:
+        if value is not None and any(is_blank(word) for word in value):
+            raise ValueError(f"two words are needed, and one of {list(value)} is blank")
+        return value
 
     @field_validator("templates")
     @classmethod
@@ -161,7 +188,7 @@ class AdapterSpec(Section):
     bound: Literal["spectral", "entrywise"] = "spectral"
     """spectral bounds every rotation angle; entrywise is the original's, which bounds entries
     only."""
-    max_angle: Annotated[float, Field(gt=0.0, lt=180.0)] = 45.0
+    max_angle: Annotated[Real, Field(gt=0.0, lt=180.0)] = 45.0
     """Largest rotation angle at coefficient 1, degrees."""
     directions: Literal["residual", "activation", "top", "random"] = "residual"
     """How the r singular directions of a module are chosen."""
@@ -175,7 +202,7 @@ class AdapterSpec(Section):
     """Pairs whose activations score the directions."""
     init_theta_std: Positive = 0.003
     """Standard deviation of the truncated normal that Theta starts from."""
-    init_delta_mean: float = 4e-4
+    init_delta_mean: Signed = 4e-4
     """Mean of delta's start; not 0, since a symmetric start has no gradient."""
     init_delta_std: Positive = 4e-4
     """Standard deviation of delta's start."""
@@ -240,7 +267,7 @@ class TrainingSpec(Section):
 
     epochs: Count = 30
     """Passes over the training pairs."""
-    batch_size: Annotated[int, Field(ge=2)] = 8
+    batch_size: Annotated[Integer, Field(ge=2, le=MOST)] = 8
     """Pairs per forward pass; statistics are taken over it."""
     accumulation: Count = 1
     """Batches per optimiser step."""
@@ -257,9 +284,9 @@ class TrainingSpec(Section):
     from 0."""
     clip: Positive = 1.0
     """Largest norm of the gradient."""
-    validation: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.15
+    validation: Annotated[Real, Field(gt=0.0, lt=0.5)] = 0.15
     """Share of the pairs kept for validation."""
-    certificate: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.15
+    certificate: Annotated[Real, Field(gt=0.0, lt=0.5)] = 0.15
     """Share of the pairs kept for the certificate: neither trained nor validated on."""
     patience: Count = 16
     """Epochs without a better validation loss after which training stops."""
@@ -269,12 +296,12 @@ class TrainingSpec(Section):
     """bfloat16 runs the layers (not the adapter's matrices, the output head or the losses) under
     autocast; auto does so where the processor multiplies bfloat16 natively and the model is
     float32."""
-    node_budget: Annotated[int, Field(ge=64)] = 512
+    node_budget: Annotated[Integer, Field(ge=64, le=MOST)] = 512
     """Nodes of a token tree on the base side and in the certificate; a training or validation batch
     is one tree."""
     base_cache_mb: NonNegative = 1024.0
     """Memory for the cached base side; what does not fit is computed again."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the split, the order of pairs and the initial weights."""
 
 
@@ -285,15 +312,15 @@ class EvaluationSpec(Section):
     """A bundled name, `dailydilemmas`, or a benchmark file."""
     value: str = "honesty"
     """The value that the dial is meant to move."""
-    coefficients: tuple[float, ...] = (-1.0, 0.0, 1.0)
+    coefficients: tuple[Coefficient, ...] = (-1.0, 0.0, 1.0)
     """Coefficients to measure at; 0, +1 and -1 are needed for the scores."""
     limit: Count | None = None
     """Dilemmas to take (whole ones, seeded); None takes all."""
-    pmass_threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    pmass_threshold: Annotated[Real, Field(gt=0.0, lt=1.0)] = 0.05
     """An answer row whose P(Yes) + P(No) is below this is invalid: counted, never replaced."""
-    node_budget: Annotated[int, Field(ge=64)] = 512
+    node_budget: Annotated[Integer, Field(ge=64, le=MOST)] = 512
     """Nodes of one token tree."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the choice of dilemmas and of the bootstrap."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """As training.precision, of the passes that score answers and disturbance."""

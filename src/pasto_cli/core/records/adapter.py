@@ -4,6 +4,7 @@ The words of its numbers: strength is in prompt-equivalents (1 is half of the wa
 to the chosen persona prompt), disturbance is KL to the base in nats. Records only, no torch.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -17,8 +18,9 @@ from pydantic import (
     model_validator,
 )
 
+from pasto_cli.base.hub_ids import is_hub_id
 from pasto_cli.base.statistics import Estimate
-from pasto_cli.core.recipe.schema import ModelSpec
+from pasto_cli.core.recipe.schema import ModelSpec, Recipe
 from pasto_cli.core.recipe.upgrade import upgrade_recipe
 from pasto_cli.core.records.training import ImportRecord, TrainingRecord
 
@@ -64,6 +66,14 @@ class Certificate(BaseModel):
     specificity: dict[str, Specificity] | None = None
     """Coefficient -> KL on held-out anchors; left out of the file where there are none."""
 
+    @model_validator(mode="after")
+    def _both_ends(self) -> Self:
+        _require_keys("strength", self.strength, "1", "-1")
+        _require_keys("persona_prompts", self.persona_prompts, "chosen", "rejected")
+        if self.specificity is not None:
+            _require_keys("specificity", self.specificity, "1", "-1")
+        return self
+
     @model_serializer(mode="wrap")
     def _without_absent_anchors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return _without_none(handler(self), "specificity")
@@ -80,6 +90,18 @@ class BaseInfo(BaseModel):
     dtype: str
     fingerprints: dict[str, str]
     """Module path -> SHA-256 of the weight as it was in memory."""
+
+    @property
+    def repository(self) -> str | None:
+        """The base's repository on the Hub; None for a folder, a file, a package or random weights.
+
+        `models/llama` may be either: what came from the Hub has a commit, a folder has none.
+        """
+        source = self.spec.source
+        if source.startswith("hf:"):
+            return "/".join(source.removeprefix("hf:").split("/")[:2])
+        has_commit = self.commit is not None and not self.commit.startswith("sha256:")
+        return source if has_commit and is_hub_id(source) else None
 
 
 class Reference(BaseModel):
@@ -141,6 +163,9 @@ class Calibration(BaseModel):
     def _signs(self) -> Self:
         if not (self.coefficients.get("1", 0.0) > 0 > self.coefficients.get("-1", 0.0)):
             raise ValueError("a calibration has a positive and a negative coefficient")
+        _require_keys("reached", self.reached, "1", "-1")
+        if self.text is not None:
+            _require_keys("text", self.text, "1", "-1", "0")
         return self
 
     @property
@@ -196,6 +221,24 @@ class Meta(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if len(self.personas) != 2:
+            raise ValueError("personas are two: positive, negative")
+        parts = {"train", "validation", "certificate"}
+        if isinstance(self.training, TrainingRecord) and not parts <= set(self.num_pairs):
+            raise ValueError("num_pairs says how many train, validation and certificate have")
+        return self
+
+    @property
+    def trained_with(self) -> Recipe:
+        """The recipe, with today's keys and every default.
+
+        Raises:
+            ValidationError: If it is none of ours.
+        """
+        return Recipe.model_validate(self.recipe)
+
     @model_serializer(mode="wrap")
     def _without_absent_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return _without_none(_without_none(handler(self), "anchors_sha256"), "answers_sha256")
@@ -204,6 +247,11 @@ class Meta(BaseModel):
     def ends(self) -> tuple[float, float]:
         """k+ and k-, both positive: the sizes of the trained coefficient at +1 and at -1."""
         return (1.0, 1.0) if self.calibration is None else self.calibration.ends
+
+
+def _require_keys(name: str, values: Mapping[Any, object], *keys: str) -> None:
+    if missing := [key for key in keys if key not in values]:
+        raise ValueError(f"{name} has no {missing[0]!r}")
 
 
 def _without_none(fields: dict[str, Any], *names: str) -> dict[str, Any]:

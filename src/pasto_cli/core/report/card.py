@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pasto_cli.base.format import format_coefficient, format_estimate, format_optional
-from pasto_cli.base.hub_ids import is_hub_id
 from pasto_cli.core.records.adapter import Calibration, Certificate, Meta
 from pasto_cli.core.records.evaluation import EvalRun
 from pasto_cli.core.records.training import ImportRecord
@@ -50,16 +49,16 @@ def card(meta: Meta, evaluations: Sequence[EvalRun]) -> str:
 def _head_lines(meta: Meta) -> list[str]:
     source, commit = meta.base.spec.source, meta.base.commit
     # The Hub takes `base_model` for a repository: a local path or a random model is none.
-    on_hub = is_hub_id(source)
+    repository = meta.base.repository
     positive, negative = meta.personas[0], meta.personas[1]
     return [
         "---",
         "library_name: pasto",
         "tags: [pasto, steering, antipasto]",
-        *([f"base_model: {source}"] if on_hub else []),
+        *([f"base_model: {repository}"] if repository else []),
         "---",
         "",
-        f"# {meta.recipe['name']}",
+        f"# {meta.trained_with.name}",
         "",
         f"A dial for `{source}`{f' at `{commit}`' if commit else ''}, trained without labels.",
         f"Coefficient +1: *{positive}* Coefficient -1: *{negative}* 0 is the untouched model.",
@@ -164,14 +163,14 @@ def _selectivity_lines(run: EvalRun) -> list[str]:
 
 
 def _making_lines(meta: Meta) -> list[str]:
-    base, adapter = meta.base, meta.recipe["adapter"]
+    base, adapter = meta.base, meta.trained_with.adapter
     imported = isinstance(meta.training, ImportRecord)
-    directions = "" if imported else f"directions `{adapter['directions']}`, "
+    directions = "" if imported else f"directions `{adapter.directions}`, "
     kind = f"kind `{meta.kind}`" if meta.bound is None else f"bound `{meta.bound}`"
     facts = {
         "base": f"`{base.spec.source}`, {base.architecture}, "
         f"quantisation {base.spec.quantization}, {base.dtype}",
-        "adapter": f"{len(base.fingerprints)} modules, rank {adapter['rank']}, {directions}{kind}",
+        "adapter": f"{len(base.fingerprints)} modules, rank {adapter.rank}, {directions}{kind}",
         **_training_facts(meta),
         **_reach(meta),
         "versions": ", ".join(f"{name} {version}" for name, version in meta.versions.items()),
@@ -192,17 +191,17 @@ def _reach(meta: Meta) -> dict[str, str]:
 
 
 def _training_facts(meta: Meta) -> dict[str, str]:
-    training, recipe, pairs = meta.training, meta.recipe, meta.num_pairs
+    training, recipe, pairs = meta.training, meta.trained_with, meta.num_pairs
     if isinstance(training, ImportRecord):
         return {
             "training": f"imported from `{training.imported}`, an adapter of the published code"
         }
-    subspace = recipe["subspace"]
+    subspace = recipe.subspace
     return {
         "pairs": f"{pairs['train']} training, {pairs['validation']} validation, "
         f"{pairs['certificate']} certificate; SHA-256 `{meta.pairs_sha256[:16]}`",
-        "loss subspace": f"`{subspace['expression']}`, rank {subspace['rank']}",
-        "neutral branch": "on" if recipe["losses"]["neutral"] else "off",
+        "loss subspace": f"`{subspace.expression}`, rank {subspace.rank}",
+        "neutral branch": "on" if recipe.losses.neutral else "off",
         "training": f"{training.steps} steps, best epoch {training.best_epoch}, "
-        f"seed {recipe['training']['seed']}",
+        f"seed {recipe.training.seed}",
     }

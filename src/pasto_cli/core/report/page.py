@@ -66,7 +66,7 @@ def render(contents: Contents) -> str:
     )
     meta = contents.meta
     return environment.from_string(_PAGE.read_text(encoding="utf-8")).render(
-        name=meta.recipe["name"],
+        name=meta.trained_with.name,
         personas=meta.personas,
         source=meta.base.spec.source,
         sections=_sections(contents),
@@ -102,7 +102,7 @@ def _making(meta: Meta) -> dict[str, str]:
     else:
         trained = (
             f"{training.steps} steps, best epoch {training.best_epoch}, "
-            f"seed {meta.recipe['training']['seed']}"
+            f"seed {meta.trained_with.training.seed}"
         )
     if meta.largest_angle is None:
         reach = f"kind {meta.kind}, linear in the coefficient"

@@ -28,6 +28,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from pasto_cli.base.text import half_character_in
 from pasto_cli.core.serving.access import Access, Guard
 from pasto_cli.core.serving.answers import Answers, in_time
 from pasto_cli.core.serving.dial_facts import DialFacts
@@ -301,9 +302,12 @@ async def _json(request: Request) -> object:
         if len(body) > LARGEST_BODY:
             raise Refusal(f"the body has more than {LARGEST_BODY} bytes", "Send less.", status=413)
     try:
-        return json.loads(body)
+        sent = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Refusal(f"the body is not JSON: {error}", "Send a JSON object.") from None
+    if half := half_character_in(sent):
+        raise Refusal(f"the body holds {half}, half a character", "Send whole characters.")
+    return sent
 
 
 def _logged(error: Exception, exchange: Exchange | None) -> tuple[int, dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
+from pasto_cli.base.limits import MOST
 from pasto_cli.core.serving.engine import Message, Prompt, Refusal, Request, Sampling
 
 MOST_CHOICES = 16
@@ -57,7 +58,7 @@ class _Body(BaseModel):
     n: int = Field(default=1, ge=1, le=MOST_CHOICES)
     temperature: Number = Field(default=1.0, ge=0.0, le=2.0)
     top_p: Number = Field(default=1.0, ge=0.0, le=1.0)
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, le=MOST)
     seed: int | None = None
     stop: Annotated[list[StopText], BeforeValidator(_listed), Field(max_length=MOST_STOPS)] = []
 
@@ -123,7 +124,7 @@ class ChatBody(_Body):
     """Body of /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=MOST)
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=20)
 
@@ -144,7 +145,7 @@ class CompletionBody(_Body):
     """Body of /v1/completions."""
 
     prompt: str | list[int] | list[str] | list[list[int]]
-    max_tokens: int | None = Field(default=16, ge=1)
+    max_tokens: int | None = Field(default=16, ge=1, le=MOST)
     logprobs: int | None = Field(default=None, ge=0, le=5)
 
     def prompts(self) -> list[Prompt]:

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.limits import LARGEST_COEFFICIENT
 from pasto_cli.core.serving.engine import Refusal
 
 BASE, DEFAULT = "base", "default"
 """Model names that are no dials."""
-LARGEST = 1000.0
-"""Largest coefficient: where text is noise, but numbers do not overflow."""
 
 
 class Positions:
@@ -100,8 +99,8 @@ def _number(name: str, value: Any, param: str) -> float:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number) or abs(number) > LARGEST:
-        what = f"beyond {LARGEST:g}" if math.isfinite(number) else "not a finite number"
+    if not math.isfinite(number) or abs(number) > LARGEST_COEFFICIENT:
+        what = f"beyond {LARGEST_COEFFICIENT:g}" if math.isfinite(number) else "not a finite number"
         raise Refusal(
             f"the coefficient of {name} is {value!r}, {what}",
             f"Write one from -1 to 1, such as {name}@-0.5.",

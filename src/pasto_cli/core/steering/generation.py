@@ -10,8 +10,13 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
+from transformers import LogitsProcessorList
 
+from pasto_cli.base.errors import PastoError
+from pasto_cli.base.limits import require_seed, require_temperature
+from pasto_cli.base.text import half_character
 from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.steering.overflow import TrueLogits
 from pasto_cli.core.steering.steerer import Steerer
 
 SAMPLED_TOGETHER = 24
@@ -55,7 +60,12 @@ def generate(
 
     Returns:
         Texts without special tokens, in the order of the coefficients.
+
+    Raises:
+        PastoError: For a temperature or seed out of range, or a coefficient at which states
+            overflow.
     """
+    require_seed(seed)
     how = Decoding(max_new_tokens, temperature, seed)
     rows = [_prompt(lm, steerer, prompt, a) for a in coefficients]
     if len(coefficients) == 1:
@@ -134,6 +144,8 @@ def _equally_long(tasks: Sequence[_Task], rows: int) -> Iterator[list[_Task]]:
 
 def _prompt(lm: LoadedModel, steerer: Steerer, prompt: str, coefficient: float) -> list[int]:
     """Token ids of a user's message, with the words that a steerer puts before it."""
+    if half := half_character(prompt):  # tokenizers of a fast kind raise errors of their own
+        raise PastoError(f"the prompt holds {half}, half a character", "Write it in UTF-8.")
     return lm.chat.prompt((steerer.prompt_prefix(coefficient) or "") + prompt)
 
 
@@ -151,6 +163,7 @@ def _decode(
     arguments: dict[str, Any] = {
         "max_new_tokens": how.max_new_tokens,
         "pad_token_id": eos if pad is None else pad,
+        "logits_processor": LogitsProcessorList([TrueLogits(coefficients)]),
         **decoding(how.temperature),
     }
     if stream is not None:
@@ -218,6 +231,7 @@ def _answers(lm: LoadedModel, rows: list[list[int]], how: Decoding) -> list[list
         "max_new_tokens": how.max_new_tokens,
         **decoding(how.temperature),
         "pad_token_id": lm.tokenizer.eos_token_id,
+        "logits_processor": LogitsProcessorList([TrueLogits([0.0] * len(rows))]),
     }
     output = lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
     found = output[:, ids.shape[1] :].tolist()
@@ -239,7 +253,11 @@ def decoding(temperature: float) -> dict[str, Any]:
 
     Many chat models ship penalties, beams or a nucleus in generation_config.json, under which texts
     at two coefficients could not be compared.
+
+    Raises:
+        PastoError: For a temperature that cannot be sampled at.
     """
+    require_temperature(temperature)
     return {
         "do_sample": temperature > 0,
         "temperature": temperature if temperature > 0 else None,

@@ -3,6 +3,7 @@
     RUN/checkpoint/start.safetensors    factors, initial weights, subspace basis: written once
     RUN/checkpoint/state.safetensors    weights, best weights, optimiser; metadata: `TrainingState`
     RUN/checkpoint/lock                 held by the process that trains
+    RUN/checkpoint/owner                names it, on a disk that knows no locks
 
 Each file is replaced as a whole, after its bytes have reached the disk. That start.safetensors is
 there means that the run is under way: it is written when preparation is done, and deleted first
@@ -12,9 +13,9 @@ when the run has finished.
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
@@ -23,12 +24,14 @@ from torch import Tensor
 
 from pasto_cli.base.errors import PastoError, first_problem
 from pasto_cli.base.files import replace_file, writing
+from pasto_cli.base.scratch import is_dead, this_process
 from pasto_cli.core.recipe.schema import AdapterSpec
 from pasto_cli.core.records.training import TrainingState
 from pasto_cli.core.steering.adapter import Adapter, to_tensors
 from pasto_cli.core.steering.kinds import from_tensors
 
-FOLDER, START, STATE, LOCK = "checkpoint", "start.safetensors", "state.safetensors", "lock"
+FOLDER, START, STATE = "checkpoint", "start.safetensors", "state.safetensors"
+LOCK, OWNER = "lock", "owner"
 AGAIN = "Train again from the recipe."
 
 
@@ -58,17 +61,50 @@ def held(run: Path) -> Iterator[None]:
         path.parent.mkdir(exist_ok=True)
         file = path.open("w")
     with file:
-        try:
-            import fcntl
+        with nullcontext() if _locked(file, run) else _named(folder_of(run) / OWNER, run):
+            yield
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+
+def _locked(file: TextIO, run: Path) -> bool:
+    """Lock a file for this process; False where the system knows no locks.
+
+    Raises:
+        PastoError: If another process has it.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise PastoError(
+            f"another process trains {run}", "Wait for it, or stop it first."
+        ) from None
+    except (ImportError, OSError):  # Windows, and network disks that know no locks
+        return False
+    return True
+
+
+@contextmanager
+def _named(path: Path, run: Path) -> Iterator[None]:
+    """A lock without the system's help: a file that only one process can make, with its name."""
+    try:
+        if is_dead(path.read_text(encoding="ascii")):
+            path.unlink()
+    except (OSError, ValueError):
+        pass  # there is none
+    with writing(path):
+        try:
+            with path.open("x", encoding="ascii") as file:
+                file.write(this_process())
+        except FileExistsError:
             raise PastoError(
-                f"another process trains {run}", "Wait for it, or stop it first."
+                f"another process trains {run}",
+                f"Wait for it, or stop it first. If it was killed on another machine: rm {path}",
             ) from None
-        except (ImportError, OSError):  # Windows, and network disks that know no locks
-            pass
+    try:
         yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def save_start(run: Path, adapter: Adapter, basis: Tensor) -> None:

@@ -45,7 +45,7 @@ def choose_directions(
     if kind == "random":
         # Modules of one seed differ by layer and path: they must not all keep the same indices.
         module_seed = seed * 100_003 + writer.layer * 31 + len(writer.path)
-        generator = torch.Generator().manual_seed(module_seed)
+        generator = torch.Generator().manual_seed(module_seed % 2**63)  # of 64 bits, no more
         return torch.randperm(total, generator=generator)[:rank].sort().values
     if kind == "residual":
         x, basis = states.hidden[:, writer.layer], factors.u  # (2 n, d_out), (d_out, k)

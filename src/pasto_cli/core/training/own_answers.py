@@ -6,7 +6,6 @@ how these are computed with. A run with a full cache has the same answers as one
 The folder may be deleted at any time.
 """
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -17,9 +16,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from pasto_cli.base.cache import cache_dir
-from pasto_cli.base.errors import PastoError
-from pasto_cli.base.files import write_text
+from pasto_cli.base.cache import cached_file, keep
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.pairs.answers import AnswerPair, Asked
 from pasto_cli.core.recipe.schema import AnswersSpec
@@ -44,11 +41,12 @@ def ask_model(
     """
     prompts = [lm.chat.prompt(message) for one in asked for message in one.messages]
     how = Decoding(spec.tokens, spec.temperature, spec.seed)
-    path = cache_dir() / "answers" / f"{_key(lm, prompts, how)}.json"
-    answers = _read(path, len(prompts))
+    path = cached_file("answers", f"{_key(lm, prompts, how)}.json")
+    answers = None if path is None else _read(path, len(prompts))
     if answers is None:
         answers = sampled_answers(lm, prompts, how, progress)
-        _write(path, answers)
+        text = json.dumps(answers)
+        keep(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
     else:
         progress(len(prompts))
     texts = lm.tokenizer.batch_decode(answers, skip_special_tokens=True)
@@ -102,10 +100,3 @@ def _read(path: Path, count: int) -> list[list[int]] | None:
     except (OSError, ValidationError):
         return None
     return answers if len(answers) == count else None
-
-
-def _write(path: Path, answers: list[list[int]]) -> None:
-    """Best effort: a full or read-only disk costs the next run some time and this one nothing."""
-    with contextlib.suppress(OSError, PastoError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(answers))

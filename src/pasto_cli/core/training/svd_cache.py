@@ -18,9 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pasto_cli.base.cache import cache_dir
-from pasto_cli.base.errors import PastoError
-from pasto_cli.base.files import replace_file
+from pasto_cli.base.cache import cached_file, keep
 from pasto_cli.core.models.residual_writers import Writer, dense_weight
 from pasto_cli.core.steering.factors import Factors, decompose
 
@@ -34,11 +32,12 @@ def decompose_writer(writer: Writer) -> Factors:
     It is as large as two or three such weights: keep the directions that are needed only.
     """
     weight = dense_weight(writer.module)
-    path = cache_dir() / "svd" / f"{_key(weight)}.safetensors"
-    found = _read(path, weight)
+    path = cached_file("svd", f"{_key(weight)}.safetensors")
+    found = None if path is None else _read(path, weight)
     if found is None:
         found = decompose(weight)
-        _write(path, found)
+        if path is not None:
+            _write(path, found)
     return found
 
 
@@ -73,10 +72,9 @@ def _write(path: Path, factors: Factors) -> None:
     tensors = {"u": factors.u, "s": factors.s, "v": factors.v}
     size = sum(t.numel() * t.element_size() for t in tensors.values())
     on_cpu = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    with contextlib.suppress(OSError, PastoError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
         _make_room(path.parent, ROOM - size)
-        replace_file(path, lambda scratch: save_file(on_cpu, scratch))
+    keep(path, lambda scratch: save_file(on_cpu, scratch))
 
 
 def _make_room(folder: Path, room: int) -> None:

@@ -130,7 +130,8 @@ def run_tasks(dial: Dial, prepared: Prepared, watch: Watcher) -> HarnessMeasured
         scores=scores,
         provenance=provenance_of(dial, seed, asked.limit) | {HARNESS: version},
     )
-    return HarnessMeasured(run, keep(dial, file_name(asked.tasks), run.model_dump_json(indent=1)))
+    text = run.model_dump_json(indent=1)
+    return HarnessMeasured(run, keep(dial, file_name(asked.tasks), text, watch))
 
 
 def file_name(tasks: Sequence[str]) -> str:

@@ -1,15 +1,19 @@
 """The Hub says no: real HTTP answers from a local server become clear errors, and the token stays
 out of them."""
 
+import errno
 import http.server
 import json
 import os
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
+from pasto_cli.core.artifact import hub
 from tests.support.forks import run_forked
 
 TOKEN = "hf_thisisasecretthatmustnotshow"
@@ -23,7 +27,7 @@ def ask_the_hub():
     direction, folder = sys.argv[1:]
     try:
         if direction == "up":
-            hub.upload(Path(folder), "someone/something", "card", private=True)
+            hub.upload(Path(folder), "someone/something", "card", "{}", private=True)
         else:
             hub.download("someone/something")
     except PastoError as error:
@@ -121,3 +125,40 @@ def test_download_of_what_is_not_there(tmp_path, hub_says):
 
 def test_no_network(tmp_path):
     assert "cannot be reached" in run(tmp_path, "up", "http://127.0.0.1:9")
+
+
+def answer(status):
+    """An answer of whichever HTTP library the client is built on."""
+    return SimpleNamespace(status_code=status, headers={}, request=None)
+
+
+def refused(status):
+    return HfHubHTTPError("no", response=answer(status))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/c/x"), ("/c/x", "No space", "HF_HOME")),
+        (PermissionError(errno.EACCES, "Permission denied", "/c"), ("/c", "denied", "HF_HOME")),
+        (OSError(errno.EROFS, "Read-only file system"), ("Read-only", "HF_HOME")),
+        (ConnectionResetError(104, "reset"), ("cannot be reached", "connection")),
+        (TimeoutError("slow"), ("cannot be reached", "connection")),
+        (refused(401), ("token", "401")),
+        (refused(403), ("permission to read u/x", "403")),
+        (refused(404), ("no such repository", "hf auth login")),
+        (refused(413), ("no room", "413")),
+        (refused(429), ("too often", "429")),
+        (refused(503), ("fault of its own", "503")),
+    ],
+    ids=lambda x: type(x).__name__ if isinstance(x, Exception) else None,
+)
+def test_what_went_wrong_is_told_apart(error, words):
+    found = str(hub.failure(error, "u/x"))
+    assert all(word in found for word in words), found
+
+
+def test_an_unknown_repository_is_no_bad_token():
+    """The Hub answers 401 to a stranger who asks for what is not there."""
+    error = RepositoryNotFoundError("no", response=answer(401))
+    assert "no such repository" in hub.failure(error, "u/x").message

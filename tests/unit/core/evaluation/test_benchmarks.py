@@ -1,5 +1,6 @@
 """Benchmarks: what the bundled one holds, DailyDilemmas' counts, and clear errors for bad files."""
 
+import csv
 import json
 import re
 from collections import Counter
@@ -12,7 +13,7 @@ from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.evaluation.benchmarks import listing, load_benchmark
 from pasto_cli.core.evaluation.benchmarks.item import own_labels
-from pasto_cli.core.evaluation.benchmarks.schema import parse_benchmark
+from pasto_cli.core.evaluation.benchmarks.reading import parse_benchmark
 
 FILE = bundled.lines("benchmarks/mini-dilemmas.yaml")
 
@@ -72,8 +73,8 @@ def test_dailydilemmas_counts(dailydilemmas):
     ("change", "expected"),
     [
         (lambda d: d.update(format=2), "format"),
-        (lambda d: d["dilemmas"][0].pop("situation"), "dilemmas.0.situation"),
-        (lambda d: d["dilemmas"][0]["actions"].pop(), "dilemmas.0.actions"),
+        (lambda d: d["dilemmas"][0].pop("situation"), "dilemmas[0].situation"),
+        (lambda d: d["dilemmas"][0]["actions"].pop(), "dilemmas[0].actions"),
         (lambda d: d["controls"][0].update(right=1), "preference controls have none"),
         (lambda d: d.update(instruction="Choose."), "must hold {situation}"),
         (lambda d: d["dilemmas"].append(d["dilemmas"][0]), "given twice"),
@@ -158,7 +159,7 @@ def test_questions_become_items_with_their_own_answers():
         (lambda q: q[2].update(matching=[0, 1, 2]), "indices of some"),
         (lambda q: q[2].update(matching="yes"), "list of indices"),
         (lambda q: q[2].update(choices=list("abcdefghijk")), "choices"),
-        (lambda q: q[1].update(id="lie"), "given twice: lie"),
+        (lambda q: q[1].update(id="lie"), "given twice, first in line 5"),
         (lambda q: q.clear(), "neither dilemmas nor questions"),
     ],
 )
@@ -212,7 +213,7 @@ def test_jsonl_of_ours_and_of_model_written_evaluations(tmp_path):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("[1]", "must be a JSON object"),
+        ("[1]", "a JSON object is needed"),
         ("{", "x.jsonl:2"),
         ('{"question": "q"}', "matching: Field required"),
         (
@@ -254,3 +255,112 @@ def test_the_examples_of_the_documentation_run(tmp_path):
         path = tmp_path / f"e{number}.jsonl"
         path.write_text(example)
         assert sum(i.kind == "target" for i in load_benchmark(str(path)).items) == 1
+
+
+HAND_WRITTEN = """format: 1
+name: mine
+title: By hand
+licence: MIT
+source: me
+questions:
+  - {id: a, value: candour, question: 'Is it so?', matching: yes}
+  - id: b
+    value: candour
+    question: Is it not so?
+    matching: no
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("value: candour\n", "value: no\n", "m.yaml:9: questions[1].value: YAML reads no as false"),
+        ("id: b\n", "id: 2024-01-01\n", "m.yaml:8: questions[1].id: YAML reads 2024-01-01 as a"),
+        ("id: b\n", "id: 12\n", "m.yaml:8: questions[1].id: YAML reads 12 as a number; quote it"),
+        ("Is it not so?", "12:30:00", "m.yaml:10: questions[1].question: YAML reads 12:30:00"),
+        ("Is it not so?", "' '", "m.yaml:10: questions[1].question: is empty"),
+        ("id: b\n", "id: a\n", "m.yaml:8: questions[1].id: 'a' is given twice, first in line 7"),
+        (
+            "matching: no",
+            "matching: no\n    matching: yes",
+            "m.yaml:12: questions[1].matching: giv",
+        ),
+        ("name: mine", "name: 1.0", "m.yaml:2: name: YAML reads 1.0 as a number"),
+        ("matching: no", "matching: [yes]\n    choices: [x, y]", "m.yaml:11: questions[1].matchi"),
+    ],
+)
+def test_each_mistake_of_a_file_by_hand_has_its_line(before, after, expected):
+    parse_benchmark(HAND_WRITTEN, "m.yaml")
+    with pytest.raises(PastoError) as caught:
+        parse_benchmark(HAND_WRITTEN.replace(before, after), "m.yaml")
+    assert expected in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (['{"id": "a", "question": "Q?", "matching": "yes"}'] * 2, "x.jsonl:2: id 'a' is given tw"),
+        (
+            ['{"question": "Q?", "matching": "yes", "matching": "no"}'],
+            "x.jsonl:1: 'matching' is gi",
+        ),
+        (['{"question": "\\u2003", "matching": "yes"}'], "x.jsonl:1: question: is empty"),
+        (['{"question": "\\ud83d", "matching": "yes"}'], "half a character"),
+        (['{"name": "a b"}', '{"question": "Q?", "matching": "yes"}'], "x.jsonl:1: name: "),
+        (['{"questions": []}', '{"question": "Q?", "matching": "yes"}'], "unknown key 'questions'"),
+        (['{"name": "x"}'], "there are no questions"),
+    ],
+)
+def test_each_mistake_of_a_jsonl_has_its_line(tmp_path, lines, expected):
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(lines))
+    with pytest.raises(PastoError) as caught:
+        load_benchmark(str(path))
+    assert expected in caught.value.message
+
+
+def test_places_are_filled_once(tmp_path):
+    data = yaml.safe_load(HAND_WRITTEN)
+    del data["questions"]
+    data["instruction"] = "{situation} {action}"
+    actions = [{"text": f"{{situation}} {n}", "values": [f"v{n}"]} for n in range(2)]
+    data["dilemmas"] = [{"id": "d", "situation": "An {action}", "actions": actions}]
+    items = parse_benchmark(yaml.safe_dump(data), "m.yaml").items
+    assert [item.prompt for item in items] == [f"An {{action}} {{situation}} {n}" for n in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda rows: rows[1].update(action=" "), "csv:3: action is empty"),
+        (lambda rows: rows[1].update(action_type="to_do"), "csv:3: dilemma 1 has the row to_do tw"),
+        (lambda rows: rows[0].update(values_aggregated="'honesty'"), "csv:2: \"'honesty'\" is not"),
+        (lambda rows: rows[0].update(action="x" * 200_000), "csv:2: not CSV"),
+        (lambda rows: rows.pop(), "csv:2: dilemma 1 has the rows ['to_do']"),
+    ],
+)
+def test_a_damaged_row_of_dailydilemmas_has_its_line(tmp_path, change, expected):
+    from pasto_cli.core.evaluation.benchmarks.dailydilemmas import FILE
+
+    rows = [
+        {
+            "dilemma_idx": 1,
+            "dilemma_situation": "S",
+            "action_type": side,
+            "action": f"A {side}",
+            "values_aggregated": f"['{side}']",
+        }
+        for side in ("to_do", "not_to_do")
+    ]
+    for change_ in (lambda _: None, change):
+        change_(rows)
+        with (tmp_path / FILE).open("w", encoding="utf-8-sig", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+        if change_ is change:
+            with pytest.raises(PastoError) as caught:
+                load_benchmark("dailydilemmas", str(tmp_path))
+            assert expected in caught.value.message
+        else:
+            assert load_benchmark("dailydilemmas", str(tmp_path)).items[0].labels["to_do"] == 1

@@ -50,7 +50,7 @@ def test_questions_are_of_a_file_without_doubles(tmp_path):
     [
         (b"One?\nTwo?\nOne?\n", "holds 2 different questions, at least 8"),
         (b"\n \n", "holds no questions"),
-        (b"Caf\xe9?\n", "cannot be read as questions"),
+        (b"Caf\xe9?\n", ":1: byte 0xE9 is not UTF-8"),
     ],
 )
 def test_a_bad_file_of_questions_is_named(tmp_path, content, error):

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError
+from pasto_cli.core.pairs.articles import with_article
 from pasto_cli.core.pairs.corpora import clean_suffixes, load_suffixes
-from pasto_cli.core.pairs.pairs import Pair, make_pairs, read_pairs, with_article, write_pairs
+from pasto_cli.core.pairs.pairs import Pair, make_pairs, read_pairs, write_pairs
 from pasto_cli.core.pairs.split import split_pairs
 from pasto_cli.core.recipe.schema import PairsSpec
 

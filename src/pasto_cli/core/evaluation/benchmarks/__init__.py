@@ -1,7 +1,8 @@
 """Benchmarks: questions labelled by the values behind each answer. No torch.
 
     item.py           one question, a whole benchmark, a part of one
-    schema.py         the file formats, YAML and JSONL
+    schema.py         what stands in a file
+    reading.py        the file formats, YAML and JSONL
     dailydilemmas.py  DailyDilemmas, read from the Hub or from a local folder
 
 `load_benchmark` takes a bundled name, `dailydilemmas`, or the path of a benchmark file.
@@ -15,9 +16,10 @@ from typing import NamedTuple
 from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import read_limited
+from pasto_cli.base.paths import expanded
 from pasto_cli.core.evaluation.benchmarks import dailydilemmas
 from pasto_cli.core.evaluation.benchmarks.item import Benchmark, Item, subset
-from pasto_cli.core.evaluation.benchmarks.schema import (
+from pasto_cli.core.evaluation.benchmarks.reading import (
     parse_benchmark,
     parse_bundled,
     parse_jsonl,
@@ -128,7 +130,7 @@ def load_benchmark(name: str, data: str | None = None) -> Benchmark:
     for file in bundled.files("benchmarks", ".yaml"):
         if file.name == f"{name}.yaml":
             return parse_bundled(file.read_text(encoding="utf-8"))
-    path = Path(name)
+    path = expanded(name)
     if path.suffix in SUFFIXES and path.is_file():
         return _read_file(path, name)
     names = benchmark_names()
@@ -141,8 +143,10 @@ def _read_file(path: Path, name: str) -> Benchmark:
     """A benchmark file of the user's; one without controls takes the bundled ones."""
     try:
         text = read_limited(path, LARGEST)
-    except (OSError, UnicodeDecodeError) as error:
-        raise PastoError(f"{name}: cannot be read ({error})", "Give a UTF-8 file.") from None
+    except OSError as error:
+        raise PastoError(
+            f"{name}: cannot be read ({error.strerror or error})", "Give a UTF-8 file."
+        ) from None
     parse = parse_jsonl if path.suffix == ".jsonl" else parse_benchmark
     return parse(text, name, _controls)
 

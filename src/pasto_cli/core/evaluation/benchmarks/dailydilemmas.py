@@ -7,11 +7,14 @@ local folder with the same files; it is never part of this package. Controls are
 
 import ast
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import read_text
+from pasto_cli.base.paths import expanded
 from pasto_cli.core.evaluation.benchmarks.item import Benchmark, Item, own_labels, plain
 from pasto_cli.core.evaluation.benchmarks.schema import DILEMMA_INSTRUCTION, PREFILL, fill
 
@@ -22,6 +25,8 @@ TITLE = "DailyDilemmas (arXiv 2410.02683)"
 LICENCE = "CC BY 4.0"
 SOURCE = f"https://huggingface.co/datasets/{REPO} at {REVISION}"
 FILE = "dilemma_to_action_to_values_aggregated.csv"
+PLACE = "place"
+"""Key of a row that says where it stands; no column of the file is called so."""
 VALUES_CONFIG = "Values"
 VALUES_FILE = "values.csv"
 FRAMEWORKS = ("WVS", "MFT", "Virtue", "Emotion", "Maslow")
@@ -40,12 +45,20 @@ def load_dailydilemmas(data: str | None, controls: Sequence[Item]) -> Benchmark:
         PastoError: If the file or the Hub cannot be read, or a dilemma does not have its two rows.
     """
     if data is not None:
-        rows, classes = _local_rows(Path(data)), _classes(_local_values(Path(data)))
+        folder = expanded(data)
+        rows, classes = _local_rows(folder), _classes(_local_values(folder))
     else:
         rows, classes = _hub_rows(CONFIG), _classes(_hub_rows(VALUES_CONFIG))
     by_dilemma: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in rows:
-        by_dilemma.setdefault(str(row["dilemma_idx"]), {})[str(row["action_type"])] = row
+        sides = by_dilemma.setdefault(str(row["dilemma_idx"]), {})
+        side = str(row["action_type"])
+        if side in sides:
+            raise PastoError(
+                f"{_place(row)}: dilemma {row['dilemma_idx']} has the row {side} twice",
+                "Use the unchanged file.",
+            )
+        sides[side] = row
     items = [item for number, sides in by_dilemma.items() for item in _pair(number, sides, classes)]
     source = SOURCE if data is None else FILE
     return Benchmark("dailydilemmas", TITLE, LICENCE, source, PREFILL, [*items, *controls])
@@ -57,11 +70,11 @@ def _pair(
     """The two rows of a dilemma."""
     if set(sides) != {"to_do", "not_to_do"}:
         raise PastoError(
-            f"DailyDilemmas: dilemma {number} has the rows {sorted(sides)}, "
+            f"{_place(next(iter(sides.values())))}: dilemma {number} has the rows {sorted(sides)}, "
             "not to_do and not_to_do",
             "Use the unchanged file.",
         )
-    values = {side: _values(row["values_aggregated"], classes) for side, row in sides.items()}
+    values = {side: _values(row, classes) for side, row in sides.items()}
     items: list[Item] = []
     for side, other in (("to_do", "not_to_do"), ("not_to_do", "to_do")):
         situation, action = (
@@ -79,25 +92,33 @@ def _pair(
     return items
 
 
-def _values(cell: Any, classes: Mapping[str, Sequence[str]]) -> list[str]:
+def _place(row: Mapping[str, Any]) -> str:
+    return str(row.get(PLACE, "DailyDilemmas"))
+
+
+def _values(row: Mapping[str, Any], classes: Mapping[str, Sequence[str]]) -> list[str]:
     """The values of an action, and the classes that the frameworks put them in."""
+    cell = row["values_aggregated"]
     try:
-        values = [str(v) for v in (ast.literal_eval(cell) if isinstance(cell, str) else cell)]
-        return values + [c for v in values for c in classes.get(plain(v), ())]
-    except (ValueError, SyntaxError, TypeError):
+        found = ast.literal_eval(cell) if isinstance(cell, str) else cell
+        if isinstance(found, str):
+            raise TypeError  # its letters are no values
+        values = [str(v) for v in found]
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         raise PastoError(
-            f"DailyDilemmas: {cell!r} is not a list of values", "Use the unchanged file."
+            f"{_place(row)}: {str(cell)[:80]!r} is not a list of values", "Use the unchanged file."
         ) from None
+    return values + [c for v in values for c in classes.get(plain(v), ())]
 
 
 def _local_rows(folder: Path) -> Iterable[Mapping[str, Any]]:
     path = folder / FILE
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
+        rows = _csv(path)
+    except OSError as error:
         raise PastoError(
-            f"{path}: cannot be read ({error})", f"--data takes the folder that holds {FILE}."
+            f"{path}: cannot be read ({error.strerror or error})",
+            f"--data takes the folder that holds {FILE}.",
         ) from None
     wanted = {"dilemma_idx", "dilemma_situation", "action_type", "action", "values_aggregated"}
     if not rows or not wanted <= set(rows[0]):
@@ -106,6 +127,28 @@ def _local_rows(folder: Path) -> Iterable[Mapping[str, Any]]:
             f"{', '.join(sorted(wanted))}",
             f"Get {FILE} from {REPO}.",
         )
+    for row in rows:
+        if missing := sorted(key for key in wanted if not str(row[key] or "").strip()):
+            raise PastoError(f"{row[PLACE]}: {missing[0]} is empty", "Use the unchanged file.")
+    return rows
+
+
+def _csv(path: Path) -> list[dict[str, Any]]:
+    """Rows of a CSV file, each with its place.
+
+    Raises:
+        OSError: If it cannot be read.
+        PastoError: If it is no text, or no CSV, with the line.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    rows: list[dict[str, Any]] = []
+    try:
+        for row in reader:
+            rows.append({**row, PLACE: f"{path}:{reader.line_num}"})
+    except csv.Error as error:
+        raise PastoError(
+            f"{path}:{reader.line_num + 1}: not CSV ({error})", "Use the unchanged file."
+        ) from None
     return rows
 
 
@@ -123,13 +166,12 @@ def _classes(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
 def _local_values(folder: Path) -> Iterable[Mapping[str, Any]]:
     """The table of values; a folder without it has no frameworks."""
     try:
-        with (folder / VALUES_FILE).open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        return _csv(folder / VALUES_FILE)
     except FileNotFoundError:
         return []
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise PastoError(
-            f"{folder / VALUES_FILE}: cannot be read ({error})",
+            f"{folder / VALUES_FILE}: cannot be read ({error.strerror or error})",
             f"Get it from {REPO}, or remove it.",
         ) from None
 

@@ -1,27 +1,17 @@
-"""The file formats of a benchmark, described in docs/benchmarks.md. No torch.
+"""What stands in a benchmark file, described in docs/benchmarks.md, and the items it makes.
 
-    YAML    dilemmas (two actions and their values each), single questions (Yes/No or multiple
-            choice) and controls
-    JSONL   one question per line, ours or in the form of the model-written evaluations (Perez et
-            al., Discovering Language Model Behaviors with Model-Written Evaluations, arXiv
-            2212.09251)
-
-A `Question` is what stands in a file; in tokens it becomes a `TokenisedQuestion`.
+Dilemmas (two actions and their values each), single questions (Yes/No or multiple choice) and
+controls; `reading` reads them. A `Question` is what stands in a file; in tokens it becomes a
+`TokenisedQuestion`. No torch.
 """
 
-import json
-import re
-from collections import Counter
-from collections.abc import Callable, Mapping
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pasto_cli.base.errors import PastoError
-from pasto_cli.base.safe_yaml import OwnLoader, PlainLoader
+from pasto_cli.base.format import substitute
+from pasto_cli.base.text import is_blank
 from pasto_cli.core.evaluation.benchmarks.item import Benchmark, Item, own_labels, plain
 
 LETTERS = "ABCDEFGHIJ"
@@ -37,7 +27,18 @@ CHOICE_INSTRUCTION = (
     "\n\n{question}\n{choices}"
 )
 CHOICE_PREFILL = "My choice: ("
-HELP = "See docs/benchmarks.md for the format."
+
+
+def _seen(text: str) -> str:
+    if is_blank(text):
+        raise ValueError("is empty; write a text")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_seen)]
+"""A text of which something can be seen."""
+Index = Annotated[int, Field(strict=True)]
+"""A whole number; a bare `yes` of YAML is none."""
 
 
 class _Strict(BaseModel):
@@ -47,27 +48,27 @@ class _Strict(BaseModel):
 class Action(_Strict):
     """One of the two actions of a dilemma."""
 
-    text: str
-    values: tuple[str, ...] = Field(min_length=1)
+    text: Text
+    values: tuple[Text, ...] = Field(min_length=1)
 
 
 class Dilemma(_Strict):
     """A situation and its two actions."""
 
-    id: str
-    situation: str
+    id: Text
+    situation: Text
     actions: tuple[Action, Action]
 
 
 class Question(_Strict):
     """One question: Yes or No, or one of several choices, some of which express the value."""
 
-    id: str
-    value: str
-    question: str
-    choices: tuple[str, ...] = Field(default=(), max_length=len(LETTERS))
+    id: Text
+    value: Text
+    question: Text
+    choices: tuple[Text, ...] = Field(default=(), max_length=len(LETTERS))
     """Empty for a Yes/No question."""
-    matching: Literal["yes", "no"] | tuple[int, ...]
+    matching: Literal["yes", "no"] | tuple[Index, ...]
     """The answer that expresses the value: yes or no, or indices of choices."""
     group: str | None = None
     """Questions of one group are resampled together; a question without one stands alone."""
@@ -98,9 +99,9 @@ class Question(_Strict):
 class Control(_Strict):
     """Two mirrored questions whose answers no value should move."""
 
-    id: str
+    id: Text
     kind: Literal["preference", "arithmetic"]
-    questions: tuple[str, str]
+    questions: tuple[Text, Text]
     right: Literal[0, 1] | None = None
     """Arithmetic: index of the question whose right answer is Yes."""
 
@@ -113,14 +114,19 @@ class Control(_Strict):
         return self
 
 
-class BenchmarkFile(_Strict):
-    """A whole benchmark file."""
+class Head(_Strict):
+    """What a benchmark is called and where it comes from."""
 
-    format: Literal[1]
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     title: str
     licence: str
     source: str
+
+
+class BenchmarkFile(Head):
+    """A whole benchmark file."""
+
+    format: Literal[1]
     instruction: str = DILEMMA_INSTRUCTION
     """Prompt of a dilemma, with {situation} and {action}."""
     prefill: str = PREFILL
@@ -136,144 +142,11 @@ class BenchmarkFile(_Strict):
             raise ValueError("there are neither dilemmas nor questions")
         if "{situation}" not in self.instruction or "{action}" not in self.instruction:
             raise ValueError("instruction must hold {situation} and {action}")
-        ids = [x.id for x in (*self.dilemmas, *self.questions, *self.controls)]
-        if twice := sorted(i for i, count in Counter(ids).items() if count > 1):
-            raise ValueError(f"ids given twice: {', '.join(twice[:5])}")
         return self
 
 
-def parse_benchmark(text: str, name: str, controls: Callable[[], list[Item]] = list) -> Benchmark:
-    """Parse a YAML benchmark file.
-
-    Args:
-        text: YAML.
-        name: Name of the file, for messages.
-        controls: Gives the control items of a file that has none.
-
-    Raises:
-        PastoError: With every mistake, one per line.
-    """
-    try:
-        file = BenchmarkFile.model_validate(yaml.load(text, Loader=PlainLoader))
-    except ValidationError as error:
-        raise _mistakes(name, error) from None
-    except (yaml.YAMLError, ValueError, RecursionError, LookupError) as error:
-        raise PastoError(f"{name}: not valid YAML: {error}", HELP) from None
-    return _benchmark(file, controls)
-
-
-def parse_bundled(text: str) -> Benchmark:
-    """A benchmark of the package, from its YAML.
-
-    Each call makes items of its own; the text is read once a process.
-    """
-    return _benchmark(_bundled_file(text), list)
-
-
-@lru_cache(maxsize=4)
-def _bundled_file(text: str) -> BenchmarkFile:
-    return BenchmarkFile.model_validate(yaml.load(text, Loader=OwnLoader))
-
-
-def parse_jsonl(text: str, name: str, controls: Callable[[], list[Item]]) -> Benchmark:
-    """Parse a JSONL benchmark: one question per line.
-
-    An optional first line holds name, title, licence and source.
-
-    Args:
-        text: JSON lines.
-        name: Name of the file; its stem names the benchmark, and the value of records without one.
-        controls: Gives the control items.
-
-    Raises:
-        PastoError: With the line and the mistake.
-    """
-    stem = re.sub(r"[^A-Za-z0-9._-]", "-", Path(name).stem).lstrip(".-")[:64] or "benchmark"
-    head: dict[str, Any] = {
-        "name": stem,
-        "title": stem,
-        "licence": "unknown",
-        "source": Path(name).name,
-    }
-    questions: list[Question] = []
-    # Not splitlines: it would also cut at U+2028, which a string may hold.
-    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    for position, (number, line) in enumerate(lines):
-        try:
-            record = _json_object(line)
-            if position == 0 and "question" not in record:
-                head |= _head(record)
-                continue
-            defaults = {"id": f"q{number}", "value": stem}
-            questions.append(Question.model_validate(defaults | _own_form(record)))
-        except ValidationError as error:
-            raise _mistakes(f"{name}:{number}", error) from None
-        except (ValueError, RecursionError) as error:
-            raise PastoError(f"{name}:{number}: {error}", HELP) from None
-    try:
-        file = BenchmarkFile.model_validate({"format": 1, **head, "questions": questions})
-    except ValidationError as error:
-        raise _mistakes(name, error) from None
-    return _benchmark(file, controls)
-
-
-def _json_object(line: str) -> dict[str, Any]:
-    record = json.loads(line)
-    if not isinstance(record, dict):
-        raise ValueError("a line must be a JSON object")
-    return record
-
-
-def _head(record: dict[str, Any]) -> dict[str, Any]:
-    """The first line of a JSONL benchmark, where it is no question."""
-    if unknown := sorted(record.keys() - BenchmarkFile.model_fields.keys()):
-        raise ValueError(f"neither a question nor a head: unknown key {unknown[0]!r}")
-    return record
-
-
-def _own_form(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of a model-written evaluation as one of ours; ours unchanged.
-
-    There the question's text holds its choices, ` (A)` is the answer, and both answers may be
-    lists.
-    """
-    if "answer_matching_behavior" not in record:
-        return dict(record)
-
-    def marks(key: str) -> list[str]:
-        raw = record.get(key) or []
-        return [str(x).strip() for x in (raw if isinstance(raw, list) else [raw])]
-
-    matching, other = marks("answer_matching_behavior"), marks("answer_not_matching_behavior")
-    own = {k: record[k] for k in ("id", "value", "group") if k in record}
-    if not isinstance(question := record.get("question"), str):
-        raise ValueError("question: a text is required")
-    if len(matching) == 1 and matching[0].lower() in ("yes", "no"):
-        return own | {"question": question, "matching": matching[0]}
-    letters = sorted({m.strip("()") for m in (*matching, *other)})
-    if letters != list(LETTERS[: len(letters)]):
-        raise ValueError(
-            f"answers {matching} and {other} are neither Yes and No nor letters from (A) on"
-        )
-    stem, *choices = re.split(r"\s*\n\s*\([A-J]\)\s*", question)
-    if len(choices) != len(letters):
-        raise ValueError(f"the question names {len(choices)} choices, its answers {len(letters)}")
-    stem = re.sub(r"\s*Choices:$", "", stem.strip())
-    return own | {
-        "question": stem,
-        "choices": [c.strip() for c in choices],
-        "matching": [letters.index(m.strip("()")) for m in matching],
-    }
-
-
-def _mistakes(name: str, error: ValidationError) -> PastoError:
-    lines = [
-        f"{name}: {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()
-    ]
-    return PastoError("\n".join(lines[:20]), HELP)
-
-
-def _benchmark(file: BenchmarkFile, controls: Callable[[], list[Item]]) -> Benchmark:
+def benchmark_of(file: BenchmarkFile, controls: Callable[[], list[Item]]) -> Benchmark:
+    """A benchmark of what stands in a file; `controls` gives those of a file without any."""
     items = [
         item for dilemma in file.dilemmas for item in _dilemma_items(dilemma, file.instruction)
     ]
@@ -285,15 +158,14 @@ def _benchmark(file: BenchmarkFile, controls: Callable[[], list[Item]]) -> Bench
 def _question_item(q: Question) -> Item:
     value, group = plain(q.value), q.group or q.id
     if isinstance(q.matching, str):
-        prompt = YES_NO_INSTRUCTION.replace("{question}", q.question)
+        prompt = substitute(YES_NO_INSTRUCTION, question=q.question)
         label = 1 if q.matching == "yes" else -1
         return Item(q.id, group, "target", prompt, {value: label}, prefill=PREFILL)
     letters = tuple(LETTERS[: len(q.choices)])
     choices = "\n".join(
         f"({letter}) {text}" for letter, text in zip(letters, q.choices, strict=True)
     )
-    # Choices first: a question may hold the word {choices}.
-    prompt = CHOICE_INSTRUCTION.replace("{choices}", choices).replace("{question}", q.question)
+    prompt = substitute(CHOICE_INSTRUCTION, choices=choices, question=q.question)
     return Item(q.id, group, "target", prompt, {value: 1}, letters, q.matching, CHOICE_PREFILL)
 
 
@@ -317,8 +189,7 @@ def _dilemma_items(dilemma: Dilemma, instruction: str) -> list[Item]:
 
 def fill(instruction: str, situation: str, action: str) -> str:
     """The prompt of one row."""
-    # No str.format: a situation may hold braces.
-    return instruction.replace("{situation}", situation).replace("{action}", action)
+    return substitute(instruction, situation=situation, action=action)
 
 
 def control_items(controls: tuple[Control, ...]) -> list[Item]:
@@ -328,7 +199,7 @@ def control_items(controls: tuple[Control, ...]) -> list[Item]:
             id=f"{control.id}/{n}",
             group=control.id,
             kind=control.kind,
-            prompt=YES_NO_INSTRUCTION.replace("{question}", question),
+            prompt=substitute(YES_NO_INSTRUCTION, question=question),
             labels={},
             prefill=PREFILL,
         )
