@@ -96,7 +96,13 @@ def _values(cell: Any, classes: Mapping[str, Sequence[str]], origin: str) -> lis
     try:
         values = [str(v) for v in (ast.literal_eval(cell) if isinstance(cell, str) else cell)]
         return values + [c for v in values for c in classes.get(plain(v), ())]
-    except (ValueError, SyntaxError, TypeError):
+    except (
+        ValueError,
+        SyntaxError,
+        TypeError,
+        RecursionError,
+        MemoryError,
+    ):  # brackets in brackets
         raise PastoError(
             f"{origin}: {cell!r} is not a list of values", "Use the unchanged file."
         ) from None
