@@ -96,6 +96,7 @@ def _say_into(log: Path) -> None:
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(out, 2)
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
 
 
 class Point(NamedTuple):

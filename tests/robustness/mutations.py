@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 import torch
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.core.recipe.load import RecipeError
 from tests.robustness.kinds import KINDS, copy_example
 from tests.support.faults import CHANGES
 
@@ -87,16 +86,11 @@ def judge(kind: str, number: int, seed: int, example: Path, made: Any, folder: P
 
 def _wrong_message(kind: str, folder: Path, error: PastoError) -> str | None:
     """What is wrong with what a user is told; None where it is as it should be."""
-    lines = error.message.splitlines()
+    lines = error.message.splitlines()  # all mistakes of a recipe or benchmark, a line each
     names = ("template",) if kind == "template" else (str(folder), folder.name)
-    if not isinstance(error, RecipeError):  # all mistakes of a recipe, a line each
-        lines = [error.message]
-        if "\n" in error.message.strip():
-            return "more than one line"
-    if not lines or not all(
-        any(name in line for name in names) or "--set" in line for line in lines
-    ):
-        return "the file is not named"
+    named = (any(name in line for name in names) or "--set" in line for line in lines)
+    if not (lines and all(named)):
+        return "a line without the file"
     if len(error.message) > 20_000:
         return "too long"
     return None if error.hint.strip() else "no next step"

@@ -154,7 +154,9 @@ def resume_run(run: Path, watch: Watcher) -> Trained:
 
 def _refuse_finished(run: Path, watch: Watcher) -> None:
     if runs.holds_adapter(run / "adapter") and not checkpoint.begun(run):
-        mark_latest(run, watch)  # it may have been killed just before that
+        # It may have been killed just before that, or while its checkpoint was deleted.
+        mark_latest(run, watch)
+        checkpoint.remove(run)
         raise PastoError(
             f"{run} is finished: there is nothing to resume", f"Measure it: pasto eval {run}"
         )
