@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart honesty test test-fast test-llama-cpp test-harness bench bench-gemma bench-shape bench-scale check format docs docs-cli lock check-lock hooks build clean
+.PHONY: quickstart honesty test test-fast test-families test-llama-cpp test-harness bench bench-gemma bench-shape bench-scale check format docs docs-cli lock check-lock hooks build clean
 
 # torch comes first and alone: where a CPU build of the pinned version is to be had, nothing later pulls CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -53,10 +53,14 @@ honesty: $(VENV)/.installed
 	$(BIN)/pasto report
 
 test: $(VENV)/.dev $(VENV)/.demo
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not families"
 
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not families"
+
+# Training, resuming and export on a tiny model of each family, and the law of what writes to the residual stream.
+test-families: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m families
 
 # An exported adapter in llama.cpp itself, which is built from source (ten minutes on two cores).
 test-llama-cpp: $(VENV)/.dev $(VENV)/.demo

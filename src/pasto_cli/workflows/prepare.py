@@ -14,8 +14,9 @@ from pasto_cli.core.models import distributed
 from pasto_cli.core.models.activations import Activations, collect_activations
 from pasto_cli.core.models.chat import TokenPair, require_pairs, tokenise_pairs
 from pasto_cli.core.models.devices import layer_precision
+from pasto_cli.core.models.linears import dense_weight
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.models.residual_writers import Writer, dense_weight, find_writers, place_writers
+from pasto_cli.core.models.residual_writers import Writer, find_writers, place_writers
 from pasto_cli.core.pairs.anchors import (
     Anchor,
     AnchorSplit,
@@ -249,7 +250,7 @@ def _loss_basis(
         parse_subspace(space.expression),
         subspaces.SubspaceInputs(
             states.hidden,
-            lambda: lm.model.get_output_embeddings().weight.detach().cpu().float(),
+            lm.readout,
             lambda: (dense_weight(writer.module) for writer in writers),
         ),
         rank=space.rank,

@@ -21,7 +21,8 @@ from torch import Tensor
 from pasto_cli.base.cache import cache_dir
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import replace_file
-from pasto_cli.core.models.residual_writers import Writer, dense_weight
+from pasto_cli.core.models.linears import dense_weight
+from pasto_cli.core.models.residual_writers import Writer
 from pasto_cli.core.steering.factors import Factors, decompose
 
 ROOM = 8 * 2**30
