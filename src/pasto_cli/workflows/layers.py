@@ -3,18 +3,28 @@
 from collections.abc import Sequence
 
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.models.residual_writers import survey
+from pasto_cli.core.models.residual_writers import place_writers, survey
+from pasto_cli.core.recipe.schema import AdapterSpec
 from pasto_cli.workflows.progress import Watcher
 
 
-def describe_model(lm: LoadedModel, watch: Watcher) -> None:
+def describe_model(lm: LoadedModel, spec: AdapterSpec, watch: Watcher) -> None:
     """Tell which modules of which layers write to the residual stream, and what precedes replies.
+
+    Args:
+        lm: The model.
+        spec: The recipe's adapter section.
+        watch: Told of it.
 
     Raises:
         PastoError: If no module can be adapted, or the chat template has no place for a reply.
     """
+    found = survey(lm.model)
+    place_writers(
+        found.writers, len(lm.layers), spec.first_layer, spec.last_layer, spec.max_modules
+    )
     rows = [("layers", "writers", "left alone")]
-    for kind in survey(lm.model).kinds():
+    for kind in found.kinds():
         aside = ", ".join(f"{path} (routed experts)" for path in kind.left_alone)
         rows.append((ranges(kind.layers), ", ".join(kind.writers) or "none", aside))
     if not any(aside for _, _, aside in rows[1:]):
@@ -22,9 +32,10 @@ def describe_model(lm: LoadedModel, watch: Watcher) -> None:
     first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
     for layers, writers, aside in rows:
         watch.note(f"{layers:<{first}}  {writers:<{second}}  {aside}".rstrip())
-    lm.chat.text("")  # a template that renders nothing is refused here
+    lm.chat.text("Say one word.")  # a template without a place for a reply is refused here
     if (note := lm.chat.start.note) is not None:
-        watch.warn(note)
+        # A thought that was always there in the model's own training may be missed.
+        (watch.warn if lm.chat.start.thought == "opened" else watch.note)(note)
 
 
 def ranges(numbers: Sequence[int]) -> str:

@@ -102,7 +102,7 @@ def train_recipe(
     anchors = recipe_anchors(recipe)
     recipe_questions(recipe)  # what is wrong with them is said before a model is loaded
     lm = open_model(recipe.model, watch)
-    describe_model(lm, watch)
+    describe_model(lm, recipe.adapter, watch)
     screen = None
     if recipe.pairs.screen != "off" and recipe.pairs.file is None:
         pairs, screen = screen_for_training(recipe.pairs, lm, watch, force=force)
@@ -141,7 +141,7 @@ def resume_run(run: Path, watch: Watcher) -> Trained:
     anchors = read_anchors(run / ANCHORS) if recipe.losses.anchor is not None else None
     pair_set = read_pairs(run / "pairs.jsonl")
     lm = open_model(recipe.model, watch)
-    describe_model(lm, watch)
+    describe_model(lm, recipe.adapter, watch)
     return _train(recipe, pair_set, anchors, run, watch, lm)
 
 

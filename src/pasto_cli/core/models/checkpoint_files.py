@@ -21,8 +21,9 @@ def check_folder(folder: Path) -> None:
         PastoError: For an adapter, a pointer of Git LFS, a missing shard or a file that ends early.
     """
     _refuse_adapter(folder)
-    for file in sorted(folder.iterdir()):
-        if file.is_file() and _is_pointer(file):
+    read = [file for file in sorted(folder.iterdir()) if _is_read(file)]
+    for file in read:
+        if _is_pointer(file):
             raise PastoError(
                 f"{file} is a pointer of Git LFS: the file itself was not fetched",
                 f"git -C {folder} lfs pull",
@@ -31,8 +32,9 @@ def check_folder(folder: Path) -> None:
         raise PastoError(
             f"{folder}: {missing}", "Copy or download the model again, with all of its files."
         )
-    for file in sorted(folder.glob("*.safetensors")):
-        _check_length(file)
+    for file in read:
+        if file.suffix == ".safetensors":
+            _check_length(file)
 
 
 def missing_files(folder: Path) -> str | None:
@@ -79,6 +81,15 @@ def _refuse_adapter(folder: Path) -> None:
         f"({ADAPTER})",
         "Merge it first (peft: model.merge_and_unload().save_pretrained(FOLDER)) and give that "
         "folder, or give the base model.",
+    )
+
+
+def _is_read(file: Path) -> bool:
+    """Whether transformers would read a file; a second copy of the weights may be in any state."""
+    return (
+        file.is_file()
+        and file.suffix in (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
+        and not file.name.startswith(("consolidated", "training_args", "optimizer"))
     )
 
 

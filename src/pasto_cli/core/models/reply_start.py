@@ -54,8 +54,8 @@ class ReplyStart(NamedTuple):
     another header), or a thought that it leaves open."""
 
     def complete(self, text: str) -> str:
-        """A rendered text that ends in the generation prompt, open for the reply."""
-        if not self.prompt or not text.endswith(self.prompt):
+        """A rendered text that ends in the generation prompt, which may be empty, made ready."""
+        if not text.endswith(self.prompt):  # another turn's end: nothing is known of it
             return text
         return text[: len(text) - len(self.prompt)] + self.ready
 

@@ -179,3 +179,31 @@ def test_a_model_published_in_4bit_is_taken_as_it_is(model, tmp_path):
         assert (dense_weight(writer.module) - true).norm() < 0.2 * true.norm()
     with pytest.raises(PastoError, match="published in 4bit"):
         load(tmp_path / "small", quantization="8bit")
+
+
+def test_experts_in_mxfp4_are_read_with_their_scales(tmp_path):
+    """gpt-oss: two numbers of four bits a byte, one exponent for each 32 of them."""
+    from tests.support.families import build
+
+    model = build("gpt_oss")
+    model.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    steps = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    values = torch.cat([steps, -steps])
+    expected = {}
+    for name in [n for n in tensors if n.endswith(("gate_up_proj", "down_proj"))]:
+        experts, d_in, d_out = tensors.pop(name).shape
+        nibbles = torch.randint(0, 16, (experts, d_out, d_in // 32, 32))
+        exponents = torch.randint(121, 124, (experts, d_out, d_in // 32))
+        blocks = nibbles[..., 0::2] + 16 * nibbles[..., 1::2]
+        tensors[f"{name}_blocks"] = blocks.to(torch.uint8)
+        tensors[f"{name}_scales"] = exponents.to(torch.uint8)
+        dense = values[nibbles] * (exponents - 127.0).exp2()[..., None]
+        expected[name] = dense.reshape(experts, d_out, d_in).mT
+    assert expected
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    change(tmp_path, quantization_config={"quant_method": "mxfp4"})
+    found = load(tmp_path).model.state_dict()
+    for name, dense in expected.items():
+        torch.testing.assert_close(found[name].float(), dense, rtol=1e-2, atol=0)

@@ -95,6 +95,7 @@ TEMPLATES = {
         "<think></think>",
         "opened",
     ),
+    "no generation prompt at all": (TURNS, "hi\n<|assistant|>", "channel"),
     "content in parts": (
         "{% for m in messages %}<|{{ m.role }}|>{{ m.content[0].text }}\n{% endfor %}"
         + HEAD
