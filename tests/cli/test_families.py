@@ -53,7 +53,7 @@ def test_a_dial_of_each_family(pasto, tmp_path, monkeypatch, name):
     source = ("--set", f"model.source={tmp_path / 'model'}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer._Loop, "_step", step)
-        said = pasto("train", TINY, *BRIEF, *source, "--set", "adapter.last_layer=0.75")
+        said = pasto("train", TINY, *BRIEF, *source)
     assert said.code == 130, said.err
     assert "layers" in said.err and "writers" in said.err and EXPECTED[name] in said.err
     (run,) = (tmp_path / "runs").iterdir()
@@ -69,6 +69,19 @@ def test_a_dial_of_each_family(pasto, tmp_path, monkeypatch, name):
     assert exported["difference"] <= 1e-4 * max(1.0, exported["scale"])
     with safe_open(f"{exported['path']}/adapter_model.safetensors", "pt") as tensors:
         assert any(EXPECTED[name] in key for key in tensors.keys())  # noqa: SIM118
+
+
+@pytest.mark.families
+def test_a_loss_depth_that_the_personas_do_not_reach_is_named(pasto, tmp_path):
+    """Convolutions look two tokens back: before the first attention the end knows no persona."""
+    build("lfm2").save_pretrained(tmp_path / "model")
+    byte_tokenizer().save_pretrained(tmp_path / "model")
+    shallow = "adapter={rank: 8, first_layer: 0, last_layer: 0.25}"
+    source = f"model.source={tmp_path / 'model'}"
+    said = pasto(
+        "train", TINY, *BRIEF, "--set", source, "--set", shallow, "--set", "subspace.depth=0.25"
+    )
+    assert said.code == 1 and "no trace" in said.error and "subspace.depth" in said.next_step
 
 
 def test_every_family_of_the_table_is_built():

@@ -58,7 +58,7 @@ FAMILIES = {
         v_head_dim=16,
         n_shared_experts=1,
     ),
-    "lfm2": lambda: T.Lfm2Config(**GROUPED, layer_types=["conv", "conv", "full_attention", "conv"]),
+    "lfm2": lambda: T.Lfm2Config(**GROUPED, layer_types=["conv", "full_attention", "conv", "conv"]),
     "jamba": lambda: T.JambaConfig(
         **GROUPED,
         num_experts=4,

@@ -191,9 +191,15 @@ def prepare(
     depth = lm.depth_index(space.depth)
     with watch.task(f"activations of {len(sample)} pairs, decomposing {len(placed)} modules"):
         states = _collect(lm, sample, placed, depth, recipe)
+        difference = (states.hidden[0::2] - states.hidden[1::2])[:, depth]  # (n, d)
+        if not difference.any():  # layers of convolutions look a few tokens back only
+            raise PastoError(
+                f"the personas leave no trace at the end of the prompt after layer {depth} of "
+                f"{len(lm.layers)}, where the loss looks",
+                "Raise subspace.depth: no layer before it looks back as far as the persona.",
+            )
         factors = _choose_factors(placed, states, recipe)
         basis = _loss_basis(lm, writers, states, depth, recipe)
-    difference = (states.hidden[0::2] - states.hidden[1::2])[:, depth]  # (n, d)
     share = subspaces.captured_share(basis, difference)
     text = (
         f"loss subspace {space.expression!r}, rank {basis.shape[1]}, captures {share:.0%} of the "

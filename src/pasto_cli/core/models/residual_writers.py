@@ -151,7 +151,8 @@ def place_writers(
                 f"this model has {num_layers} layer{'s' if num_layers > 1 else ''}, of which an "
                 f"adapter between {first:.0%} and {last:.0%} of the depth has none; at least "
                 f"{needed} are needed",
-                "Choose a deeper model, or set adapter.first_layer: 0 and adapter.last_layer: 1.",
+                "Choose a deeper model, or set adapter.first_layer: 0, adapter.last_layer: 1 and "
+                "subspace.depth: 1.",
             )
         raise PastoError(
             f"no writer in layers {low} to {high - 1} of {num_layers}",

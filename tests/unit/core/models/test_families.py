@@ -23,8 +23,8 @@ FOUND = {
         ([1, 2, 3], ["self_attn.o_proj", "mlp.shared_experts.down_proj"], [EXPERTS]),
     ],
     "lfm2": [
-        ([0, 1, 3], ["conv.out_proj", "feed_forward.w2"], []),
-        ([2], ["self_attn.out_proj", "feed_forward.w2"], []),
+        ([0, 2, 3], ["conv.out_proj", "feed_forward.w2"], []),
+        ([1], ["self_attn.out_proj", "feed_forward.w2"], []),
     ],
     "jamba": [
         ([0], ["mamba.out_proj", "feed_forward.down_proj"], []),
