@@ -38,7 +38,8 @@ class NodeStates(NamedTuple):
     depth: Tensor | None
     """(c, m, d_model): residual stream after `depth` layers, if asked for."""
     last: Tensor
-    """(c, m, d_model): after the final norm; `LoadedModel.head` gives logits."""
+    """(c, m, d_model): after the final norm; `LoadedModel.head` gives logits. Narrower where the
+    model projects it for its head."""
 
 
 class RowStates(NamedTuple):
@@ -154,8 +155,12 @@ def run_packed(
             hook.remove()
     (last,) = at_end
     assert last.shape[0] == batch
-    flat = (copies, -1, last.shape[-1])  # (c s, n, d_model) -> (c, m, d_model)
-    return NodeStates(at_depth[0].reshape(flat) if at_depth else None, last.reshape(flat))
+    return NodeStates(_flat(at_depth[0], copies) if at_depth else None, _flat(last, copies))
+
+
+def _flat(states: Tensor, copies: int) -> Tensor:
+    """(c s, n, d) -> (c, m, d); d is another one at the end where a model projects for its head."""
+    return states.reshape(copies, -1, states.shape[-1])
 
 
 def _takes_positions(lm: LoadedModel) -> bool:
