@@ -30,7 +30,8 @@ def check_folder(folder: Path) -> None:
             )
     if missing := missing_files(folder):
         raise PastoError(
-            f"{folder}: {missing}", "Copy or download the model again, with all of its files."
+            f"{folder}: {missing}",
+            "Check model.source, or copy the model again with all of its files.",
         )
     for file in read:
         if file.suffix == ".safetensors":

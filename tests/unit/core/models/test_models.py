@@ -130,7 +130,10 @@ def test_sources_that_do_not_load_say_what_to_do(source, expected):
 
 
 def test_a_folder_that_is_no_model(tmp_path):
+    from safetensors.torch import save_file
+
     (tmp_path / "config.json").write_text("{}")
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(PastoError, match="not a causal language model"):
         load_model(ModelSpec(source=str(tmp_path)))
 
