@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.core.models.reply_start import ReplyStart, as_parts, find_reply_start
+from pasto_cli.core.models.reply_start import ALWAYS, ReplyStart, as_parts, find_reply_start
 from pasto_cli.core.pairs.pairs import MIN_PAIRS, Pair
 
 PLAIN_TEMPLATE = (
@@ -145,15 +145,26 @@ class Chat:
             PastoError: If a reply can begin nowhere; see `start`.
             Exception: Whatever jinja or the template raise.
         """
-        start = self.start
-        whole = [*self._system(messages), *messages]
-        text = self.tokenizer.apply_chat_template(
-            as_parts(whole) if start.parts else whole,
-            tokenize=False,
-            add_generation_prompt=True,
-            **start.arguments,
-        )
+        whole: list[Any] = [*self._system(messages), *messages]
+        text, failure = "", None
+        try:
+            text = self._applied(whole, ALWAYS)
+        except Exception as error:  # what a template refuses, it refuses in its own words
+            failure = error
+        try:
+            start = self.start
+        except Exception as error:
+            raise (failure or error) from None
+        if start.parts or start.arguments != ALWAYS:
+            text = self._applied(as_parts(whole) if start.parts else whole, start.arguments)
+        elif failure is not None:
+            raise failure
         return start.complete(text)
+
+    def _applied(self, messages: Sequence[Any], arguments: Mapping[str, Any]) -> str:
+        return self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **arguments
+        )
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a rendered text.

@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from pasto_cli.base.errors import PastoError
@@ -34,6 +35,9 @@ CLOSES = (("START", "END"), ("BEGIN", "END"), ("start", "end"), ("begin", "end")
 # Only where a template shows no turn to compare with.
 OF_THOUGHTS = re.compile(r"think|thought|reason|analysis|reflect|scratch", re.IGNORECASE)
 
+
+# Hybrid reasoning templates write a thought unless told not to; others ignore the argument.
+ALWAYS: Mapping[str, Any] = MappingProxyType({"enable_thinking": False})
 
 Thought = Literal["none", "empty", "channel", "opened"]
 
@@ -101,17 +105,15 @@ def find_reply_start(source: str, render: Render, knows: Callable[[str], bool]) 
         Exception: Whatever jinja or the template raise.
     """
     parts = _takes_parts(render)
-    # Hybrid reasoning templates write a thought unless told not to; others ignore the argument.
-    arguments: dict[str, Any] = {"enable_thinking": False}
-    seen = _look(render, parts, arguments)
+    seen = _look(render, parts, ALWAYS)
     found = _start(seen, knows)
     if found is None or found[1] == "opened":
         for name in _own_arguments(source):  # a switch is better than a closed thought
             with suppress(Exception):
-                other = _look(render, parts, arguments | {name: False})
+                given = {**ALWAYS, name: False}
+                other = _look(render, parts, given)
                 switched = _start(other, knows)
                 if switched is not None and switched[1] != "opened":
-                    given = arguments | {name: False}
                     return ReplyStart(given, parts, other.prompt, *switched)
     if found is None:
         raise PastoError(
@@ -119,7 +121,7 @@ def find_reply_start(source: str, render: Render, knows: Callable[[str], bool]) 
             f"close it: prompts end in {seen.tail[-80:]!r}",
             "Use a model that answers without one, or mend its chat template.",
         )
-    return ReplyStart(arguments, parts, seen.prompt, *found)
+    return ReplyStart(ALWAYS, parts, seen.prompt, *found)
 
 
 def as_parts(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

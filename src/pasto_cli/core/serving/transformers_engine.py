@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple, Self, TypeVar
 
+from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.serving.engine import Piece, Pieces, Position, Prompt, Refusal, Request
 from pasto_cli.core.serving.scheduler import Row, Scheduler
@@ -83,7 +84,13 @@ class TransformersEngine:
 
     async def stream(self, request: Request, position: Position) -> Pieces:
         """See `Engine.stream`."""
-        ids = self._tokens(request.prompt)
+        try:
+            ids = self._tokens(request.prompt)
+        except Refusal:
+            raise
+        except PastoError as error:  # more tokens than the model has, or others
+            code = "context_length_exceeded"
+            raise Refusal(error.message, error.hint, param="prompt", code=code) from None
         longest = self._longest(len(ids), request.sampling.max_tokens)
         if len(self.scheduler.waiting) + self._inbox.qsize() >= self.limits.waiting:
             raise Refusal(
