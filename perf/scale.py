@@ -18,14 +18,10 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from pasto_cli.core.models.chat import Chat, TokenPair
+from pasto_cli.core.models.linears import dense_weight
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.random_models import byte_tokenizer
-from pasto_cli.core.models.residual_writers import (
-    decoder_layers,
-    dense_weight,
-    find_writers,
-    place_writers,
-)
+from pasto_cli.core.models.residual_writers import decoder_layers, find_writers, place_writers
 from pasto_cli.core.models.tokentree import pack
 from pasto_cli.core.recipe.losses_spec import LossesSpec
 from pasto_cli.core.recipe.schema import AdapterSpec, ModelSpec, SubspaceSpec

@@ -17,8 +17,9 @@ from pasto_cli.core.evaluation.benchmarks import load_benchmark, subset
 from pasto_cli.core.evaluation.evaluator import tokenise
 from pasto_cli.core.evaluation.questions import TokenisedQuestion, score_answers
 from pasto_cli.core.models.devices import layer_precision
+from pasto_cli.core.models.linears import dense_weight
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.models.residual_writers import dense_weight, find_writers
+from pasto_cli.core.models.residual_writers import find_writers
 from pasto_cli.core.pairs.pairs import make_pairs
 from pasto_cli.core.recipe.load import load_recipe
 from pasto_cli.core.steering.steerer import AdapterSteerer

@@ -94,7 +94,8 @@ def make_adapter():
     """Factory of adapters that change what matters, on the middle layers of a tiny model."""
     import torch
 
-    from pasto_cli.core.models.residual_writers import dense_weight, find_writers, place_writers
+    from pasto_cli.core.models.linears import dense_weight
+    from pasto_cli.core.models.residual_writers import find_writers, place_writers
     from pasto_cli.core.recipe.schema import AdapterSpec
     from pasto_cli.core.steering.factors import decompose, select_directions
     from pasto_cli.core.steering.kinds import create_adapter

@@ -251,7 +251,7 @@ MISTAKES = {
     # models
     "a folder without a model": Mistake(
         ("train", "tiny.yaml", "--set", "model.source=./empty"),
-        "./empty is not a causal language model",
+        "empty: config.json is missing",
         "model.source",
         write("empty/readme.txt", "nothing"),
     ),

@@ -23,9 +23,10 @@ from pasto_cli.core.evaluation.benchmarks import load_benchmark
 from pasto_cli.core.evaluation.benchmarks.dailydilemmas import FILE, load_dailydilemmas
 from pasto_cli.core.models.chat import Chat, tokenise_pairs
 from pasto_cli.core.models.gguf import dequantised
+from pasto_cli.core.models.linears import dense_weight
 from pasto_cli.core.models.loading import load_model
 from pasto_cli.core.models.random_models import byte_tokenizer
-from pasto_cli.core.models.residual_writers import dense_weight, find_writers, place_writers
+from pasto_cli.core.models.residual_writers import find_writers, place_writers
 from pasto_cli.core.pairs.anchors import Anchor, read_anchors, split_anchors, write_anchors
 from pasto_cli.core.pairs.pairs import make_pairs, read_pairs, write_pairs
 from pasto_cli.core.recipe.load import dump_recipe, load_recipe, load_stored_recipe

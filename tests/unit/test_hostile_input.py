@@ -44,7 +44,8 @@ def survives(read) -> bool:
 @pytest.fixture(scope="module")
 def whole(tiny, tmp_path_factory):
     """A saved adapter on the tiny Llama."""
-    from pasto_cli.core.models.residual_writers import dense_weight, find_writers, place_writers
+    from pasto_cli.core.models.linears import dense_weight
+    from pasto_cli.core.models.residual_writers import find_writers, place_writers
     from pasto_cli.core.recipe.schema import AdapterSpec
     from pasto_cli.core.report.card import card
     from pasto_cli.core.steering.factors import decompose, select_directions

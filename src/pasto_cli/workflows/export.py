@@ -9,6 +9,7 @@ from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import replace_folder
 from pasto_cli.core.artifact import export
+from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.workflows.dials import DialSet
 from pasto_cli.workflows.progress import Watcher
 
@@ -105,6 +106,8 @@ def _export(dials: DialSet, kind: str, a: float, path: Path, watch: Watcher) -> 
         if kind == "lora":
             export.save_lora(scratch, lm, factors)
         else:
+            if getattr(lm.model, "hf_quantizer", None) is not None:
+                watch.note(f"the base is quantised; plain {_dtype(lm)} weights are written")
             # A quantised base is used up by the first coefficient; the next one finds it plain.
             export.save_merged(scratch, export.dequantised(lm), turned)
         facts = json.dumps(_facts(dials, kind, a), indent=1)
@@ -113,6 +116,10 @@ def _export(dials: DialSet, kind: str, a: float, path: Path, watch: Watcher) -> 
     with watch.task(f"writing {path}"):
         replace_folder(path, write)
     return Exported(a, path, _size(path), difference, scale)
+
+
+def _dtype(lm: LoadedModel) -> str:
+    return str(lm.dtype).removeprefix("torch.")
 
 
 def _size(path: Path) -> int:

@@ -14,8 +14,9 @@ from pasto_cli.core.models import distributed
 from pasto_cli.core.models.activations import Activations, collect_activations
 from pasto_cli.core.models.chat import TokenPair, require_pairs, tokenise_pairs
 from pasto_cli.core.models.devices import layer_precision
+from pasto_cli.core.models.linears import dense_weight
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.models.residual_writers import Writer, dense_weight, find_writers, place_writers
+from pasto_cli.core.models.residual_writers import Writer, find_writers, place_writers
 from pasto_cli.core.pairs.anchors import (
     Anchor,
     AnchorSplit,
@@ -193,9 +194,15 @@ def prepare(
     depth = lm.depth_index(space.depth)
     with watch.task(f"activations of {len(sample)} pairs, decomposing {len(placed)} modules"):
         states = _collect(lm, sample, placed, depth, recipe)
+        difference = (states.hidden[0::2] - states.hidden[1::2])[:, depth]  # (n, d)
+        if not difference.any():  # layers of convolutions look a few tokens back only
+            raise PastoError(
+                f"the personas leave no trace at the end of the prompt after layer {depth} of "
+                f"{len(lm.layers)}, where the loss looks",
+                "Raise subspace.depth: no layer before it looks back as far as the persona.",
+            )
         factors = _choose_factors(placed, states, recipe)
         basis = _loss_basis(lm, writers, states, depth, recipe)
-    difference = (states.hidden[0::2] - states.hidden[1::2])[:, depth]  # (n, d)
     share = subspaces.captured_share(basis, difference)
     text = (
         f"loss subspace {space.expression!r}, rank {basis.shape[1]}, captures {share:.0%} of the "
@@ -252,7 +259,7 @@ def _loss_basis(
         parse_subspace(space.expression),
         subspaces.SubspaceInputs(
             states.hidden,
-            lambda: lm.model.get_output_embeddings().weight.detach().cpu().float(),
+            lm.readout,
             lambda: (dense_weight(writer.module) for writer in writers),
         ),
         rank=space.rank,

@@ -42,6 +42,7 @@ from pasto_cli.core.training.trainer import NotFinite, TrainingSplit, train
 from pasto_cli.workflows.answers import recipe_questions, run_answers
 from pasto_cli.workflows.calibrate import ends_of
 from pasto_cli.workflows.dials import open_model
+from pasto_cli.workflows.layers import describe_model
 from pasto_cli.workflows.prepare import (
     Tokens,
     check_elicitation,
@@ -111,6 +112,7 @@ def train_recipe(
     anchors = recipe_anchors(recipe)
     recipe_questions(recipe)  # what is wrong with them is said before a model is loaded
     lm = open_model(recipe.model, watch)
+    describe_model(lm, recipe.adapter, watch)
     screen = None
     if recipe.pairs.screen != "off" and recipe.pairs.file is None:
         pairs, screen = screen_for_training(recipe.pairs, lm, watch, force=force)
@@ -149,7 +151,9 @@ def resume_run(run: Path, watch: Watcher) -> Trained:
     _refuse_finished(run, watch)
     anchors = read_anchors(run / ANCHORS) if recipe.losses.anchor is not None else None
     pair_set = read_pairs(run / "pairs.jsonl")
-    return _train(recipe, pair_set, anchors, run, watch, open_model(recipe.model, watch))
+    lm = open_model(recipe.model, watch)
+    describe_model(lm, recipe.adapter, watch)
+    return _train(recipe, pair_set, anchors, run, watch, lm)
 
 
 def _refuse_finished(run: Path, watch: Watcher) -> None:
@@ -353,6 +357,7 @@ class _Run:
             certificate=certificate,
             calibration=calibration,
             num_pairs=self.tokens.counts,
+            reply_start=self.lm.chat.start.note,
             reference=reference_logits(self.lm, self.adapter),
             versions=versions(),
         )

@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.core.models.linears import is_conv1d
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.models.residual_writers import decoder_layers, is_conv1d
+from pasto_cli.core.models.residual_writers import decoder_layers
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.core.steering.coefficients import per_row
 from pasto_cli.core.steering.overflow import require_true_logits
@@ -114,10 +115,19 @@ def dequantised(lm: LoadedModel) -> LoadedModel:
 
     transformers dequantises in place, since both sets of weights at once may not fit into memory:
     a quantised `lm` is used up, and only what is returned may be used afterwards.
+
+    Raises:
+        PastoError: If transformers cannot dequantise this format.
     """
     if getattr(lm.model, "hf_quantizer", None) is None:
         return lm
-    model = lm.model.dequantize()
+    try:
+        model = lm.model.dequantize()
+    except NotImplementedError:
+        method = type(lm.model.hf_quantizer).__name__.removesuffix("HfQuantizer")
+        raise PastoError(
+            f"the weights of this base cannot be written out ({method})", "Use --format lora."
+        ) from None
     _, layers = decoder_layers(model)
     spec = lm.spec.model_copy(update={"quantization": "none"})
     return replace(lm, model=model, layers=layers, spec=spec)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.core.models.linears import is_linear, linear_sizes
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.models.residual_writers import is_linear, linear_sizes
 from pasto_cli.core.records.adapter import BaseInfo, Meta, Reference
 from pasto_cli.core.steering.adapter import Adapter, ModuleAdapter
 

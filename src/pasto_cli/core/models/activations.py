@@ -29,11 +29,14 @@ class Activations(NamedTuple):
     inputs: dict[str, Tensor]
     """Writer path -> (n, d_in): the module's own input."""
     normed: Tensor | None
-    """(n, d): after the last layer and the final norm; None if not all layers were run."""
+    """(n, d): after the last layer and the final norm, and a projection where the head has one;
+    None if not all layers were run."""
 
     def as_reported(self) -> Tensor:
         """`hidden` as transformers reports hidden states: the last one after the final norm."""
         assert self.normed is not None
+        if self.normed.shape[-1] != self.hidden.shape[-1]:  # projected for a narrower head
+            return self.hidden
         return torch.cat([self.hidden[:, :-1], self.normed[:, None]], dim=1)  # (n, layers + 1, d)
 
 
@@ -58,7 +61,7 @@ def collect_activations(
     complete = len(run_layers) == len(lm.layers)
     rows = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
     hidden = torch.empty(len(rows), len(run_layers) + 1, lm.hidden_size)
-    normed = torch.empty(len(rows), lm.hidden_size)
+    normed = torch.empty(0)
     inputs = {w.path: torch.empty(0) for w in writers}
     for group, packed in pack_groups(rows, budget, lm.trees):
         ends = torch.stack([path[-1] for path in packed.paths]).to(
@@ -73,7 +76,10 @@ def collect_activations(
                 stack.callback(_keep_input(writer.module, writer.path, ends, seen).remove)
             # Registered before `run_packed` adds the hook that ends the pass at this layer.
             stack.callback(_keep_output(run_layers[-1], "out", ends, seen).remove)
-            normed[group] = run_packed(lm, packed, stop=layers).last[0, ends].float().cpu()
+            last = run_packed(lm, packed, stop=layers).last[0, ends].float().cpu()
+        if not normed.numel():  # its width is known from the first pass
+            normed = torch.empty(len(rows), last.shape[-1])
+        normed[group] = last
         states = [seen[f"layer {i}"] for i in range(len(run_layers))] + [seen["out"]]
         hidden[group] = torch.stack(states, dim=1)  # (rows of the group, layers + 1, d)
         for writer in writers:

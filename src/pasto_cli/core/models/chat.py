@@ -1,15 +1,19 @@
 """One rendering of chats everywhere: pairs, neutral prompts, benchmark items and generation.
 
 A prompt is a user message (and a system message only if the recipe sets one), rendered by the
-model's own chat template up to the opening of the assistant's turn. A rendered text that starts
-with its BOS is tokenised without special tokens, so no prompt has two.
+model's own chat template up to where the reply begins: after its thought, where the template writes
+one (`reply_start`). A rendered text that starts with what the tokenizer puts in front of texts is
+tokenised without special tokens, so no prompt has two BOS.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.core.models.reply_start import ALWAYS, ReplyStart, as_parts, find_reply_start
 from pasto_cli.core.pairs.pairs import MIN_PAIRS, Pair
 
 PLAIN_TEMPLATE = (
@@ -30,28 +34,91 @@ class TokenPair(NamedTuple):
     source: str
 
 
+class Limits(NamedTuple):
+    """What a model takes."""
+
+    rows: int
+    """Tokens that its embedding knows."""
+    positions: int | None
+    """Longest text, tokens; None where it has no limit."""
+
+
 class Chat:
     """Renders and tokenises prompts for one tokenizer.
 
     Args:
         tokenizer: A transformers tokenizer; one without a chat template gets `PLAIN_TEMPLATE`.
         system: System message of every prompt, or None for none.
+        limits: Of the model that the prompts are for; None checks nothing.
     """
 
-    def __init__(self, tokenizer: Any, system: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, system: str | None = None, limits: Limits | None = None
+    ) -> None:
         if not getattr(tokenizer, "chat_template", None):
             tokenizer.chat_template = PLAIN_TEMPLATE
         self.tokenizer = tokenizer
         self.system = system
+        self.limits = limits
+        self._starts: dict[str, ReplyStart] = {}
+
+    @property
+    def start(self) -> ReplyStart:
+        """How prompts end, so that a reply can follow; see `reply_start`.
+
+        Raises:
+            PastoError: If no reply can.
+        """
+        source = self.tokenizer.get_chat_template()
+        if source not in self._starts:
+            self._starts[source] = self._find_start(source)
+        return self._starts[source]
+
+    def _find_start(self, source: str) -> ReplyStart:
+        def knows(text: str) -> bool:
+            return text in source or text in self.tokenizer.get_added_vocab()
+
+        def bare(messages: Any, **arguments: Any) -> str:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, **arguments)
+
+        def with_system(messages: Any, **arguments: Any) -> str:
+            return bare([*self._system(messages), *messages], **arguments)
+
+        found = find_reply_start(source, with_system, knows)
+        if self.system is None:
+            return found
+        try:
+            plain = find_reply_start(source, bare, knows).thought
+        except Exception:  # some templates want a system message
+            return found
+        opens = found.thought == "opened" and plain != "opened"
+        if opens or (found.thought == "none" and plain == "empty"):
+            raise PastoError(
+                f"model.system switches the model's thinking on: prompts end in "
+                f"{found.prompt[-60:]!r}",
+                "Answers are measured where a reply begins: remove that from model.system.",
+            )
+        return found
+
+    def _system(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The system message of every prompt, unless a conversation has its own."""
+        if self.system is None or any(message["role"] == "system" for message in messages):
+            return []
+        return [{"role": "system", "content": self.system}]
 
     def text(self, user: str) -> str:
-        """The rendered prompt up to and including the header of the assistant's turn."""
+        """The rendered prompt up to where the reply begins.
+
+        Raises:
+            PastoError: If the template does not render it.
+        """
         try:
             found = self.render([{"role": "user", "content": user}])
+        except PastoError:
+            raise
         except Exception as error:  # jinja raises its own errors, and templates raise through it
             raise PastoError(
-                f"the model's chat template failed: {error}",
-                "Set or remove model.system in the recipe.",
+                f"the model's chat template failed: {error}", self._cure(user)
             ) from None
         if not found:
             raise PastoError(
@@ -60,8 +127,20 @@ class Chat:
             )
         return found
 
+    def _cure(self, user: str) -> str:
+        """What to do about a template that failed."""
+        if self.system is not None:
+            with suppress(Exception):
+                messages = [{"role": "user", "content": user}]
+                self.tokenizer.apply_chat_template(messages, tokenize=False)
+                return "Remove model.system from the recipe: the template takes none."
+        return (
+            "Mend the chat template of the model (chat_template.jinja or tokenizer_config.json), "
+            "or use its publisher's."
+        )
+
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """A conversation up to and including the header of the assistant's next turn.
+        """A conversation up to where the assistant's next reply begins.
 
         The system message of every prompt stands first, unless the conversation has its own.
 
@@ -69,28 +148,101 @@ class Chat:
             messages: `role` and `content` of each.
 
         Raises:
+            PastoError: If a reply can begin nowhere; see `start`.
             Exception: Whatever jinja or the template raise.
         """
-        system = [{"role": "system", "content": self.system}] if self.system is not None else []
-        if any(message["role"] == "system" for message in messages):
-            system = []
-        # Hybrid reasoning templates open a thinking block unless told not to; others ignore the
-        # keyword.
+        whole: list[Any] = [*self._system(messages), *messages]
+        text, failure = "", None
+        try:
+            text = self._applied(whole, ALWAYS)
+        except Exception as error:  # what a template refuses, it refuses in its own words
+            failure = error
+        try:
+            start = self.start
+        except Exception as error:
+            raise (failure or error) from None
+        if start.parts or start.arguments != ALWAYS:
+            text = self._applied(as_parts(whole) if start.parts else whole, start.arguments)
+        elif failure is not None:
+            raise failure
+        return start.complete(text)
+
+    def _applied(self, messages: Sequence[Any], arguments: Mapping[str, Any]) -> str:
         return self.tokenizer.apply_chat_template(
-            [*system, *messages], tokenize=False, add_generation_prompt=True, enable_thinking=False
+            messages, tokenize=False, add_generation_prompt=True, **arguments
         )
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a rendered text.
 
-        Templates of Gemma and Llama 3 write the BOS that their tokenizers would add once more.
+        Templates of Gemma and Llama 3 write the BOS that their tokenizers would add once more,
+        others after a line break, or with tokens that are no BOS ([gMASK]<sop>): what the tokenizer
+        would put in front is left out where the text begins with it.
+
+        Raises:
+            PastoError: If the model lacks a token, or takes no text of that length.
         """
-        bos = self.tokenizer.bos_token
-        has_bos = bool(bos) and text.startswith(bos)
-        return list(self.tokenizer(text, add_special_tokens=not has_bos)["input_ids"])
+        ids = list(self.tokenizer(text)["input_ids"])
+        if not self._adds_tokens:
+            return self._checked(ids)
+        bare = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ahead = self._put_in_front(ids, bare)
+        if ahead and self._begins_with(bare, ahead):
+            ids = bare
+        return self._checked(ids)
+
+    @cached_property
+    def _adds_tokens(self) -> bool:
+        """Whether the tokenizer puts tokens of its own around a text."""
+        return bool(self.tokenizer("")["input_ids"])
+
+    def _put_in_front(self, ids: list[int], bare: list[int]) -> list[int]:
+        """What a tokenizer adds before a text."""
+        for n in range(1, len(ids) - len(bare) + 1):
+            if ids[n : n + len(bare)] == bare:
+                return ids[:n]
+        return []
+
+    def _begins_with(self, ids: list[int], ahead: list[int]) -> bool:
+        """Whether ids begin with some others, white space aside."""
+        for start in range(len(ids) - len(ahead) + 1):
+            if ids[start : start + len(ahead)] == ahead:
+                return True
+            if self.tokenizer.decode(ids[start]).strip():
+                return False
+        return False
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        """Ids that the model takes.
+
+        Raises:
+            PastoError: For tokens that it lacks, and more of them than it has positions for.
+        """
+        if self.limits is None or not ids:
+            return ids
+        rows, positions = self.limits
+        if max(ids) >= rows:
+            token = self.tokenizer.convert_ids_to_tokens(max(ids))
+            raise PastoError(
+                f"the tokenizer has token {max(ids)} ({token!r}), the model's embedding "
+                f"{rows} rows",
+                "The tokenizer does not belong to these weights: use the one they came with.",
+            )
+        if positions is not None and len(ids) > positions:
+            raise PastoError(
+                f"a prompt of {len(ids)} tokens is too long: the model has {positions} positions",
+                f"Shorten what begins {self.tokenizer.decode(ids)[:60]!r}, or use another model.",
+            )
+        return ids
+
+    def room(self, prompt: int, wanted: int) -> int:
+        """Number of tokens, at most `wanted`, that fit after a prompt of so many tokens."""
+        if self.limits is None or self.limits.positions is None:
+            return wanted
+        return max(1, min(wanted, self.limits.positions - prompt))
 
     def prompt(self, user: str) -> list[int]:
-        """Token ids of a prompt that ends in the header of the assistant's turn."""
+        """Token ids of a prompt that ends where the reply begins."""
         return self.ids(self.text(user))
 
     def ids(self, text: str) -> list[int]:
@@ -116,7 +268,7 @@ class Chat:
         whole = self.encode(text + more)
         if whole[: len(ids)] == list(ids) and len(whole) > len(ids):
             return whole[len(ids) :]
-        return list(self.tokenizer(more, add_special_tokens=False)["input_ids"])
+        return self._checked(list(self.tokenizer(more, add_special_tokens=False)["input_ids"]))
 
 
 def tokenise_pairs(pairs: Sequence[Pair], chat: Chat) -> tuple[list[TokenPair], Counter[str]]:

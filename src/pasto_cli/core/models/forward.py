@@ -13,13 +13,16 @@ of one row.
 """
 
 import contextlib
+import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.loaded import LoadedModel, Notify
@@ -35,7 +38,8 @@ class NodeStates(NamedTuple):
     depth: Tensor | None
     """(c, m, d_model): residual stream after `depth` layers, if asked for."""
     last: Tensor
-    """(c, m, d_model): after the final norm; `LoadedModel.head` gives logits."""
+    """(c, m, d_model): after the final norm; `LoadedModel.head` gives logits. Narrower where the
+    model projects it for its head."""
 
 
 class RowStates(NamedTuple):
@@ -137,11 +141,13 @@ def run_packed(
             torch.autocast(lm.device.type, torch.bfloat16, enabled=lm.autocast),
             contextlib.suppress(_EarlyExit),
         ):
+            positions = packed.position_ids.repeat(copies, 1)
             output = lm.model.base_model(
                 input_ids=packed.input_ids.repeat(copies, 1),  # (c s, n)
-                position_ids=packed.position_ids.repeat(copies, 1),
                 attention_mask=_masks(lm, packed, copies),
                 use_cache=False,
+                # Where they are not taken, padded rows have the model's own, which are the same.
+                **({"position_ids": positions} if _takes_positions(lm) else {}),
             )
             at_end.append(output.last_hidden_state)
     finally:
@@ -149,8 +155,17 @@ def run_packed(
             hook.remove()
     (last,) = at_end
     assert last.shape[0] == batch
-    flat = (copies, -1, last.shape[-1])  # (c s, n, d_model) -> (c, m, d_model)
-    return NodeStates(at_depth[0].reshape(flat) if at_depth else None, last.reshape(flat))
+    return NodeStates(_flat(at_depth[0], copies) if at_depth else None, _flat(last, copies))
+
+
+def _flat(states: Tensor, copies: int) -> Tensor:
+    """(c s, n, d) -> (c, m, d); d is another one at the end where a model projects for its head."""
+    return states.reshape(copies, -1, states.shape[-1])
+
+
+def _takes_positions(lm: LoadedModel) -> bool:
+    """Whether a model is told the position of each token; some count for themselves."""
+    return "position_ids" in inspect.signature(lm.model.base_model.forward).parameters
 
 
 def _masks(lm: LoadedModel, packed: Packed, copies: int) -> Any:
@@ -197,10 +212,12 @@ def settle_packing(lm: LoadedModel, notify: Notify = lambda _: None) -> None:
     """Find out whether token trees are exact on a model; where not, use padded rows and say so.
 
     An attention kernel may ignore a 4-D mask without a word, so that a tiny tree is compared with
-    plain forward passes.
+    plain forward passes. A state that goes from token to token (convolution, Mamba, linear
+    attention) knows no tree: what stands before a node in the sequence would leak into it.
 
     Raises:
-        PastoError: If not even padded rows and `LoadedModel.head` give the model's own logits.
+        PastoError: If not even padded rows and `LoadedModel.head` give the model's own logits, or
+            if these are not finite.
     """
     rows = _rows_that_share(lm)
     with torch.no_grad():
@@ -209,25 +226,72 @@ def settle_packing(lm: LoadedModel, notify: Notify = lambda _: None) -> None:
             for row in rows
         ]
         scale = max(p.abs().max().item() for p in plain)
+        if not math.isfinite(scale):
+            raise _not_finite(lm, rows[1])
+        recurrent = carries_state(lm)
         # 8-bit and half-precision layers round differently for every sequence length; a wrong mask
         # is far outside.
         exact = lm.dtype == torch.float32 and lm.spec.quantization != "8bit"
         tolerance = scale * (1e-4 if exact else 5e-2)
         error = float("inf")
-        for trees in (True, False):
+        for trees in (False,) if recurrent or not _takes_positions(lm) else (True, False):
             error = _packing_error(lm, rows, torch.stack(plain), trees)
             if error <= tolerance:
                 lm.trees = trees
                 if not trees:
-                    notify(
-                        "this attention takes no tree masks: using padded batches (slower, same "
-                        "figures)"
+                    why = (
+                        "layers of this model carry a state from token to token"
+                        if recurrent
+                        else "this attention takes no tree masks"
                     )
+                    notify(f"{why}: using padded batches (slower, same figures)")
                 return
     raise PastoError(
         f"{type(lm.model).__name__}: its logits do not follow from its hidden states (off by "
         f"{error:.3g} of {scale:.3g})",
         "This architecture is not supported; please report it.",
+    )
+
+
+def carries_state(lm: LoadedModel) -> bool:
+    """Whether layers mix tokens by a convolution or a recurrent state, not by attention alone."""
+    from transformers.cache_utils import DynamicCache, LinearAttentionCacheLayerMixin
+
+    if any(isinstance(module, nn.Conv1d) for module in lm.layers.modules()):
+        return True
+    kept = DynamicCache(config=lm.model.config).layers
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in kept)
+
+
+def _not_finite(lm: LoadedModel, ids: list[int]) -> PastoError:
+    """What to say of a model whose logits are not finite: the first module to blame."""
+    first: list[str] = []
+
+    def look(path: str, _module: Any, _inputs: Any, output: Any) -> None:
+        value = output[0] if isinstance(output, tuple) else output
+        if not first and isinstance(value, Tensor) and not bool(torch.isfinite(value).all()):
+            first.append(path)
+
+    handles = [
+        module.register_forward_hook(partial(look, path))
+        for path, module in lm.model.named_modules()
+        if path
+    ]
+    try:
+        lm.model(input_ids=torch.tensor([ids], device=lm.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    dtype = str(lm.dtype).removeprefix("torch.")
+    where = first[0] if first else "the output head"
+    if lm.dtype == torch.float16:
+        return PastoError(
+            f"{lm.spec.source}: the output of {where} overflows in float16",
+            "Set model.dtype: bfloat16, or float32 where the processor has no bfloat16.",
+        )
+    return PastoError(
+        f"{lm.spec.source}: the output of {where} holds numbers that are not finite ({dtype})",
+        "Load another revision of the model, or try model.dtype: float32.",
     )
 
 

@@ -22,6 +22,7 @@ from pasto_cli.base.hub_ids import is_hub_id
 from pasto_cli.base.scratch import clear_stale, scratch_for
 from pasto_cli.core.models.load_errors import first_line
 from pasto_cli.core.models.loaded import Notify
+from pasto_cli.core.models.published_quantization import as_plain
 
 
 def file_in_package(name: str) -> Path:
@@ -117,10 +118,7 @@ def _read(path: Path) -> tuple[Any, Any]:
             f"{path}: cannot be read as a GGUF model ({first_line(error)})",
             "Is the download complete?",
         ) from None
-    # The weights are plain now; drop the mark that they came from a quantised file.
-    model.hf_quantizer, model.is_quantized = None, False
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    as_plain(model)
     return model, tokenizer
 
 

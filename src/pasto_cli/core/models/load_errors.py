@@ -5,11 +5,13 @@ chain.
 """
 
 import errno
+from pathlib import Path
 
 import torch
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.hub_ids import is_hub_id
+from pasto_cli.core.models.checkpoint_files import cached_snapshot, missing_files
 from pasto_cli.core.recipe.schema import ModelSpec
 
 FILES_MISSING = ("does not appear to have", "can't load tokenizer for", "can't load the model for")
@@ -18,6 +20,8 @@ FILES_MISSING = ("does not appear to have", "can't load tokenizer for", "can't l
 
 def load_failure(spec: ModelSpec, error: Exception) -> PastoError:
     """A library's error while loading `spec`, in words that name the next step."""
+    if isinstance(error, PastoError):
+        return error
     chain = _chain(error)
     name = spec.source + (f"@{spec.revision}" if spec.revision else "")
     found = next((x for x in map(_disk_failure, chain) if x), None)
@@ -35,6 +39,13 @@ def load_failure(spec: ModelSpec, error: Exception) -> PastoError:
             f"{name} needs Python code of its own",
             "Read that code first; then set model.trust_remote_code: true.",
         )
+    if is_hub_id(spec.source) and not Path(spec.source).expanduser().is_dir():
+        snapshot = cached_snapshot(spec.source, spec.revision)
+        if snapshot is not None and (missing := missing_files(snapshot)):
+            return PastoError(
+                f"the download of {name} is not complete: {missing}",
+                "Connect and try again (HF_HUB_OFFLINE must not be set).",
+            )
     return PastoError(
         f"{name} is not a causal language model that can be loaded: {first_line(error)}",
         "Check model.source.",

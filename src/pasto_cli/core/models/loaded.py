@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.chat import Chat
+from pasto_cli.core.models.linears import dense_weight, is_linear, linear_sizes
 from pasto_cli.core.recipe.schema import ModelSpec
 
 HEAD_ROWS = 16_384
@@ -60,8 +62,29 @@ class LoadedModel:
 
     @property
     def hidden_size(self) -> int:
-        """Width of the residual stream."""
-        return self.model.get_input_embeddings().weight.shape[1]
+        """Width of the residual stream; embeddings may be narrower (OPT projects them)."""
+        width = getattr(self.model.config.get_text_config(), "hidden_size", None)
+        return width or self.model.get_input_embeddings().weight.shape[1]
+
+    def readout(self) -> Tensor:
+        """What the output head reads of the residual stream: (v, d_model) float32, on the cpu.
+
+        Raises:
+            PastoError: If the head is of another width, and no projection leads to it.
+        """
+        head = self.model.get_output_embeddings().weight.detach().cpu().float()
+        if head.shape[1] == self.hidden_size:
+            return head
+        inside = set(self.layers.modules())
+        for module in self.model.base_model.modules():
+            sizes = (self.hidden_size, head.shape[1])
+            if module not in inside and is_linear(module) and linear_sizes(module) == sizes:
+                return head @ dense_weight(module).cpu()  # (v, d_out) (d_out, d_model)
+        raise PastoError(
+            f"{type(self.model).__name__}: its output head reads {head.shape[1]} numbers, its "
+            f"residual stream has {self.hidden_size}, and nothing projects one on the other",
+            "Choose another model.",
+        )
 
     def depth_index(self, fraction: float) -> int:
         """Number of layers before the loss depth: floor(fraction L), at least 1."""

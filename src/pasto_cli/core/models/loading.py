@@ -23,11 +23,19 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import writing
 from pasto_cli.base.hub_ids import looks_like_path
 from pasto_cli.base.paths import expanded
-from pasto_cli.core.models.chat import Chat, NoChat
+from pasto_cli.core.models.chat import Chat, Limits, NoChat
+from pasto_cli.core.models.checkpoint_files import check_folder
 from pasto_cli.core.models.devices import pick_device, pick_dtype
 from pasto_cli.core.models.gguf import dequantised, file_in_package, file_on_hub
+from pasto_cli.core.models.linears import is_plain
 from pasto_cli.core.models.load_errors import load_failure
 from pasto_cli.core.models.loaded import LoadedModel, Notify
+from pasto_cli.core.models.published_quantization import (
+    DEQUANTISED,
+    as_plain,
+    loading_arguments,
+    published,
+)
 from pasto_cli.core.models.random_models import build_random, byte_tokenizer
 from pasto_cli.core.models.residual_writers import decoder_layers
 from pasto_cli.core.recipe.schema import ModelSpec
@@ -50,14 +58,17 @@ def load_model(spec: ModelSpec, notify: Notify = lambda _: None) -> LoadedModel:
     found = _Found() if spec.source.startswith("random:") else _resolve_source(spec, notify)
     commit = found.commit
     if found.source is not None:
-        model, tokenizer = _from_pretrained(found.source, spec, dtype, device)
+        model, tokenizer = _from_pretrained(found.source, spec, dtype, device, notify)
         commit = commit or getattr(model.config, "_commit_hash", None)
     else:
         model, tokenizer = found.loaded or build_random(
             spec.source.removeprefix("random:"), spec.attention, dtype
         )
-        model = _as_asked(model, spec, dtype, device)
-    if spec.quantization == "none":  # a quantised one is on its device already, and cannot move
+        model = _as_asked(model, spec, dtype, device, notify)
+    check_finite(model, spec.source)
+    if bits := published(model.config).bits:  # published so: the recipe need not say it
+        spec = spec.model_copy(update={"quantization": bits})
+    if getattr(model, "hf_quantizer", None) is None:  # a quantised one is on its device already
         try:
             model = model.to(device)
         except torch.OutOfMemoryError as error:
@@ -65,8 +76,40 @@ def load_model(spec: ModelSpec, notify: Notify = lambda _: None) -> LoadedModel:
     _plain_4bit_kernels(model)
     model.eval().requires_grad_(False)
     _, layers = decoder_layers(model)
-    chat = Chat(tokenizer, spec.system) if tokenizer is not None else NoChat(spec.source)
+    if tokenizer is None:
+        chat = NoChat(spec.source)
+    else:
+        chat = Chat(tokenizer, spec.system, _limits(model))
     return LoadedModel(model, tokenizer, chat, spec, commit, layers)
+
+
+def _limits(model: Any) -> Limits:
+    """How many tokens a model knows, and how many it takes."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    known = isinstance(positions, int) and positions > 0
+    rows = model.get_input_embeddings().weight.shape[0]
+    return Limits(rows, positions if known else None)
+
+
+def check_finite(model: Any, name: str) -> None:
+    """Refuse weights that are not numbers.
+
+    Raises:
+        PastoError: With the first weight that holds an infinity or NaN.
+    """
+    spoilt = [
+        path
+        for path, weight in model.named_parameters()
+        # A sum in float32 needs no mask of the size of the weight.
+        if is_plain(weight) and not bool(weight.detach().sum(dtype=torch.float32).isfinite())
+    ]
+    if spoilt:
+        more = f" and {len(spoilt) - 1} more" if len(spoilt) > 1 else ""
+        raise PastoError(
+            f"{name}: the weights of {spoilt[0]}{more} hold numbers that are not finite (NaN or "
+            f"infinity)",
+            "The checkpoint is damaged: download it again, or take another revision.",
+        )
 
 
 def load_chat(spec: ModelSpec, notify: Notify = lambda _: None) -> Chat:
@@ -123,6 +166,7 @@ def _resolve_source(spec: ModelSpec, notify: Notify) -> _Found:
         return _Found(plain.folder, plain.identity, plain.loaded)
     folder = expanded(source)
     if folder.is_dir():
+        check_folder(folder)
         return _Found(str(folder))
     if looks_like_path(source):  # never looked up on the network
         raise PastoError(
@@ -132,7 +176,9 @@ def _resolve_source(spec: ModelSpec, notify: Notify) -> _Found:
     return _Found(source)
 
 
-def _as_asked(model: Any, spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Any:
+def _as_asked(
+    model: Any, spec: ModelSpec, dtype: torch.dtype, device: torch.device, notify: Notify
+) -> Any:
     """A model that is in memory, in the recipe's dtype, attention and quantisation."""
     if spec.quantization == "none":
         with contextlib.suppress(ValueError):  # some have eager attention only, see below
@@ -141,25 +187,35 @@ def _as_asked(model: Any, spec: ModelSpec, dtype: torch.dtype, device: torch.dev
     # bitsandbytes quantises while it reads a checkpoint.
     with tempfile.TemporaryDirectory() as folder, writing(Path(folder)):
         model.save_pretrained(folder)
-        return _from_pretrained(folder, spec, dtype, device)[0]
+        return _from_pretrained(folder, spec, dtype, device, notify)[0]
 
 
 def _from_pretrained(
-    source: str, spec: ModelSpec, dtype: torch.dtype, device: torch.device
+    source: str, spec: ModelSpec, dtype: torch.dtype, device: torch.device, notify: Notify
 ) -> tuple[Any, Any]:
     """Model and tokenizer (None where there is none) of a folder or Hub id."""
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     which = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     arguments: dict[str, Any] = which | {"dtype": dtype, "output_loading_info": True}
     if quantised := _quantization_config(spec.quantization, dtype):
         arguments |= {"quantization_config": quantised, "device_map": {"": str(device)}}
     try:
+        was = published(AutoConfig.from_pretrained(source, **which))
+        arguments |= loading_arguments(was, spec, device)
         has_tokenizer = _has_tokenizer(source)
         tokenizer = AutoTokenizer.from_pretrained(source, **which) if has_tokenizer else None
         model, info = _with_attention(source, spec.attention, arguments)
     except Exception as error:
         raise load_failure(spec, error) from None
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise PastoError(
+            f"{spec.source} is a LoRA adapter, not a model of its own",
+            "Give its base model, or the folder of the merged weights.",
+        )
+    if was.method in DEQUANTISED and "quantization_config" in arguments:
+        as_plain(model)
+        notify(f"published in {was.method}: dequantised to {str(dtype).removeprefix('torch.')}")
     # transformers fills what a checkpoint lacks with random numbers and only logs it.
     if missing := sorted(set(info["missing_keys"])):
         raise PastoError(

@@ -1,23 +1,26 @@
 """Residual writers: the Linear layers whose output is added to the residual stream.
 
     h <- h + W_O attention(...)        attention output projection
-    h <- h + W_down mlp(...)           MLP down projection
+    h <- h + W_down mlp(...)           MLP down projection, of shared experts too
+    h <- h + W_out mixer(...)          of a convolution, of Mamba or of linear attention
 
-They are found by exact module path, per architecture family. No regular expression runs over names:
-a path either resolves inside a layer or it does not, so that nothing is adapted by accident.
-Transformers' Conv1D (GPT-2) holds its weight transposed.
+They are found by structure, not by name: a few tokens run through the model with gradients, and the
+Linear modules that are met first on the way back from a layer's output, with nothing but sums,
+scales and norms between, are those that write (`stream_probe`).
 
-A new architecture is one line in the tables below.
+Experts that a router chooses among see only some of the tokens, and most hold all their weights in
+one parameter: they are left alone, and named (`Survey`).
 """
 
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.core.models.linears import is_linear
+from pasto_cli.core.models.stream_probe import Probe
 
-# Where the list of decoder layers is, from the model.
+# Where the list of decoder layers is, from the model; elsewhere it is known by its length.
 LAYER_LISTS = (
     "model.layers",  # Llama, Mistral, Qwen, Gemma, Phi-3, ...
     "model.language_model.layers",  # text tower of a multimodal checkpoint
@@ -26,38 +29,6 @@ LAYER_LISTS = (
     "gpt_neox.layers",
     "model.decoder.layers",  # OPT
     "transformer.blocks",
-)
-# Where the writers are, from a layer.
-ATTENTION_WRITERS = (
-    "self_attn.o_proj",
-    "self_attn.out_proj",
-    "self_attn.dense",
-    "attn.c_proj",
-    "attn.out_proj",
-    "attn.attention.out_proj",
-    "attention.dense",
-    "self_attention.dense",
-    "linear_attn.out_proj",
-)
-MLP_WRITERS = (
-    "mlp.down_proj",
-    "mlp.c_proj",
-    "mlp.fc2",
-    "mlp.fc_out",
-    "mlp.dense_4h_to_h",
-    "fc2",
-    "feed_forward.w2",
-    "ffn.down_proj",
-    "mlp.shared_expert.down_proj",
-    "mlp.shared_experts.down_proj",
-)
-# Where experts stand as one parameter (experts, d_in, d_out), which is no Linear to adapt.
-FUSED_EXPERTS = (
-    "mlp.experts",
-    "block_sparse_moe.experts",
-    "block_sparse_moe.output_linear",
-    "feed_forward.experts",
-    "ffn.experts.mlp",
 )
 
 
@@ -71,59 +42,95 @@ class Writer(NamedTuple):
     module: nn.Module
 
 
+class LayerKind(NamedTuple):
+    """Layers that write to the residual stream in the same way."""
+
+    layers: list[int]
+    writers: list[str]
+    """Paths from the layer, in their order."""
+    left_alone: list[str]
+    """Modules whose routed experts write too, and are not adapted."""
+
+
 def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The list of decoder layers and its path.
 
     Raises:
-        PastoError: If none of the known paths exists.
+        PastoError: If there is none.
     """
     for path in LAYER_LISTS:
         found = _resolve(model, path)
         if isinstance(found, nn.ModuleList):
             return path, found
+    config = getattr(model, "config", None)
+    count = getattr(config and config.get_text_config(), "num_hidden_layers", None)
+    for path, module in model.named_modules():  # outer lists come first
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return path, module
     raise PastoError(
         f"{type(model).__name__}: no decoder layers found; looked for {', '.join(LAYER_LISTS)}",
         "pasto steers decoder-only language models; encoder and diffusion models have no dial.",
     )
 
 
-def find_writers(model: nn.Module) -> list[Writer]:
+class Survey(NamedTuple):
+    """What adds to the residual stream of a model."""
+
+    writers: list[Writer]
+    """Linear modules, in order of depth."""
+    left_alone: list[list[str]]
+    """For each layer the paths, from the layer, of routed experts."""
+
+    def kinds(self) -> list[LayerKind]:
+        """The same, with layers of one kind together, in the order of their first layer."""
+        own: list[list[str]] = [[] for _ in self.left_alone]
+        for writer in self.writers:
+            own[writer.layer].append(writer.path.partition(f".{writer.layer}.")[2])
+        kinds: dict[tuple[tuple[str, ...], tuple[str, ...]], list[int]] = {}
+        for index, (paths, aside) in enumerate(zip(own, self.left_alone, strict=True)):
+            kinds.setdefault((tuple(paths), tuple(aside)), []).append(index)
+        return [LayerKind(which, *map(list, kind)) for kind, which in kinds.items()]
+
+
+def find_writers(model: Any) -> list[Writer]:
     """All writers of a model, in order of depth.
 
     Raises:
-        PastoError: If there is none, or if expert weights are fused into one parameter.
+        PastoError: If there is none.
+    """
+    return survey(model).writers
+
+
+def survey(model: Any) -> Survey:
+    """Run a few tokens through a model and find what adds to its residual stream.
+
+    Raises:
+        PastoError: If no Linear module does.
     """
     prefix, layers = decoder_layers(model)
-    writers = []
+    probe = Probe(model, prefix, layers)
+    writers, aside = [], []
     for index, layer in enumerate(layers):
-        _refuse_fused_experts(layer, f"{prefix}.{index}")
-        for path in ATTENTION_WRITERS + MLP_WRITERS:
-            module = _resolve(layer, path)
-            if isinstance(module, nn.Module) and is_linear(module):
-                writers.append(Writer(f"{prefix}.{index}.{path}", index, module))
+        start = f"{prefix}.{index}."
+        reached = [p for p, _ in layer.named_modules() if start + p in probe.reached[index]]
+        experts: dict[str, None] = {}  # an ordered set
+        for path in reached:
+            module = layer.get_submodule(path)
+            if (routed := probe.routed(start, path)) is not None:
+                experts[routed] = None
+            elif is_linear(module):
+                writers.append(Writer(start + path, index, module))
+            else:
+                experts[path] = None
+        aside.append(list(experts))
     if not writers:
+        others = ", ".join(dict.fromkeys(path for paths in aside for path in paths))
         raise PastoError(
-            f"{type(model).__name__}: no layer writes to the residual stream; looked in "
-            f"{prefix}.N for {', '.join(ATTENTION_WRITERS + MLP_WRITERS)}",
-            "Please report the architecture: a writer is one line in "
-            "core/models/residual_writers.py.",
+            f"{type(model).__name__}: no Linear module of {prefix}.N adds to the residual stream"
+            + (f"; {others} do, which are routed experts" if others else ""),
+            "Choose another model: pasto adapts the Linear modules that add to that stream.",
         )
-    return writers
-
-
-def _refuse_fused_experts(layer: nn.Module, name: str) -> None:
-    """Raise a PastoError if a layer holds its experts in one parameter."""
-    for path in FUSED_EXPERTS:
-        experts = _resolve(layer, path)
-        if experts is None:
-            continue
-        fused = [n for n, p in experts.named_parameters(recurse=False) if p.dim() == 3]
-        if fused:
-            raise PastoError(
-                f"{name}.{path} holds its experts fused in one parameter ({', '.join(fused)})",
-                "Mixture-of-experts models with fused experts cannot be adapted; choose a dense "
-                "model.",
-            )
+    return Survey(writers, aside)
 
 
 def place_writers(
@@ -138,6 +145,15 @@ def place_writers(
     low, high = int(first * num_layers), int(last * num_layers)
     inside = [w for w in writers if low <= w.layer < high]
     if not inside:
+        needed = next((n for n in range(1, 200) if int(first * n) < int(last * n)), 0)
+        if num_layers < needed:
+            raise PastoError(
+                f"this model has {num_layers} layer{'s' if num_layers > 1 else ''}, of which an "
+                f"adapter between {first:.0%} and {last:.0%} of the depth has none; at least "
+                f"{needed} are needed",
+                "Choose a deeper model, or set adapter.first_layer: 0, adapter.last_layer: 1 and "
+                "subspace.depth: 1.",
+            )
         raise PastoError(
             f"no writer in layers {low} to {high - 1} of {num_layers}",
             "Widen adapter.first_layer and adapter.last_layer.",
@@ -148,51 +164,6 @@ def place_writers(
         return [inside[len(inside) // 2]]
     step = (len(inside) - 1) / (max_modules - 1)
     return [inside[round(i * step)] for i in range(max_modules)]
-
-
-def is_conv1d(module: Any) -> bool:
-    """Whether a module is transformers' Conv1D (GPT-2), whose weight is (d_in, d_out).
-
-    Known by its name: importing the class would load transformers for every caller.
-    """
-    return type(module).__name__ == "Conv1D"
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Linear (bitsandbytes' subclasses too) or transformers' Conv1D."""
-    return isinstance(module, nn.Linear) or is_conv1d(module)
-
-
-def linear_sizes(module: Any) -> tuple[int, int]:
-    """(d_in, d_out) of a linear module."""
-    if is_conv1d(module):
-        return tuple(module.weight.shape)
-    return module.in_features, module.out_features
-
-
-def dense_weight(module: Any) -> Tensor:
-    """The weight of a writer as float32 (d_out, d_in), dequantised where it is quantised.
-
-    Raises:
-        PastoError: For a quantiser that is not known.
-    """
-    weight = module.weight
-    kind = type(weight).__name__
-    if kind == "Params4bit":
-        import bitsandbytes.functional as bnb
-
-        return bnb.dequantize_4bit(weight.data, weight.quant_state).float()
-    if kind == "Int8Params":
-        # int8 rows with one absmax scale each; bitsandbytes moves it to the state on first use.
-        scale = weight.SCB if weight.SCB is not None else module.state.SCB
-        return weight.data.float() * (scale.float() / 127.0)[:, None]
-    if not torch.is_floating_point(weight):
-        raise PastoError(
-            f"{type(module).__name__} with {weight.dtype} weights: unknown quantiser",
-            "Load the model unquantised, or with model.quantization: 4bit or 8bit.",
-        )
-    dense = weight.detach().float()
-    return dense.T.contiguous() if is_conv1d(module) else dense
 
 
 def _resolve(module: nn.Module, path: str) -> Any:

@@ -203,6 +203,9 @@ class Meta(BaseModel):
     answers_sha256: str | None = None
     """SHA-256 of the model's own answers, trained and held out; left out likewise."""
     num_pairs: dict[str, int]
+    reply_start: str | None = None
+    """What stands between a prompt and the reply, where that is more than the header of a turn;
+    left out likewise."""
     personas: list[str]
     """One filled template of each persona: positive, negative."""
     training: TrainingRecord | ImportRecord
@@ -241,7 +244,7 @@ class Meta(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_absent_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_none(_without_none(handler(self), "anchors_sha256"), "answers_sha256")
+        return _without_none(handler(self), "anchors_sha256", "answers_sha256", "reply_start")
 
     @property
     def ends(self) -> tuple[float, float]:

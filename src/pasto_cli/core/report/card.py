@@ -172,6 +172,7 @@ def _making_lines(meta: Meta) -> list[str]:
         f"quantisation {base.spec.quantization}, {base.dtype}",
         "adapter": f"{len(base.fingerprints)} modules, rank {adapter.rank}, {directions}{kind}",
         **_training_facts(meta),
+        **({"replies": meta.reply_start.replace("|", "\\|")} if meta.reply_start else {}),
         **_reach(meta),
         "versions": ", ".join(f"{name} {version}" for name, version in meta.versions.items()),
         "made": meta.created,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Self, TypeVar
 
+from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.serving.disturbance import TokenKL, with_texts
 from pasto_cli.core.serving.engine import (
@@ -89,7 +90,13 @@ class TransformersEngine:
 
     async def stream(self, request: Request, position: Position) -> Pieces:
         """See `Engine.stream`."""
-        ids = self._tokens(request.prompt)
+        try:
+            ids = self._tokens(request.prompt)
+        except Refusal:
+            raise
+        except PastoError as error:  # more tokens than the model has, or others
+            code = "context_length_exceeded"
+            raise Refusal(error.message, error.hint, param="prompt", code=code) from None
         longest = self._longest(len(ids), request.sampling.max_tokens)
         self._refuse_if_full()
         answer = _Answer(len(ids))

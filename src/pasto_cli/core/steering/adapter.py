@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.core.models.linears import is_plain
 from pasto_cli.core.recipe.schema import AdapterSpec
 from pasto_cli.core.steering.coefficients import Coefficients, per_row
 from pasto_cli.core.steering.factors import Factors
@@ -199,7 +200,7 @@ class Adapter(nn.Module, ABC):
             return
         modules: list[Any] = [_submodule(model, path) for path in self.paths]
         before = [module.weight for module in modules]
-        if not all(torch.is_floating_point(w) for w in before):
+        if not all(is_plain(w) for w in before):
             raise PastoError(
                 "a quantised base cannot be baked", "Leave bake out, or load the base unquantised."
             )

@@ -22,7 +22,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from pasto_cli.core.models.residual_writers import dense_weight
+from pasto_cli.core.models.linears import dense_weight
 from pasto_cli.core.recipe.schema import AdapterSpec
 from pasto_cli.core.steering.adapter import Adapter, ModuleAdapter, Settings
 from pasto_cli.core.steering.factors import Factors

@@ -161,7 +161,7 @@ def _decode(
     ids = torch.tensor([list(row) for row in rows], device=lm.device)  # (b, t)
     pad, eos = lm.tokenizer.pad_token_id, lm.tokenizer.eos_token_id
     arguments: dict[str, Any] = {
-        "max_new_tokens": how.max_new_tokens,
+        "max_new_tokens": lm.chat.room(len(rows[0]), how.max_new_tokens),
         "pad_token_id": eos if pad is None else pad,
         "logits_processor": LogitsProcessorList([TrueLogits(coefficients)]),
         **decoding(how.temperature),
@@ -228,7 +228,7 @@ def _answers(lm: LoadedModel, rows: list[list[int]], how: Decoding) -> list[list
     """Answers to rows of equal length, each up to and with the token that ends it."""
     ids = torch.tensor(rows, device=lm.device)
     arguments: dict[str, Any] = {
-        "max_new_tokens": how.max_new_tokens,
+        "max_new_tokens": lm.chat.room(len(rows[0]), how.max_new_tokens),
         **decoding(how.temperature),
         "pad_token_id": lm.tokenizer.eos_token_id,
         "logits_processor": LogitsProcessorList([TrueLogits([0.0] * len(rows))]),

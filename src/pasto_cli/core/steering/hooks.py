@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.core.models.residual_writers import is_conv1d
+from pasto_cli.core.models.linears import is_conv1d
 
 
 def add_change(down: Tensor, mix: Tensor, up: Tensor, rows: Tensor | None) -> Any:

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pasto_cli.base.cache import cached_file, keep
-from pasto_cli.core.models.residual_writers import Writer, dense_weight
+from pasto_cli.core.models.linears import dense_weight
+from pasto_cli.core.models.residual_writers import Writer
 from pasto_cli.core.steering.factors import Factors, decompose
 
 ROOM = 8 * 2**30

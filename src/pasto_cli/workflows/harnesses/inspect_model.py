@@ -118,12 +118,10 @@ class DialAPI(ModelAPI):
         """Token ids of a conversation, up to the opening of the assistant's turn."""
         chat = self.dial.lm.chat
         turns = [{"role": message.role, "content": message.text} for message in messages]
-        if chat.system is not None and not any(turn["role"] == "system" for turn in turns):
-            turns.insert(0, {"role": "system", "content": chat.system})
         try:
-            text = chat.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
-            )
+            text = chat.render(turns)
+        except PastoError:
+            raise
         except Exception as error:  # jinja raises its own errors, and templates raise through it
             raise PastoError(
                 f"the model's chat template failed: {error}", "Give it turns that it takes."

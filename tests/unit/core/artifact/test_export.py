@@ -130,7 +130,8 @@ def test_modules_of_different_ranks(fresh, make_adapter, tmp_path):
 @given(a=st.floats(-2, 2).filter(lambda a: abs(a) > 1e-3))
 def test_the_change_is_the_dense_formula(tiny, a):
     """dW = U (R diag(S + a delta) - diag(S))^T V^T, solved densely."""
-    from pasto_cli.core.models.residual_writers import dense_weight, find_writers
+    from pasto_cli.core.models.linears import dense_weight
+    from pasto_cli.core.models.residual_writers import find_writers
     from pasto_cli.core.recipe.schema import AdapterSpec
     from pasto_cli.core.steering.cayley import bounded_skew
     from pasto_cli.core.steering.factors import decompose, select_directions

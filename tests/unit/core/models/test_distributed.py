@@ -34,8 +34,9 @@ def train_and_ask(rank, world, port, folder, spec):
     from pasto_cli.core.evaluation.certificate import measure_persona_llr
     from pasto_cli.core.evaluation.questions import ask, score_answers
     from pasto_cli.core.models.chat import tokenise_pairs
+    from pasto_cli.core.models.linears import dense_weight
     from pasto_cli.core.models.loading import load_model
-    from pasto_cli.core.models.residual_writers import dense_weight, find_writers
+    from pasto_cli.core.models.residual_writers import find_writers
     from pasto_cli.core.pairs.pairs import make_pairs
     from pasto_cli.core.recipe.losses_spec import LossesSpec
     from pasto_cli.core.recipe.schema import (

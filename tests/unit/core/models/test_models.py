@@ -6,9 +6,10 @@ import torch
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.chat import PLAIN_TEMPLATE, Chat, tokenise_pairs
 from pasto_cli.core.models.devices import layer_precision, pick_device
+from pasto_cli.core.models.linears import dense_weight
 from pasto_cli.core.models.loading import load_model
 from pasto_cli.core.models.memory import enough_memory
-from pasto_cli.core.models.residual_writers import dense_weight, find_writers, place_writers
+from pasto_cli.core.models.residual_writers import find_writers, place_writers
 from pasto_cli.core.pairs.pairs import Pair
 from pasto_cli.core.recipe.schema import ModelSpec
 from tests.support.variants import MODELS
@@ -51,30 +52,6 @@ def test_placement_spreads_evenly_over_the_named_layers(tiny):
 def test_models_without_writers_are_refused_with_what_was_looked_for(tiny):
     with pytest.raises(PastoError, match="no decoder layers found; looked for model.layers"):
         find_writers(torch.nn.Linear(2, 2))
-    bare = torch.nn.Module()
-    bare.model = torch.nn.Module()
-    bare.model.layers = torch.nn.ModuleList([torch.nn.LayerNorm(4)])
-    with pytest.raises(PastoError, match="self_attn.o_proj"):
-        find_writers(bare)
-
-
-def test_fused_experts_are_refused_by_name():
-    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
-
-    config = Qwen3MoeConfig(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        vocab_size=32,
-        moe_intermediate_size=8,
-        num_experts=4,
-        num_experts_per_tok=2,
-        intermediate_size=16,
-    )
-    with pytest.raises(PastoError, match=r"model\.layers\.0\.mlp\.experts"):
-        find_writers(Qwen3MoeForCausalLM(config))
 
 
 def test_text_tower_of_a_multimodal_checkpoint_has_its_real_weights(tmp_path):
@@ -153,7 +130,10 @@ def test_sources_that_do_not_load_say_what_to_do(source, expected):
 
 
 def test_a_folder_that_is_no_model(tmp_path):
+    from safetensors.torch import save_file
+
     (tmp_path / "config.json").write_text("{}")
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(PastoError, match="not a causal language model"):
         load_model(ModelSpec(source=str(tmp_path)))
 

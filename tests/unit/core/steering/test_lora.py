@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pasto_cli.core.models.residual_writers import dense_weight, is_conv1d
+from pasto_cli.core.models.linears import dense_weight, is_conv1d
 from pasto_cli.core.recipe.losses_spec import LossesSpec, ProjectionSpec
 from pasto_cli.core.recipe.schema import AdapterSpec, SubspaceSpec, TrainingSpec
 from pasto_cli.core.steering.factors import decompose, select_directions

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pasto_cli.base.statistics import Estimate
 from pasto_cli.core.artifact import export
-from pasto_cli.core.models.residual_writers import dense_weight
+from pasto_cli.core.models.linears import dense_weight
 from pasto_cli.core.records.adapter import Calibration
 from pasto_cli.core.steering.coefficients import change
 from pasto_cli.core.steering.steerer import AdapterSteerer, Mix, Scaled

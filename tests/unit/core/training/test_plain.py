@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from pasto_cli.core.models.forward import settle_packing
+from pasto_cli.core.models.linears import dense_weight
 from pasto_cli.core.models.loading import load_model
-from pasto_cli.core.models.residual_writers import dense_weight
 from pasto_cli.core.recipe.losses_spec import LossesSpec
 from pasto_cli.core.recipe.schema import ModelSpec, SubspaceSpec
 from pasto_cli.core.steering.cayley import CayleyAdapter

@@ -5,7 +5,8 @@ import torch
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.activations import collect_activations
-from pasto_cli.core.models.residual_writers import dense_weight, find_writers
+from pasto_cli.core.models.linears import dense_weight
+from pasto_cli.core.models.residual_writers import find_writers
 from pasto_cli.core.recipe.subspace_expression import SUBSPACE_NAMES, parse_subspace
 from pasto_cli.core.steering.factors import decompose
 from pasto_cli.core.training import subspaces

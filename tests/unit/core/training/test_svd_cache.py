@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pasto_cli.base.cache import cache_dir
-from pasto_cli.core.models.residual_writers import Writer, dense_weight, find_writers
+from pasto_cli.core.models.linears import dense_weight
+from pasto_cli.core.models.residual_writers import Writer, find_writers
 from pasto_cli.core.steering.factors import decompose
 from pasto_cli.core.training import svd_cache
 from pasto_cli.core.training.svd_cache import decompose_writer
