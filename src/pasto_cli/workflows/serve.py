@@ -16,7 +16,9 @@ from pasto_cli.core.steering.mixing_cache import MixingCache
 from pasto_cli.core.steering.steerer import AdapterSteerer, Scaled, Steerer
 from pasto_cli.workflows.dials import Dial, LoadOptions, open_dial, open_set, split_coefficient
 from pasto_cli.workflows.progress import Watcher
+from pasto_cli.workflows.upstreams import UpstreamOptions, open_engine, upstream_options
 
+__all__ = ["open_service", "require_server", "serve", "upstream_options"]
 GRACE = 5
 """Seconds that answers have to end after Ctrl-C or SIGTERM."""
 
@@ -47,6 +49,7 @@ def require_server() -> None:
         PastoError: With the command that installs them.
     """
     try:
+        import httpx2  # noqa: F401
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
@@ -57,7 +60,11 @@ def require_server() -> None:
 
 
 def open_service(
-    adapters: Sequence[str], watch: Watcher, options: LoadOptions, limits: Limits
+    adapters: Sequence[str],
+    watch: Watcher,
+    options: LoadOptions,
+    limits: Limits,
+    upstream: UpstreamOptions | None = None,
 ) -> Service:
     """Load adapters and their base, and start an engine on them.
 
@@ -66,10 +73,13 @@ def open_service(
         watch: Told what is loaded.
         options: How the base is loaded and the adapters checked.
         limits: How much the engine takes on.
+        upstream: The engine, where it is not in this process.
 
     Raises:
-        PastoError: If two dials have one name, or cannot stand on one base.
+        PastoError: If two dials have one name, cannot stand on one base, or an engine does not
+            start.
     """
+    options = options._replace(weights=upstream is None)
     named = [_named(text) for text in adapters]
     if named:
         sources = [each.source for each in named]
@@ -77,22 +87,26 @@ def open_service(
     else:
         dials = [open_dial(None, watch, options, packing=False)]
         named = [Named(None, "", None)]
-    names = [each.name or _plain(dial.recipe.name) for each, dial in zip(named, dials, strict=True)]
+    names = [
+        each.name or plain_name(dial.recipe.name) for each, dial in zip(named, dials, strict=True)
+    ]
     for name in names:
         if names.count(name) > 1:
             raise PastoError(
                 f"two dials are called {name}", "Name them apart: pasto serve one=RUN other=RUN"
             )
     positions = Positions({name: each.own for name, each in zip(names, named, strict=True)})
-    steerers = dict(zip(names, map(_steerer, dials), strict=True))
-    return _started(dials[0], steerers, positions, limits)
+    engine = _started(dict(zip(names, dials, strict=True)), limits, upstream, watch)
+    return Service(engine, positions, dials[0].lm.spec.source)
 
 
 def _started(
-    first: Dial, steerers: Mapping[str, Steerer], positions: Positions, limits: Limits
-) -> Service:
-    engine = TransformersEngine(first.lm, steerers, limits)
-    return Service(engine, positions, first.lm.spec.source)
+    dials: Mapping[str, Dial], limits: Limits, upstream: UpstreamOptions | None, watch: Watcher
+) -> Engine:
+    if upstream is not None:
+        return open_engine(dials, upstream, limits, watch)
+    lm = next(iter(dials.values())).lm
+    return TransformersEngine(lm, {name: _steerer(dial) for name, dial in dials.items()}, limits)
 
 
 def _steerer(dial: Dial) -> Steerer:
@@ -110,7 +124,7 @@ def _named(text: str) -> Named:
     return Named(name or None, path, own)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A recipe's name as a dial's."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "dial"
 
@@ -133,7 +147,7 @@ def serve(service: Service, host: str, port: int, ready: Callable[[str], None]) 
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            for name in service.engine.models():  # the first requests find M(a) there
+            for name in service.engine.models():  # the first requests find their position ready
                 await service.engine.load(service.positions.read(name))
             await super().startup(sockets)
             if self.started:

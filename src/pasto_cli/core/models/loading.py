@@ -52,7 +52,7 @@ def load_model(spec: ModelSpec, notify: Notify = lambda _: None) -> LoadedModel:
                 model.save_pretrained(folder)
                 model, _ = _from_pretrained(folder, spec, dtype, device)
     else:
-        folder, commit = _resolve_source(spec, notify)
+        folder, commit = resolve_source(spec, notify)
         model, tokenizer = _from_pretrained(folder, spec, dtype, device)
         commit = commit or getattr(model.config, "_commit_hash", None)
     if spec.quantization == "none":  # a quantised one is on its device already, and cannot move
@@ -78,7 +78,7 @@ def load_chat(spec: ModelSpec, notify: Notify = lambda _: None) -> Chat:
         return Chat(byte_tokenizer(), spec.system)
     from transformers import AutoTokenizer
 
-    folder, _ = _resolve_source(spec, notify)
+    folder, _ = resolve_source(spec, notify)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, revision=spec.revision, trust_remote_code=spec.trust_remote_code
@@ -88,8 +88,64 @@ def load_chat(spec: ModelSpec, notify: Notify = lambda _: None) -> Chat:
     return Chat(tokenizer, spec.system)
 
 
-def _resolve_source(spec: ModelSpec, notify: Notify) -> tuple[str, str | None]:
-    """Folder or Hub id to load from, and an identity where the Hub gives none."""
+def load_skeleton(spec: ModelSpec, notify: Notify = lambda _: None) -> LoadedModel:
+    """A base model without its weights: modules on the meta device, tokenizer and template.
+
+    It takes no memory to speak of, and is enough to export what stands in an adapter. A random
+    model is loaded whole, since it has no files.
+
+    Raises:
+        PastoError: As `load_model`.
+    """
+    if spec.source.startswith("random:"):
+        return load_model(spec, notify)
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    chat = load_chat(spec, notify)
+    folder, commit = resolve_source(spec, notify)
+    try:
+        config = AutoConfig.from_pretrained(
+            folder, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(
+                config, trust_remote_code=spec.trust_remote_code
+            )
+    except Exception as error:
+        raise load_failure(spec, error) from None
+    model.eval().requires_grad_(False)
+    _, layers = decoder_layers(model)
+    return LoadedModel(model, chat.tokenizer, chat, spec, commit, layers)
+
+
+def resolve_source(spec: ModelSpec, notify: Notify) -> tuple[str, str | None]:
+    """Folder or Hub id to load from, and an identity where the Hub gives none.
+
+    Raises:
+        PastoError: If there is no such model here, or it cannot be fetched.
+    """
+    if (file := gguf_file(spec)) is not None:
+        return dequantised(file, notify)
+    source = spec.source
+    if source.startswith("package:"):
+        source = str(file_in_package(source.removeprefix("package:")))
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return str(folder), None
+    if looks_like_path(source):  # never looked up on the network
+        raise PastoError(
+            f"{source}: no such folder",
+            "Give a folder with config.json, a GGUF file or a Hub id (org/name).",
+        )
+    return source, None
+
+
+def gguf_file(spec: ModelSpec) -> Path | None:
+    """The GGUF file that a base comes from; None where it is no such file.
+
+    Raises:
+        PastoError: If the file is not here and cannot be fetched.
+    """
     source = spec.source
     if source.startswith("package:"):
         source = str(file_in_package(source.removeprefix("package:")))
@@ -100,20 +156,12 @@ def _resolve_source(spec: ModelSpec, notify: Notify) -> tuple[str, str | None]:
             raise
         except Exception as error:
             raise load_failure(spec, error) from None
-    if source.endswith(".gguf"):
-        path = Path(source).expanduser()
-        if not path.is_file():
-            raise PastoError(f"{path}: no such GGUF file", "Check model.source in the recipe.")
-        return dequantised(path, notify)
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return str(folder), None
-    if looks_like_path(source):  # never looked up on the network
-        raise PastoError(
-            f"{source}: no such folder",
-            "Give a folder with config.json, a GGUF file or a Hub id (org/name).",
-        )
-    return source, None
+    if not source.endswith(".gguf"):
+        return None
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise PastoError(f"{path}: no such GGUF file", "Check model.source in the recipe.")
+    return path
 
 
 def _from_pretrained(

@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -98,17 +98,21 @@ class _Api:
     async def _complete(self, request: Request, kind: type[Body], form: Form) -> Response:
         try:
             body = read_body(kind, await _json(request))
-            position = self.positions.read(body.model, body.dial)
-            reply = Reply(form, name_of(position), body.alternatives() is not None)
+            asked = self.positions.read(body.model, body.dial)
+            position = self.engine.served(asked)
+            nearest_to = name_of(asked) if position != asked else None
+            logprobs = body.alternatives() is not None
+            reply = Reply(form, name_of(position), logprobs, nearest_to)
             answers = await Answers.begin(self.engine, body.requests(), position)
             prompt_tokens = answers.prompt_tokens(body.n)
             if body.stream:
                 told = body.stream_options.include_usage
-                return _EventStream(answers, _events(answers, reply, prompt_tokens, told))
+                events = _events(answers, reply, prompt_tokens, told)
+                return _EventStream(answers, events, reply.headers)
             choices = await _unless_gone(request, answers)
             if choices is None:
                 return Response(status_code=499)  # nobody reads it
-            return JSONResponse(reply.whole(choices, prompt_tokens))
+            return JSONResponse(reply.whole(choices, prompt_tokens), headers=reply.headers)
         except Exception as error:
             return _error(error)
 
@@ -125,10 +129,11 @@ class _Api:
 class _EventStream(StreamingResponse):
     """Server-sent events; however it ends, also before its first event, the answers are closed."""
 
-    def __init__(self, answers: Answers, events: AsyncIterator[str]) -> None:
-        super().__init__(
-            events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-        )
+    def __init__(
+        self, answers: Answers, events: AsyncIterator[str], headers: Mapping[str, str]
+    ) -> None:
+        more = {"Cache-Control": "no-cache", **headers}
+        super().__init__(events, media_type="text/event-stream", headers=more)
         self.answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -12,7 +12,8 @@ from functools import partial
 from typing import NamedTuple, Self, TypeVar
 
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.serving.engine import Piece, Pieces, Position, Prompt, Refusal, Request
+from pasto_cli.core.serving.engine import Piece, Pieces, Position, Refusal, Request
+from pasto_cli.core.serving.prompts import answer_length, token_ids
 from pasto_cli.core.serving.scheduler import Row, Scheduler
 from pasto_cli.core.serving.text import TextWriter
 from pasto_cli.core.steering.steerer import Steerer
@@ -63,6 +64,10 @@ class TransformersEngine:
         """See `Engine.models`."""
         return list(self.scheduler.dials)
 
+    def served(self, position: Position) -> Position:
+        """See `Engine.served`."""
+        return position
+
     async def load(self, position: Position) -> None:
         """See `Engine.load`: M(a) is computed and kept."""
         loop = asyncio.get_running_loop()
@@ -83,8 +88,12 @@ class TransformersEngine:
 
     async def stream(self, request: Request, position: Position) -> Pieces:
         """See `Engine.stream`."""
-        ids = self._tokens(request.prompt)
-        longest = self._longest(len(ids), request.sampling.max_tokens)
+        vocabulary = self.lm.model.get_input_embeddings().weight.shape[0]
+        ids = token_ids(self.lm.chat, vocabulary, request.prompt)
+        config = self.lm.model.config.get_text_config()
+        context = getattr(config, "max_position_embeddings", None) or 2**31
+        wanted = request.sampling.max_tokens
+        longest = answer_length(ids, wanted, context, self.limits.max_tokens)
         if len(self.scheduler.waiting) + self._inbox.qsize() >= self.limits.waiting:
             raise Refusal(
                 f"{self.limits.waiting} answers are waiting already",
@@ -132,55 +141,6 @@ class TransformersEngine:
                 self._inbox.get_nowait()()
         except queue.Empty:
             return
-
-    def _tokens(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt."""
-        chat = self.lm.chat
-        if isinstance(prompt, str):
-            ids = chat.encode(prompt)
-        elif all(isinstance(part, int) for part in prompt):
-            ids = [part for part in prompt if isinstance(part, int)]
-            size = self.lm.model.get_input_embeddings().weight.shape[0]
-            if not all(0 <= token < size for token in ids):
-                raise Refusal(
-                    f"the prompt has token ids beyond the vocabulary of {size}",
-                    "Tokenise it with the tokenizer of the base model, or send text.",
-                    param="prompt",
-                )
-        else:
-            messages = [m._asdict() for m in prompt if not isinstance(m, int)]
-            try:
-                text = chat.render(messages)
-            except Exception as error:  # templates refuse by raising, each in its own way
-                raise Refusal(
-                    f"the model's chat template refuses these messages: {error}",
-                    "Send messages as this model expects them, or use /v1/completions.",
-                    param="messages",
-                    code="chat_template",
-                ) from None
-            ids = chat.ids(text)
-        if not ids:
-            raise Refusal("the prompt is empty", "Send at least one token.", param="prompt")
-        return ids
-
-    def _longest(self, prompt: int, wanted: int | None) -> int:
-        """Number of tokens that an answer may have.
-
-        Args:
-            prompt: Length of the prompt, tokens.
-            wanted: What the request says.
-        """
-        config = self.lm.model.config.get_text_config()
-        room = (getattr(config, "max_position_embeddings", None) or 2**31) - prompt
-        if room < (wanted or 1):
-            raise Refusal(
-                f"a prompt of {prompt} tokens and an answer of {wanted or 1} do not fit into the "
-                f"model's context of {room + prompt}",
-                "Send a shorter prompt, or lower max_tokens.",
-                param="max_tokens" if room > 0 else None,
-                code="context_length_exceeded",
-            )
-        return wanted or min(self.limits.max_tokens, room)
 
 
 class _Answer:
