@@ -56,9 +56,9 @@ FLAGS = {
     "--quantization --raw",
     "generate": "prompt --adapter/-a --coeff/-c --device --json --max-new-tokens --no-verify "
     "--quantization --raw --seed --stdin --temperature",
-    "serve": "adapters --adapter/-a --device --engine --engine-command --exact --grid --host --json "
-    "--loaded --lora-dir --max-tokens --no-verify --port --quantization --raw --rows --upstream "
-    "--upstream-key",
+    "serve": "adapters --adapter/-a --device --engine --engine-command --exact --grid --host "
+    "--json --loaded --lora-dir --max-tokens --no-verify --port --quantization --raw --rows "
+    "--upstream --upstream-key",
     "import": "source --base --device --json --out --quantization --words",
     "verify": "adapter --api-key --coeff/-c --device --endpoint --json --model --prompts "
     "--quantization",

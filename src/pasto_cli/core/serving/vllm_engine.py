@@ -61,9 +61,10 @@ class VllmEngine(UpstreamEngine):
         usual: int,
         most: int,
     ) -> None:
+        self.model, context = base_model(upstream)
+        base = base._replace(context=min(base.context, context or base.context))
         super().__init__(upstream, base, names, usual, most)
         self.exports = exports
-        self.model = base_model(upstream)
         self.loras = LoraSlots(exports.name, self._load, self._unload, loaded)
 
     def served(self, position: Position) -> Position:
@@ -127,8 +128,8 @@ class VllmEngine(UpstreamEngine):
         shutil.rmtree(self.exports.folder / name, ignore_errors=True)
 
 
-def base_model(upstream: Upstream) -> str:
-    """The name under which a server has its base.
+def base_model(upstream: Upstream) -> tuple[str, int | None]:
+    """The name under which a server has its base, and the tokens that it takes, if it says so.
 
     Raises:
         Refusal: If it has none.
@@ -136,10 +137,10 @@ def base_model(upstream: Upstream) -> str:
     found = upstream.get("/v1/models")
     models = found.get("data") if isinstance(found, dict) else None
     # vLLM lists its LoRAs too, each with the base as its parent.
-    own = [model["id"] for model in models or () if not model.get("parent")]
+    own = [model for model in models or () if not model.get("parent")]
     if not own:
         raise Refusal(f"the engine at {upstream.url} serves no model", "Start it on the base.")
-    return own[0]
+    return own[0]["id"], own[0].get("max_model_len")
 
 
 def _not_loaded(error: Refusal, path: Path) -> Refusal:
