@@ -13,6 +13,7 @@ import pytest
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.recipe.load import load_recipe
 from pasto_cli.core.serving.app import create_app
+from pasto_cli.core.serving.engine import Request, Sampling
 from pasto_cli.core.serving.transformers_engine import Limits
 from pasto_cli.core.steering.generation import generate
 from pasto_cli.core.steering.steerer import NoOpSteerer
@@ -174,6 +175,23 @@ def test_the_least_recent_position_is_unloaded_and_none_in_use(service, dials):
         ("unload", "plus4.00"),
         ("load", "plus5.00"),
     ]
+
+
+def test_a_client_that_goes_away_frees_its_position(service, dials):
+    with running(FakeVllm(dials.lm).app) as url:
+        engine = service(engine="vllm", url=url).engine
+
+        async def leave():
+            request = Request("Hello", Sampling(max_tokens=8))
+            pieces = await engine.stream(request, {"up": 1.0})
+            await anext(pieces)
+            held = engine.running, list(engine.loras.users.values())
+            await pieces.aclose()
+            await pieces.aclose()
+            return held
+
+        assert asyncio.run(leave()) == (1, [1])
+    assert engine.running == 0 and list(engine.loras.users.values()) == [0]
 
 
 def test_a_vllm_that_was_restarted_gets_its_loras_again(service, dials):

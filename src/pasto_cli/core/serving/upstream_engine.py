@@ -6,8 +6,8 @@ what is missing from a checkpoint's generation_config.json, or from habits of th
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import ExitStack, aclosing, suppress
 from typing import Any, NamedTuple, Self
 
 from pasto_cli.core.models.chat import Chat
@@ -179,7 +179,7 @@ class UpstreamPieces:
             await self.aclose()
         return piece
 
-    async def _read(self) -> AsyncIterator[Piece]:
+    async def _read(self) -> AsyncGenerator[Piece, None]:
         """Pieces; the last one waits for the count of tokens, which comes after its text."""
         last: Piece | None = None
         made = 0
@@ -212,6 +212,8 @@ class UpstreamPieces:
         if self._release is not None:
             self._release()
             self._release = None
+            with suppress(RuntimeError):  # somebody waits for its next piece, and is cancelled
+                await self._pieces.aclose()
             await self.events.aclose()
 
 
