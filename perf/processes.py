@@ -13,6 +13,7 @@ from pasto_cli.core.artifact.verify import describe_base, reference_logits
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.adapter import Meta
+from pasto_cli.core.records.training import ImportRecord
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.workflows import dials
 from perf.workload import Workload
@@ -54,7 +55,7 @@ def save_adapter(recipe: Recipe, adapter: Adapter, lm: LoadedModel, folder: Path
         pairs_sha256="",
         num_pairs={},
         personas=[],
-        training={},
+        training=ImportRecord(imported="perf"),
         certificate=None,
         reference=reference_logits(lm, adapter),
         versions={},

@@ -32,17 +32,18 @@ import torch
 from pasto_cli.base import bundled
 from pasto_cli.core.artifact import export
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.models.residual_writers import dense_weight, find_writers, place_writers
+from pasto_cli.core.models.residual_writers import find_writers, place_writers
 from pasto_cli.core.recipe.load import load_recipe
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.serving.engine import Request, Sampling
 from pasto_cli.core.serving.transformers_engine import Limits, TransformersEngine
 from pasto_cli.core.steering.adapter import Adapter
-from pasto_cli.core.steering.factors import decompose, select_directions
+from pasto_cli.core.steering.factors import select_directions
 from pasto_cli.core.steering.generation import decoding
 from pasto_cli.core.steering.kinds import create_adapter
 from pasto_cli.core.steering.mixing_cache import MixingCache
 from pasto_cli.core.steering.steerer import AdapterSteerer
+from pasto_cli.core.training.svd_cache import decompose_writer
 from pasto_cli.workflows import dials, progress
 from perf.measure import Report
 from perf.processes import ROOT, save_adapter
@@ -67,9 +68,7 @@ def prepared(recipe: Path) -> Workload:
     spec = found.adapter.model_copy(update={"init_theta_std": 0.2, "init_delta_std": 0.02})
     where = place_writers(find_writers(lm.model), len(lm.layers), 0.1, 0.5, spec.rank)
     kept = {
-        writer.path: select_directions(
-            decompose(dense_weight(writer.module)), torch.arange(spec.rank)
-        )
+        writer.path: select_directions(decompose_writer(writer), torch.arange(spec.rank))
         for writer in where
     }
     adapter = create_adapter(kept, spec, 0).requires_grad_(False)

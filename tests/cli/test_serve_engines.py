@@ -113,7 +113,7 @@ def test_vllm_serves_any_position_exactly(service, dials, stream):
     wanted = [{}, {"up": 2}, {"meek": -1}, {"up": 1.5, "meek": -1}] + [{"up": -2}] * 3
     texts = [expected(dials, **position) for position in wanted]
     assert found == list(zip(texts, models, strict=True))
-    assert len(set(texts)) >= 4
+    assert len(set(texts)) >= 3
     loads = [name for what, name in fake.calls if what == "load"]
     assert len(loads) == 4 and fake.loras == {}  # what was loaded was unloaded in the end
     assert all(not set(name) & set("+:/@ ") for name in loads)
@@ -215,8 +215,7 @@ def test_what_vllm_refuses_reaches_the_client(service, dials):
                 served,
                 lambda client: client.completions.create(model="base", prompt=[65] * 3001),
             )
-        fake.app.router.routes[2].path_regex = None  # it no longer knows how to load
-        del fake.app.router.routes[2]
+        del fake.app.router.routes[2]  # it no longer knows how to load
         with pytest.raises(openai.APIStatusError, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
             ask(served, lambda client: said(client, "up@1"))
     for stream in (False, True):
@@ -269,9 +268,9 @@ def test_llama_cpp_takes_the_nearest_position_and_says_so(service, dials, files)
 
 def test_a_llama_server_without_the_loras(service, dials, files):
     with running(FakeLlamaServer(dials.lm, files[:2]).app) as url:
-        with pytest.raises(PastoError, match="has no LoRA of up") as caught:
+        with pytest.raises(PastoError, match="has no LoRA of meek") as caught:
             service(engine="llama.cpp", url=url)
-    assert "--lora up-plus1.00.gguf" in caught.value.hint
+    assert "--lora meek-plus1.00.gguf" in caught.value.hint
 
 
 def test_one_lora_of_a_linear_dial_is_all_of_it(tiny, make_adapter, tmp_path):
@@ -340,10 +339,10 @@ def test_pasto_and_llama_server_are_endpoints_too(pasto, folders, dials, files, 
         with running(app) as own:
             arguments = ("--endpoint", own, "--prompts", 3)
             through = pasto("verify", folders["up"], *arguments, "-c", 2, "-c", -1)
-            between = pasto("verify", folders["up"], *arguments, "-c", 1)
+            between = pasto("verify", folders["up"], *arguments, "-c", 1.2)
     assert found["passed"] and [p["coefficient"] for p in found["positions"]] == [0.0, -1.0, 2.0]
     assert through.code == 0 and "up@2: 3 of 3" in through.out
-    assert between.code == 1 and "has no up@1: up@2 answered" in between.error
+    assert between.code == 1 and "has no up@1.2: up@2 answered" in between.error
 
 
 def test_an_engine_that_is_started(tmp_path):

@@ -32,7 +32,15 @@ def verify(
             show_default=False,
         ),
     ] = None,
-    coeff: options.Coefficient = None,
+    coeff: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--coeff",
+            "-c",
+            help="Position to ask a pasto server for; repeatable. Default: -1, -0.5, 0.5 and 1.",
+            show_default=False,
+        ),
+    ] = None,
     prompts: Annotated[int, typer.Option(min=1, max=54, help="Prompts to ask it.")] = 20,
     api_key: Annotated[
         str | None,

@@ -147,7 +147,8 @@ def _not_loaded(error: Refusal, path: Path) -> Refusal:
     """Why vLLM takes no LoRA, with what to do about it."""
     if error.code == "upstream_unreachable":
         return error
-    if error.message in ("Not Found", "Method Not Allowed"):  # of the path, not of the files
+    # Of the path; it says otherwise of files that it does not find.
+    if error.message.endswith(("Not Found", "Method Not Allowed")):
         hint = "Start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True."
         return Refusal("this vLLM takes no LoRA while it runs", hint, status=502)
     if "rank" in error.message:
