@@ -333,7 +333,9 @@ def test_an_endpoint_is_compared_with_pasto_itself(pasto, folders, dials):
 
 def test_pasto_and_llama_server_are_endpoints_too(pasto, folders, dials, files, service):
     with running(FakeLlamaServer(dials.lm, files[:2]).app) as url:
-        found = strict(pasto("verify", folders["up"], "--endpoint", url, "--json").out)
+        found = strict(
+            pasto("verify", folders["up"], "--endpoint", url, "--prompts", 3, "--json").out
+        )
         served = service(engine="llama.cpp", url=url, names=("up",))
         app = create_app(served.engine, served.positions, served.base)
         with running(app) as own:
