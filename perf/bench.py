@@ -126,7 +126,7 @@ class Bench:
         """How much a process grows by a dial, and by another one."""
         with tempfile.TemporaryDirectory() as folder:
             lm = save_base(self.work, Path(folder, "base"))
-            save_adapter(self.work, lm, Path(folder, "adapter"))
+            save_adapter(self.work.recipe, self.work.adapter, lm, Path(folder, "adapter"))
             for quantization in ("none", "4bit"):
                 mib = process_growth(Path(folder, "adapter"), quantization)
                 name, base = f"growth of the process ({quantization})", mib["base"]

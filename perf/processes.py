@@ -11,7 +11,10 @@ from pasto_cli.base.provenance import now
 from pasto_cli.core.artifact import store
 from pasto_cli.core.artifact.verify import describe_base, reference_logits
 from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.adapter import Meta
+from pasto_cli.core.records.training import ImportRecord
+from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.workflows import dials
 from perf.workload import Workload
 
@@ -39,25 +42,25 @@ def save_base(work: Workload, folder: Path) -> LoadedModel:
     return dials.open_model(spec, work.watch, packing=False)
 
 
-def save_adapter(work: Workload, lm: LoadedModel, folder: Path) -> None:
+def save_adapter(recipe: Recipe, adapter: Adapter, lm: LoadedModel, folder: Path) -> None:
     """The adapter as an artifact made for this base."""
     meta = Meta(
         format_version=1,
         created=now(),
-        base=describe_base(lm, work.adapter),
-        bound=work.recipe.adapter.bound,
-        max_angle=work.recipe.adapter.max_angle,
-        largest_angle=work.adapter.angle(),
-        recipe=work.recipe.model_dump(mode="json"),
+        base=describe_base(lm, adapter),
+        bound=recipe.adapter.bound,
+        max_angle=recipe.adapter.max_angle,
+        largest_angle=adapter.angle(),
+        recipe=recipe.model_dump(mode="json"),
         pairs_sha256="",
         num_pairs={},
         personas=[],
-        training={},
+        training=ImportRecord(imported="perf"),
         certificate=None,
-        reference=reference_logits(lm, work.adapter),
+        reference=reference_logits(lm, adapter),
         versions={},
     )
-    store.save(folder, work.adapter, meta, "")
+    store.save(folder, adapter, meta, "")
 
 
 def first_token(work: Workload, folder: Path) -> dict[str, Callable[[], None]]:
@@ -66,7 +69,7 @@ def first_token(work: Workload, folder: Path) -> dict[str, Callable[[], None]]:
     """
     base, run = folder / "base", folder / "adapter"
     lm = save_base(work, base)
-    save_adapter(work, lm, run)
+    save_adapter(work.recipe, work.adapter, lm, run)
     dtype = str(lm.dtype).removeprefix("torch.")
     generate = [sys.executable, "-m", "pasto_cli", "generate", "--adapter", str(run)]
     generate += ["--coeff", "1", "--max-new-tokens", "1"]

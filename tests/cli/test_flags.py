@@ -58,11 +58,13 @@ FLAGS = {
     "--quantization --raw --seed --stdin --temperature",
     "chat": "adapters --device --max-new-tokens --no-verify --quantization --raw --seed "
     "--temperature",
-    "serve": "adapters --adapter/-a --allow-origin --api-key --device --grace --host --json "
-    "--log-prompts --max-output-tokens --max-prompt-tokens --max-tokens --no-verify --port "
-    "--quantization --queue --raw --rows --timeout",
+    "serve": "adapters --adapter/-a --allow-origin --api-key --device --engine --engine-command "
+    "--exact --grace --grid --host --json --loaded --log-prompts --lora-dir --max-output-tokens "
+    "--max-prompt-tokens --max-tokens --no-verify --port --quantization --queue --raw --rows "
+    "--timeout --upstream --upstream-key",
     "import": "source --base --device --json --out --quantization --words",
-    "verify": "adapter --device --json --quantization",
+    "verify": "adapter --api-key --coeff/-c --device --endpoint --json --model --prompts "
+    "--quantization",
     "pull": "repo --force --json --out --revision",
     "push": "repo --adapter/-a --base-model --dry-run --json --private",
     "recipe": "file --schema --set",

@@ -2,7 +2,6 @@
 (it builds from source)."""
 
 import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from pasto_cli.base import bundled
 from pasto_cli.core.models.gguf import file_in_package
 from pasto_cli.workflows import dials, progress
 from pasto_cli.workflows.export import export_dials
+from tests.support.gguf_files import in_float32
 from tests.support.terminal import ROOT, call_in
 
 pytestmark = [
@@ -22,32 +22,6 @@ pytestmark = [
     ),
 ]
 SHORT = ("pairs.count=24", "training.epochs=2", "training.lr=0.01")
-
-
-def in_float32(source: Path, target: Path) -> None:
-    """A GGUF file with every tensor dequantised: llama.cpp rounds activations to 8 bits where
-    weights have 4."""
-    import gguf
-    import numpy as np
-
-    reader = gguf.GGUFReader(source)
-    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
-    for name, field in reader.fields.items():
-        if not name.startswith("GGUF.") and name not in (
-            "general.architecture",
-            "general.file_type",
-        ):
-            kind = field.types[0]
-            inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(name, field.contents(), kind, sub_type=inner)
-    for tensor in reader.tensors:
-        writer.add_tensor(
-            tensor.name, gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def test_llama_cpp_says_the_same_token(tmp_path):

@@ -57,7 +57,7 @@ def chat(
     """
     from pasto_cli.cli.console import Screen
     from pasto_cli.core.serving.engine import Sampling
-    from pasto_cli.core.serving.transformers_engine import Limits
+    from pasto_cli.core.serving.limits import Limits
     from pasto_cli.workflows.chat import Conversation
     from pasto_cli.workflows.serve import open_service
 

@@ -3,6 +3,7 @@
 import json as json_format
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -78,6 +79,49 @@ def serve(
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Write prompts into the access log (stderr).")
     ] = False,
+    engine: Annotated[
+        str,
+        typer.Option(help="What decodes: transformers (in this process), vllm or llama.cpp."),
+    ] = "transformers",
+    upstream: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a vLLM or llama-server that runs already. Without it one is started.",
+            show_default=False,
+        ),
+    ] = None,
+    upstream_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PASTO_UPSTREAM_KEY", help="The key that it wants.", show_default=False
+        ),
+    ] = None,
+    engine_command: Annotated[
+        str | None,
+        typer.Option(
+            help='How it is started: "vllm serve --tensor-parallel-size 2", "llama-server -m '
+            'BASE.gguf". Default: vllm or llama-server on PATH.',
+            show_default=False,
+        ),
+    ] = None,
+    lora_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for exported positions, which the engine sees under the same path. "
+            "Default: a temporary one.",
+            show_default=False,
+        ),
+    ] = None,
+    loaded: Annotated[int, typer.Option(min=1, help="Most positions that vLLM keeps.")] = 32,
+    grid: Annotated[
+        str, typer.Option(help="Positions of each dial that llama.cpp is started with.")
+    ] = "-1,-0.5,0.5,1",
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="llama.cpp: refuse what lies between positions; else the nearest one."
+        ),
+    ] = False,
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,
@@ -96,6 +140,8 @@ def serve(
 
       pasto serve honest=runs/honest cheerful=runs/cheerful --port 8080
 
+      pasto serve honest=runs/honest --engine vllm --upstream http://localhost:8100
+
       curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' -d
       '{"model": "quickstart@-0.5", "messages": [{"role": "user", "content": "Hello."}]}'
     """
@@ -105,8 +151,18 @@ def serve(
     from pasto_cli.cli.console import Screen, print_line
     from pasto_cli.core.serving.access import Access, is_loopback
     from pasto_cli.core.serving.app import Rules
-    from pasto_cli.core.serving.transformers_engine import Limits
+    from pasto_cli.core.serving.limits import Limits
 
+    behind = workflow.upstream_options(
+        engine,
+        url=upstream,
+        key=upstream_key,
+        command=engine_command,
+        exact=exact,
+        grid=grid,
+        loaded=loaded,
+        lora_dir=lora_dir,
+    )
     screen = Screen()
     access = Access(api_key, allow_origin or (), loopback=is_loopback(host))
     if not access.loopback and api_key is None:
@@ -116,6 +172,7 @@ def serve(
         screen,
         options.load_options(quantization, device, no_verify, raw),
         Limits(rows, queue, max_tokens, max_prompt_tokens, max_output_tokens),
+        behind,
     )
     names = list(service.engine.models())
 

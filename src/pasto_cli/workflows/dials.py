@@ -20,7 +20,7 @@ from pasto_cli.base.limits import require_coefficients
 from pasto_cli.core.artifact import store
 from pasto_cli.core.models.forward import settle_packing
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.models.loading import load_model
+from pasto_cli.core.models.loading import load_model, load_skeleton
 from pasto_cli.core.pairs.pairs import PairSet, make_pairs, read_pairs
 from pasto_cli.core.recipe.schema import ModelSpec, Recipe
 from pasto_cli.core.records.adapter import Meta
@@ -44,6 +44,8 @@ class LoadOptions(NamedTuple):
     """Run Python code from the base model's repository; an adapter cannot ask for it."""
     raw: bool = False
     """Take coefficients as those of training, without the calibrated ends."""
+    weights: bool = True
+    """Load the base's weights; without them dials can be exported, and nothing more."""
 
 
 AS_TRAINED = LoadOptions()
@@ -166,14 +168,19 @@ class DialSet:
         return Mix([(dial.steerer, own) for dial, own in zip(self.dials, self.own, strict=True)])
 
 
-def open_model(spec: ModelSpec, watch: Watcher, packing: bool = True) -> LoadedModel:
+def open_model(
+    spec: ModelSpec, watch: Watcher, packing: bool = True, weights: bool = True
+) -> LoadedModel:
     """Load a base model.
 
     Args:
         spec: The model section of a recipe.
         watch: Told what is loaded.
         packing: Settle how prompts are packed on it; not needed for generation only.
+        weights: See `LoadOptions`.
     """
+    if not weights:
+        return load_skeleton(spec, watch.note)
     with watch.task(f"loading {spec.source}"):
         lm = load_model(spec, watch.note)
         if packing:
@@ -203,7 +210,7 @@ def open_found(
 ) -> Dial:
     """Load an adapter that was found, and the base that it names; see `open_dial`."""
     folder, meta = found
-    lm = open_model(_base_of(meta, options), watch, packing)
+    lm = open_model(_base_of(meta, options), watch, packing, options.weights)
     adapter = store.load_adapter(folder, meta, lm, options.verify)
     dial = Dial(lm, adapter, meta, folder, options.raw)
     _warn_of_other_quantization(dial, watch)

@@ -10,6 +10,7 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import replace_folder
 from pasto_cli.core.artifact import export
 from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.steering.coefficients import in_words
 from pasto_cli.workflows.dials import DialSet
 from pasto_cli.workflows.progress import Watcher
 
@@ -77,15 +78,9 @@ def export_dials(
 
 
 def _name(dials: DialSet, kind: str, a: float) -> str:
-    """File or folder of one export: `lora-plus1.00`, `merged-mix-minus0.50`, ...
-
-    Engines take it for the name of a model: no character that URLs or their options read otherwise.
-    """
+    """File or folder of one export: `lora-plus1.00`, `merged-mix-minus0.50`, ..."""
     mix = "-mix" if len(dials.dials) > 1 else ""
-    # Two decimals, and more only where they tell two positions apart.
-    size = f"{abs(a):.2f}" if round(a, 2) == a else f"{abs(a)!r}"
-    sign = "plus" if a > 0 else "minus"
-    return f"{kind}{mix}-{sign}{size}{'.gguf' if kind == 'gguf-lora' else ''}"
+    return f"{kind}{mix}-{in_words(a)}{'.gguf' if kind == 'gguf-lora' else ''}"
 
 
 def _export(dials: DialSet, kind: str, a: float, path: Path, watch: Watcher) -> Exported:

@@ -6,25 +6,28 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.serving.dial_facts import DialFacts, facts_of
 from pasto_cli.core.serving.engine import Engine
+from pasto_cli.core.serving.limits import Limits
 from pasto_cli.core.serving.positions import Positions
-from pasto_cli.core.serving.transformers_engine import Limits, TransformersEngine
+from pasto_cli.core.serving.transformers_engine import TransformersEngine
 from pasto_cli.core.steering.mixing_cache import MixingCache
 from pasto_cli.core.steering.steerer import AdapterSteerer, Scaled, Steerer
 from pasto_cli.workflows.dials import Dial, LoadOptions, open_dial, open_set, split_coefficient
 from pasto_cli.workflows.progress import Watcher
 from pasto_cli.workflows.publish import evaluations_of
 from pasto_cli.workflows.report import sentiment_of
+from pasto_cli.workflows.upstreams import UpstreamOptions, open_engine, upstream_options
 
 if TYPE_CHECKING:  # it needs the packages that `require_server` looks for
     from pasto_cli.core.serving.app import Rules
 
+__all__ = ["open_service", "require_server", "serve", "upstream_options"]
 GRACE = 5
 """Seconds that answers have to end after Ctrl-C or SIGTERM."""
 
@@ -57,6 +60,7 @@ def require_server() -> None:
         PastoError: With the command that installs them.
     """
     try:
+        import httpx2  # noqa: F401
         import prometheus_client  # noqa: F401
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
@@ -68,7 +72,11 @@ def require_server() -> None:
 
 
 def open_service(
-    adapters: Sequence[str], watch: Watcher, options: LoadOptions, limits: Limits
+    adapters: Sequence[str],
+    watch: Watcher,
+    options: LoadOptions,
+    limits: Limits,
+    upstream: UpstreamOptions | None = None,
 ) -> Service:
     """Load adapters and their base, and start an engine on them.
 
@@ -77,10 +85,13 @@ def open_service(
         watch: Told what is loaded.
         options: How the base is loaded and the adapters checked.
         limits: How much the engine takes on.
+        upstream: The engine, where it is not in this process.
 
     Raises:
-        PastoError: If two dials have one name, or cannot stand on one base.
+        PastoError: If two dials have one name, cannot stand on one base, or an engine does not
+            start.
     """
+    options = options._replace(weights=upstream is None)
     named = [_named(text) for text in adapters]
     if named:
         sources = [each.source for each in named]
@@ -88,16 +99,18 @@ def open_service(
     else:
         dials = [open_dial(None, watch, options, packing=False)]
         named = [Named(None, "", None)]
-    names = [each.name or _plain(dial.recipe.name) for each, dial in zip(named, dials, strict=True)]
+    names = [
+        each.name or plain_name(dial.recipe.name) for each, dial in zip(named, dials, strict=True)
+    ]
     for name in names:
         if names.count(name) > 1:
             raise PastoError(
                 f"two dials are called {name}", "Name them apart: pasto serve one=RUN other=RUN"
             )
     positions = Positions({name: each.own for name, each in zip(names, named, strict=True)})
-    steerers = dict(zip(names, map(_steerer, dials), strict=True))
-    service = _started(dials[0], steerers, positions, limits)
-    return replace(service, dials=[_facts(*each) for each in zip(names, named, dials, strict=True)])
+    engine = _started(dict(zip(names, dials, strict=True)), limits, upstream, watch)
+    facts = [_facts(*each) for each in zip(names, named, dials, strict=True)]
+    return Service(engine, positions, dials[0].lm.spec.source, facts)
 
 
 def _facts(name: str, named: Named, dial: Dial) -> DialFacts:
@@ -113,10 +126,12 @@ def _facts(name: str, named: Named, dial: Dial) -> DialFacts:
 
 
 def _started(
-    first: Dial, steerers: Mapping[str, Steerer], positions: Positions, limits: Limits
-) -> Service:
-    engine = TransformersEngine(first.lm, steerers, limits)
-    return Service(engine, positions, first.lm.spec.source)
+    dials: Mapping[str, Dial], limits: Limits, upstream: UpstreamOptions | None, watch: Watcher
+) -> Engine:
+    if upstream is not None:
+        return open_engine(dials, upstream, limits, watch)
+    lm = next(iter(dials.values())).lm
+    return TransformersEngine(lm, {name: _steerer(dial) for name, dial in dials.items()}, limits)
 
 
 def _steerer(dial: Dial) -> Steerer:
@@ -134,7 +149,7 @@ def _named(text: str) -> Named:
     return Named(name or None, path, own)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A recipe's name as a dial's."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "dial"
 
@@ -166,7 +181,7 @@ def serve(
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            for name in service.engine.models():  # the first requests find M(a) there
+            for name in service.engine.models():  # the first requests find their position ready
                 await service.engine.load(service.positions.read(name))
             await super().startup(sockets)
             if self.started:

@@ -56,6 +56,11 @@ class LoadedModel:
         return self.model.get_input_embeddings().weight.device
 
     @property
+    def has_weights(self) -> bool:
+        """Whether it can run, and is not only a skeleton."""
+        return self.device.type != "meta"
+
+    @property
     def dtype(self) -> torch.dtype:
         """Dtype of hidden states."""
         return self.model.get_input_embeddings().weight.dtype

@@ -1,11 +1,4 @@
-"""Loading a base model as a recipe's `model` section says.
-
-    random:NAME            random weights (`random_models`)
-    package:NAME/FILE      a GGUF file inside an installed Python package
-    hf:ORG/NAME/FILE       a GGUF file of a repository on the Hub
-    FILE.gguf              a GGUF file (`gguf`)
-    FOLDER                 a folder with config.json
-    org/name               a repository on the Hub
+"""Loading a base model as a recipe's `model` section says; where it comes from: `sources`.
 
 Whether token trees are exact on it is settled afterwards, by `forward.settle_packing`.
 """
@@ -15,18 +8,14 @@ import logging
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import writing
-from pasto_cli.base.hub_ids import looks_like_path
-from pasto_cli.base.paths import expanded
 from pasto_cli.core.models.chat import Chat, Limits, NoChat
-from pasto_cli.core.models.checkpoint_files import check_folder
 from pasto_cli.core.models.devices import pick_device, pick_dtype
-from pasto_cli.core.models.gguf import dequantised, file_in_package, file_on_hub
 from pasto_cli.core.models.linears import is_plain
 from pasto_cli.core.models.load_errors import load_failure
 from pasto_cli.core.models.loaded import LoadedModel, Notify
@@ -38,6 +27,7 @@ from pasto_cli.core.models.published_quantization import (
 )
 from pasto_cli.core.models.random_models import build_random, byte_tokenizer
 from pasto_cli.core.models.residual_writers import decoder_layers
+from pasto_cli.core.models.sources import Found, resolve_source
 from pasto_cli.core.recipe.schema import ModelSpec
 
 
@@ -55,7 +45,7 @@ def load_model(spec: ModelSpec, notify: Notify = lambda _: None) -> LoadedModel:
     _quiet_libraries()
     device = pick_device(spec.device)
     dtype = pick_dtype(spec, device)
-    found = _Found() if spec.source.startswith("random:") else _resolve_source(spec, notify)
+    found = Found() if spec.source.startswith("random:") else resolve_source(spec, notify)
     commit = found.commit
     if found.source is not None:
         model, tokenizer = _from_pretrained(found.source, spec, dtype, device, notify)
@@ -123,7 +113,7 @@ def load_chat(spec: ModelSpec, notify: Notify = lambda _: None) -> Chat:
         return Chat(byte_tokenizer(), spec.system)
     from transformers import AutoTokenizer
 
-    found = _resolve_source(spec, notify)
+    found = resolve_source(spec, notify)
     if found.loaded is not None:
         return Chat(found.loaded[1], spec.system)
     try:
@@ -135,45 +125,35 @@ def load_chat(spec: ModelSpec, notify: Notify = lambda _: None) -> Chat:
     return Chat(tokenizer, spec.system)
 
 
-class _Found(NamedTuple):
-    """What a recipe's `source` stands for."""
+def load_skeleton(spec: ModelSpec, notify: Notify = lambda _: None) -> LoadedModel:
+    """A base model without its weights: modules on the meta device, tokenizer and template.
 
-    source: str | None = None
-    """Folder or Hub id to load from."""
-    commit: str | None = None
-    """An identity where the Hub gives none."""
-    loaded: tuple[Any, Any] | None = None
-    """Model and tokenizer, where they are in memory already."""
+    It takes no memory to speak of, and is enough to export what stands in an adapter. Where there
+    are no files (a random model, or one that was read into memory) it is loaded whole.
 
+    Raises:
+        PastoError: As `load_model`.
+    """
+    _quiet_libraries()
+    found = Found() if spec.source.startswith("random:") else resolve_source(spec, notify)
+    if found.source is None:
+        return load_model(spec, notify)
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-def _resolve_source(spec: ModelSpec, notify: Notify) -> _Found:
-    """Where to load a model from; GGUF files are read on the way."""
-    source = spec.source
-    if source.startswith("package:"):
-        source = str(file_in_package(source.removeprefix("package:")))
-    if source.startswith("hf:"):
-        try:
-            source = str(file_on_hub(source.removeprefix("hf:"), spec.revision))
-        except PastoError:
-            raise
-        except Exception as error:
-            raise load_failure(spec, error) from None
-    if source.endswith(".gguf"):
-        path = expanded(source)
-        if not path.is_file():
-            raise PastoError(f"{path}: no such GGUF file", "Check model.source in the recipe.")
-        plain = dequantised(path, notify)
-        return _Found(plain.folder, plain.identity, plain.loaded)
-    folder = expanded(source)
-    if folder.is_dir():
-        check_folder(folder)
-        return _Found(str(folder))
-    if looks_like_path(source):  # never looked up on the network
-        raise PastoError(
-            f"{source}: no such folder",
-            "Give a folder with config.json, a GGUF file or a Hub id (org/name).",
+    chat = load_chat(spec, notify)
+    try:
+        config = AutoConfig.from_pretrained(
+            found.source, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
-    return _Found(source)
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(
+                config, trust_remote_code=spec.trust_remote_code
+            )
+    except Exception as error:
+        raise load_failure(spec, error) from None
+    model.eval().requires_grad_(False)
+    _, layers = decoder_layers(model)
+    return LoadedModel(model, chat.tokenizer, chat, spec, found.commit, layers)
 
 
 def _as_asked(

@@ -15,7 +15,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -200,20 +200,23 @@ class _Api:
             body = read_body(kind, sent)
             if self.rules.log_prompts:
                 exchange.prompts = body.prompts()
-            position = self.positions.read(body.model, body.dial)
+            asked = self.positions.read(body.model, body.dial)
+            position = self.engine.served(asked)
             exchange.model = name_of(position)
-            reply = Reply(form, exchange.model, body.alternatives() is not None)
+            nearest_to = name_of(asked) if position != asked else None
+            reply = Reply(form, exchange.model, body.alternatives() is not None, nearest_to)
             answers = await Answers.begin(self.engine, body.requests(), position, deadline)
             exchange.answers = answers
             exchange.prompt_tokens = prompt_tokens = answers.prompt_tokens(body.n)
             self.metrics.turned(position)
             if body.stream:
                 told = body.stream_options.include_usage
-                return _EventStream(answers, _events(answers, reply, prompt_tokens, told, exchange))
+                events = _events(answers, reply, prompt_tokens, told, exchange)
+                return _EventStream(answers, events, reply.headers)
             choices = await _unless_gone(request, answers)
             if choices is None:
                 return Response(status_code=GONE)  # nobody reads it
-            return JSONResponse(reply.whole(choices, prompt_tokens))
+            return JSONResponse(reply.whole(choices, prompt_tokens), headers=reply.headers)
         except Exception as error:
             return _error(error, exchange)
 
@@ -235,10 +238,11 @@ class _Api:
 class _EventStream(StreamingResponse):
     """Server-sent events; however it ends, also before its first event, the answers are closed."""
 
-    def __init__(self, answers: Answers, events: AsyncIterator[str]) -> None:
-        super().__init__(
-            events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-        )
+    def __init__(
+        self, answers: Answers, events: AsyncIterator[str], headers: Mapping[str, str]
+    ) -> None:
+        more = {"Cache-Control": "no-cache", **headers}
+        super().__init__(events, media_type="text/event-stream", headers=more)
         self.answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -139,6 +139,16 @@ class Engine(Protocol):
         """Names of the dials that a position may have."""
         ...
 
+    def served(self, position: Position) -> Position:
+        """Where the dials stand for a request that wants them at a position.
+
+        It is the position itself but where an engine has only some: there the nearest one.
+
+        Raises:
+            Refusal: If it has none that will do.
+        """
+        ...
+
     async def load(self, position: Position) -> None:
         """Make a position ready, so that its first request does not wait for that."""
         ...

@@ -93,12 +93,21 @@ class Reply:
         form: Its kind.
         model: Name of the position that answers.
         logprobs: Whether log-probabilities are told.
+        nearest_to: Name of the position that was asked for, where another one answers.
     """
 
-    def __init__(self, form: Form, model: str, logprobs: bool) -> None:
+    def __init__(
+        self, form: Form, model: str, logprobs: bool, nearest_to: str | None = None
+    ) -> None:
         self.form, self.model, self.tells = form, model, logprobs
+        self.nearest_to = nearest_to
         self.id = f"{form.prefix}-{uuid.uuid4().hex}"
         self.created = int(time.time())
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """HTTP headers that say what the body says of where the dials stand."""
+        return {"X-Pasto-Nearest-To": self.nearest_to} if self.nearest_to else {}
 
     def whole(self, choices: Sequence[Sequence[Piece]], prompt_tokens: int) -> Json:
         """The reply to a request that is not streamed, from all pieces of each choice."""
@@ -127,13 +136,14 @@ class Reply:
         return self._head(self.form.chunk, []) | {"usage": usage(prompt_tokens, completion_tokens)}
 
     def _head(self, kind: str, choices: list[Json]) -> Json:
-        return {
+        head: Json = {
             "id": self.id,
             "object": kind,
             "created": self.created,
             "model": self.model,
             "choices": choices,
         }
+        return head | ({"nearest_to": self.nearest_to} if self.nearest_to else {})
 
     def _choice(self, index: int, piece: Piece, streamed: bool, offset: int = 0) -> Json:
         told = self.form.logprobs(piece.tokens, offset) if self.tells else None

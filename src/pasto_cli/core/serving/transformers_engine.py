@@ -9,9 +9,8 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, Self, TypeVar
+from typing import Self, TypeVar
 
-from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.serving.disturbance import TokenKL, with_texts
 from pasto_cli.core.serving.engine import (
@@ -20,33 +19,16 @@ from pasto_cli.core.serving.engine import (
     Piece,
     Pieces,
     Position,
-    Prompt,
     Refusal,
     Request,
 )
+from pasto_cli.core.serving.limits import USUAL, Limits
+from pasto_cli.core.serving.prompts import answer_length, rendered, token_ids
 from pasto_cli.core.serving.scheduler import Row, Scheduler
 from pasto_cli.core.serving.text import TextWriter
 from pasto_cli.core.steering.steerer import Steerer
 
 T = TypeVar("T")
-
-
-class Limits(NamedTuple):
-    """How much is taken on."""
-
-    rows: int = 16
-    """Most answers that decode together; the others wait."""
-    waiting: int = 256
-    """Most answers that wait; more are refused."""
-    max_tokens: int = 512
-    """Longest answer where a request says nothing."""
-    prompt_tokens: int | None = None
-    """Longest prompt; None for the model's context."""
-    answer_tokens: int | None = None
-    """Longest answer that a request may ask for; None for what the context leaves."""
-
-
-USUAL = Limits()
 
 
 class TransformersEngine:
@@ -66,6 +48,9 @@ class TransformersEngine:
     ) -> None:
         self.lm = lm
         self.limits = limits
+        config = lm.model.config.get_text_config()
+        self._context: int = getattr(config, "max_position_embeddings", None) or 2**31
+        self._vocabulary: int = lm.model.get_input_embeddings().weight.shape[0]
         self.scheduler = Scheduler(lm, dials, limits.rows)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._closing = threading.Event()
@@ -77,6 +62,10 @@ class TransformersEngine:
     def models(self) -> list[str]:
         """See `Engine.models`."""
         return list(self.scheduler.dials)
+
+    def served(self, position: Position) -> Position:
+        """See `Engine.served`."""
+        return position
 
     async def load(self, position: Position) -> None:
         """See `Engine.load`: M(a) is computed and kept."""
@@ -90,14 +79,9 @@ class TransformersEngine:
 
     async def stream(self, request: Request, position: Position) -> Pieces:
         """See `Engine.stream`."""
-        try:
-            ids = self._tokens(request.prompt)
-        except Refusal:
-            raise
-        except PastoError as error:  # more tokens than the model has, or others
-            code = "context_length_exceeded"
-            raise Refusal(error.message, error.hint, param="prompt", code=code) from None
-        longest = self._longest(len(ids), request.sampling.max_tokens)
+        ids = token_ids(self.lm.chat, self._vocabulary, request.prompt)
+        wanted = request.sampling.max_tokens
+        longest = answer_length(len(ids), wanted, self._context, self.limits)
         self._refuse_if_full()
         answer = _Answer(len(ids))
         writer = TextWriter(self.lm.tokenizer, request.sampling.stop)
@@ -115,11 +99,11 @@ class TransformersEngine:
         self, messages: Sequence[Message], answer: str, position: Position
     ) -> list[TokenKL]:
         """See `Measures.disturbance`."""
-        prompt = self._tokens(messages)
-        ids = self.lm.chat.continuation(self._rendered(messages), prompt, answer)
+        prompt = token_ids(self.lm.chat, self._vocabulary, messages)
+        ids = self.lm.chat.continuation(rendered(self.lm.chat, messages), prompt, answer)
         if not ids:
             raise Refusal("the answer is empty", "Send at least one token.", param="messages")
-        self._longest(len(prompt), len(ids))
+        answer_length(len(prompt), len(ids), self._context, self.limits)
         self._refuse_if_full()
         kl = await self._between_turns(lambda: self.scheduler.disturbance(prompt, ids, position))
         return with_texts(self.lm.tokenizer, ids, kl)
@@ -186,77 +170,6 @@ class TransformersEngine:
                 self._inbox.get_nowait()()
         except queue.Empty:
             return
-
-    def _tokens(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt."""
-        chat = self.lm.chat
-        if isinstance(prompt, str):
-            ids = chat.encode(prompt)
-        elif all(isinstance(part, int) for part in prompt):
-            ids = [part for part in prompt if isinstance(part, int)]
-            size = self.lm.model.get_input_embeddings().weight.shape[0]
-            if not all(0 <= token < size for token in ids):
-                raise Refusal(
-                    f"the prompt has token ids beyond the vocabulary of {size}",
-                    "Tokenise it with the tokenizer of the base model, or send text.",
-                    param="prompt",
-                )
-        else:
-            ids = chat.ids(self._rendered([m for m in prompt if not isinstance(m, int)]))
-        if not ids:
-            raise Refusal("the prompt is empty", "Send at least one token.", param="prompt")
-        return ids
-
-    def _rendered(self, messages: Sequence[Message]) -> str:
-        """A conversation by the model's own template."""
-        try:
-            return self.lm.chat.render([message._asdict() for message in messages])
-        except Exception as error:  # templates refuse by raising, each in its own way
-            raise Refusal(
-                f"the model's chat template refuses these messages: {error}",
-                "Send messages as this model expects them, or use /v1/completions.",
-                param="messages",
-                code="chat_template",
-            ) from None
-
-    def _longest(self, prompt: int, wanted: int | None) -> int:
-        """Number of tokens that an answer may have.
-
-        Args:
-            prompt: Length of the prompt, tokens.
-            wanted: What the request says.
-        """
-        self._check_limits(prompt, wanted)
-        config = self.lm.model.config.get_text_config()
-        room = (getattr(config, "max_position_embeddings", None) or 2**31) - prompt
-        if room < (wanted or 1):
-            raise Refusal(
-                f"a prompt of {prompt} tokens and an answer of {wanted or 1} do not fit into the "
-                f"model's context of {room + prompt}",
-                "Send a shorter prompt, or lower max_tokens.",
-                param="max_tokens" if room > 0 else None,
-                code="context_length_exceeded",
-            )
-        most = self.limits.answer_tokens or room
-        return wanted or min(self.limits.max_tokens, room, most)
-
-    def _check_limits(self, prompt: int, wanted: int | None) -> None:
-        """Refuse what is longer than this server takes on, whatever the model could."""
-        longest = self.limits.prompt_tokens
-        if longest is not None and prompt > longest:
-            raise Refusal(
-                f"the prompt has {prompt} tokens, at most {longest} are taken here",
-                "Send a shorter prompt.",
-                code="context_length_exceeded",
-            )
-        most = self.limits.answer_tokens
-        if most is not None and (wanted or 0) > most:
-            raise Refusal(
-                f"max_tokens is {wanted}, at most {most} are given here",
-                "Lower max_tokens.",
-                param="max_tokens",
-                code="max_tokens_exceeded",
-            )
 
 
 class _Answer:

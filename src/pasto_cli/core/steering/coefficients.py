@@ -1,6 +1,7 @@
 """Coefficients: one for all rows of a batch, or one per row."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -39,6 +40,27 @@ def change(coefficients: Coefficients, f: Callable[[float], float]) -> Coefficie
     """Each coefficient put through a function."""
     shared, values = _numbers(coefficients)
     return f(values[0]) if shared else [f(a) for a in values]
+
+
+def in_words(coefficient: float) -> str:
+    """A coefficient as a part of file names and model names: `plus1.00`, `minus0.50`.
+
+    Engines take these for the name of a model: no character that URLs or their options read
+    otherwise.
+    """
+    # Two decimals, and more only where they tell two positions apart.
+    exact = round(coefficient, 2) == coefficient
+    size = f"{abs(coefficient):.2f}" if exact else f"{abs(coefficient)!r}"
+    return ("plus" if coefficient > 0 else "minus") + size
+
+
+def from_words(name: str) -> float | None:
+    """The one coefficient in a name that `in_words` is part of; None without, or with several."""
+    found = re.findall(r"(?:^|[^A-Za-z])(plus|minus)(\d+\.\d+(?:e-?\d+)?)", name)
+    if len(found) != 1:
+        return None
+    sign, size = found[0]
+    return float(size) if sign == "plus" else -float(size)
 
 
 def _numbers(coefficients: Coefficients) -> tuple[bool, list[float]]:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pasto_cli.core.serving.transformers_engine import Limits, TransformersEngine
+from pasto_cli.core.serving.limits import Limits
+from pasto_cli.core.serving.transformers_engine import TransformersEngine
 from pasto_cli.core.steering.mixing_cache import MixingCache
 from pasto_cli.core.steering.steerer import AdapterSteerer
 
