@@ -131,7 +131,8 @@ def _draws(members: list[Indices], rng: np.random.Generator, draws: int) -> Iter
         if equal is not None:
             yield from equal[picks].reshape(len(picks), -1)
         else:
-            yield from (np.concatenate([members[p] for p in draw]) for draw in picks.tolist())
+            each: list[list[int]] = picks.tolist()
+            yield from (np.concatenate([members[p] for p in draw]) for draw in each)
 
 
 class Spread(BaseModel):

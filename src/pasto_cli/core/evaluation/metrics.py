@@ -257,8 +257,8 @@ class Table:
         levels = np.round(self.levels(index), 9)  # a difference of rounding is none
         if not np.isfinite(levels).all() or np.ptp(levels) == 0:
             return math.nan
-        ranks = [_ranks(np.array(self.coefficients)), _ranks(levels)]
-        return float(np.corrcoef(*ranks)[0, 1])
+        order = _ranks(np.array(self.coefficients))
+        return float(np.corrcoef(order, _ranks(levels))[0, 1])
 
     def chance(self, draws: int = 1000, seed: int = 0) -> Chance:
         """Steering F1 with the labels of each dilemma turned round by a coin.

@@ -52,7 +52,7 @@ def dense_weight(module: Any) -> Tensor:
     Raises:
         PastoError: For a quantiser that is not known, or a weight without its scale.
     """
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     kind = type(weight).__name__
     if kind == "Params4bit":
         import bitsandbytes.functional as bnb

@@ -78,7 +78,7 @@ def loading_arguments(found: Published, spec: ModelSpec, device: torch.device) -
 
 def _dequantising(method: str) -> Any:
     """Transformers' configuration that turns weights into plain ones while they are read."""
-    from transformers import FineGrainedFP8Config, Mxfp4Config
+    from transformers.utils.quantization_config import FineGrainedFP8Config, Mxfp4Config
 
     # What it says beside `dequantize` is taken from the checkpoint.
     return (

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from pasto_cli.core.serving.engine import Occupancy
+from pasto_cli.core.serving.engine import Occupancy, Position
 from pasto_cli.core.serving.positions import BASE
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -66,7 +66,7 @@ class Metrics:
             waiting = Gauge("pasto_queue_length", "Answers that wait", registry=registry)
             waiting.set_function(lambda: engine.occupancy().waiting)
 
-    def turned(self, position: dict[str, float]) -> None:
+    def turned(self, position: Position) -> None:
         """Count where a completion has its dials."""
         for name, coefficient in position.items():
             self.dials.labels(name, "positive" if coefficient > 0 else "negative").inc()
