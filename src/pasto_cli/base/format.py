@@ -29,3 +29,17 @@ def format_share(share: float, *, digits: int = 1) -> str:
 def format_coefficient(coefficient: float) -> str:
     """`-0.5`, `0`, `+1`: the sign of a coefficient is half of what it says."""
     return f"{coefficient:+g}" if coefficient else "0"
+
+
+def format_bytes(count: int | None) -> str:
+    """`812 MiB`, `2.17 GiB`, or `not known`."""
+    if count is None:
+        return "not known"
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.2f} GiB"
+
+
+def format_seconds(seconds: float) -> str:
+    """`2.3 s`, `14 min`, `3.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"

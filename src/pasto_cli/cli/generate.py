@@ -69,7 +69,7 @@ def generate(
             for a, text in zip(dials.coefficients, texts, strict=True)
         ]
         if not json and stream is None:
-            _show(asked, dials.coefficients, texts)
+            show_texts(asked, dials.coefficients, texts)
     if json:
         print_json(records)
 
@@ -86,7 +86,8 @@ def _write(piece: str) -> None:
     sys.stdout.flush()
 
 
-def _show(prompt: str, coefficients: Sequence[float], texts: Sequence[str]) -> None:
+def show_texts(prompt: str, coefficients: Sequence[float], texts: Sequence[str]) -> None:
+    """Texts side by side."""
     from rich.markup import escape
     from rich.table import Table
 

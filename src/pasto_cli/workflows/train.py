@@ -39,6 +39,7 @@ from pasto_cli.core.training.trainer import NotFinite, TrainingSplit, train
 from pasto_cli.workflows.answers import recipe_questions, run_answers
 from pasto_cli.workflows.calibrate import ends_of
 from pasto_cli.workflows.dials import open_model
+from pasto_cli.workflows.plan import Marks, compare_with_plan
 from pasto_cli.workflows.prepare import (
     Tokens,
     check_elicitation,
@@ -159,6 +160,7 @@ def _train(
 ) -> Trained:
     """From loaded pairs to the certificate, in a run's folder."""
     tokens = tokenise_recipe(pair_set, recipe, lm, watch)
+    marks = Marks(lm)
     with checkpoint.held(folder):
         _refuse_finished(folder)  # another process may have finished it while this one waited
         snapshot = checkpoint.load_state(folder)
@@ -169,9 +171,11 @@ def _train(
             watch.note(f"going on after step {state.step} of {state.total}")
         answers = run_answers(recipe, pair_set, lm, folder, watch, snapshot is not None)
         adapter, objective = prepare_or_restore(lm, tokens, recipe, folder, watch, anchors, answers)
+        marks.reached("decomposition")
         base = describe_base(lm, adapter)
         run = _Run(lm, adapter, objective, recipe, pair_set, anchors, answers, tokens, folder, base)
         result = run.optimise(snapshot, watch)
+        marks.reached("step")
         if result.interrupted:
             _report_interruption(run, result, watch)
             return Trained(folder, result, None, None)
@@ -180,6 +184,8 @@ def _train(
         calibration = run.calibrate(watch)
         certificate = run.certify(calibration, watch)
         run.save(result.record(), certificate, calibration)
+        marks.reached("evaluation")
+        compare_with_plan(recipe, lm, tokens, marks, folder, watch)
         runs.mark_latest(folder)
         checkpoint.retire(folder)
     checkpoint.remove(folder)

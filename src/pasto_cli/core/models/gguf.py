@@ -63,15 +63,38 @@ def dequantised(path: Path, notify: Notify) -> tuple[str, str]:
     Raises:
         PastoError: If the file cannot be read, or the cache cannot be written.
     """
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    folder = cache_dir() / "gguf" / f"{path.stem}-{digest[:16]}"
+    folder, digest = dequantised_folder(path)
     if not (folder / "config.json").exists():
         notify(f"dequantising {path.name} (once; about half a minute)")
         folder.parent.mkdir(parents=True, exist_ok=True)
         model, tokenizer = _read(path)
         _write(folder, model, tokenizer)
     return str(folder), f"sha256:{digest}"
+
+
+def dequantised_folder(path: Path) -> tuple[Path, str]:
+    """The folder that holds, or will hold, the dequantised weights, and the SHA-256 of the file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return cache_dir() / "gguf" / f"{path.stem}-{digest[:16]}", digest
+
+
+def read_tokenizer(path: Path) -> Any:
+    """Only the tokenizer of a GGUF file.
+
+    Raises:
+        PastoError: If it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    except Exception as error:
+        raise PastoError(
+            f"{path}: its tokenizer cannot be read ({first_line(error)})",
+            "Is the download complete?",
+        ) from None
 
 
 def _read(path: Path) -> tuple[Any, Any]:
