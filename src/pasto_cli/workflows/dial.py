@@ -16,7 +16,7 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import write_text
 from pasto_cli.base.format import format_bytes
 from pasto_cli.core.pairs.pairs import personas_of
-from pasto_cli.core.planning.make import NoPlan
+from pasto_cli.core.planning.planner import NoPlan
 from pasto_cli.core.recipe.load import dump_recipe, load_recipe
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.plan import DevicePlan, Plan

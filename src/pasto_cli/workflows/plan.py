@@ -22,7 +22,8 @@ from pasto_cli.core.models.loading import load_chat
 from pasto_cli.core.models.memory import peak_memory
 from pasto_cli.core.pairs.pairs import make_pairs
 from pasto_cli.core.pairs.split import split_pairs
-from pasto_cli.core.planning.make import Known, Target, make_plan, named_target, this_target
+from pasto_cli.core.planning.make import make_plan
+from pasto_cli.core.planning.planner import Known, Target, named_target, this_target
 from pasto_cli.core.planning.words import word_chat
 from pasto_cli.core.recipe.schema import ModelSpec, Recipe
 from pasto_cli.core.records.plan import Measured, PhaseName, Plan, PlanRecord

@@ -1,0 +1,66 @@
+"""`pasto dial`: one line from a model to a dial."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.support.terminal import strict
+
+DIAL = ("dial", "random:llama", "honest", "dishonest", "--recipe", "tiny")
+SMALL = ("--set", "training.batch_size=2", "--set", "training.epochs=1", "--set", "pairs.count=16")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """One dial, and what was said of it."""
+    from tests.support.terminal import call_in
+
+    root = tmp_path_factory.mktemp("dial")
+    said = call_in(root, *DIAL, *SMALL, "--seed", 3, "--recipe-out", "mine.yaml", "--json")
+    assert said.code in (0, 1), said.err  # 1: on so few pairs the certificate may fail
+    return root, said
+
+
+def test_a_dial_is_planned_trained_and_tried(made):
+    root, said = made
+    found = strict(said.out)
+    assert found["plan"]["base"]["source"] == "random:llama"
+    assert [text["coeff"] for text in found["texts"]] == [-1, 0, 1]
+    assert found["certificate"] is not None
+    assert (root / found["run"] / "adapter" / "pasto.json").is_file()
+    assert "plan: " in said.err
+    assert Path(found["run"]).name.endswith("-honest-dishonest")
+
+
+def test_the_recipe_that_it_ran_makes_the_same_dial(made, pasto):
+    root, said = made
+    run = root / strict(said.out)["run"]
+    assert (root / "mine.yaml").read_bytes() == (run / "recipe.yaml").read_bytes()
+    assert pasto("train", root / "mine.yaml").code == said.code
+    first, again = (
+        load_file(folder / "adapter" / "adapter.safetensors")
+        for folder in (run, Path("runs/latest"))
+    )
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "next_step"),
+    [
+        (("dial", "random:lama", "a", "b"), "no random model is called 'lama'", "random:llama?"),
+        (("dial", "./nowhere", "a", "b"), "./nowhere: no such folder", "Give a folder"),
+        ((*DIAL[:2], "kind", "kind"), "nothing to contrast", "Give two different words."),
+        ((*DIAL, "--set", "training.epohcs=1"), "did you mean 'epochs'?", "pasto recipe --schema"),
+        ((*DIAL, "--recipe-out", "there.yaml"), "there.yaml exists", "--recipe-out"),
+        ((*DIAL[:4], "--recipe", "tny"), "tny: no such recipe", "tiny"),
+    ],
+)
+def test_a_mistake_is_said_before_anything_is_trained(pasto, arguments, error, next_step):
+    Path("there.yaml").write_text("mine\n")
+    said = pasto(*arguments)
+    assert (said.code, said.out) == (1, "")
+    assert error in said.error and next_step in said.next_step
+    assert not Path("runs").exists() and Path("there.yaml").read_text() == "mine\n"
