@@ -9,12 +9,12 @@ Legend: b batch rows, h attention heads, t queries, u keys, e width of a head.
 
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -90,36 +90,35 @@ def _operations(func: Any, args: Sequence[Any]) -> int:
     return 2 * math.prod(left.shape) * right.shape[-1]
 
 
-class FusedAttention(TorchFunctionMode):
+@contextmanager
+def fused_attention() -> Iterator[None]:
     """Inside this context attention on `meta` keeps what the fused kernels keep.
 
     On `meta` torch falls back to the textbook formula, which holds the scores of all positions.
     """
+    functional: Any = torch.nn.functional
+    before = functional.scaled_dot_product_attention
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,  # noqa: ARG002
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Put the kernel in the place of `scaled_dot_product_attention`."""
-        given = dict(kwargs or {})
-        if func is not torch.nn.functional.scaled_dot_product_attention:
-            return func(*args, **given)
-        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        given |= dict(zip(names, args, strict=False))
-        mask, query = given.get("attn_mask"), given["query"]
+    def attention(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        **more: Any,
+    ) -> Tensor:
+        if not query.is_meta:
+            return before(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
+        mask = attn_mask
         if mask is not None and mask.dtype == torch.bool:
             # As the kernels do, once per layer: a float of every entry, at every batch row.
             mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, float("-inf"))
-        found = _FLASH(
-            query,
-            given["key"],
-            given["value"],
-            0.0,
-            bool(given.get("is_causal", False)),
-            attn_mask=mask,
-            scale=given.get("scale"),
-        )
-        return found[0]
+        return _FLASH(query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale)[0]
+
+    functional.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = before

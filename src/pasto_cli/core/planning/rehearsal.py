@@ -25,9 +25,9 @@ from pasto_cli.core.models.residual_writers import (
     linear_sizes,
     place_writers,
 )
-from pasto_cli.core.models.tokentree import cut, pack
+from pasto_cli.core.models.tokentree import cut
 from pasto_cli.core.pairs.answers import AnswerSplit
-from pasto_cli.core.planning.meter import FusedAttention, Meter
+from pasto_cli.core.planning.meter import Meter, fused_attention
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.core.steering.factors import Factors
@@ -152,7 +152,7 @@ def rehearse(stage: Stage, recipe: Recipe, pairs: Sequence[TokenPair], anchors: 
     nodes = [sum(tree) for tree in trees]
     largest = nodes.index(max(nodes))
     batch, accumulation = batches[largest], min(recipe.training.accumulation, len(batches))
-    with Meter() as meter, FusedAttention():
+    with Meter() as meter, fused_attention():
         for parameter in stage.lm.model.parameters():
             parameter.detach()  # now it is counted: what lives before the step is not the step's
         stays = meter.now
@@ -252,7 +252,17 @@ def _trees(objective: Objective, batch: Sequence[TokenPair], step: int) -> list[
         drawn = objective.preferences.drawn(step)
         rows += [answer.row for pair in drawn for answer in pair.sides]
     groups = cut(rows, objective.budget)
-    return [pack([rows[i] for i in group]).num_nodes for group in groups]
+    return [_nodes([rows[i] for i in group]) for group in groups]
+
+
+def _nodes(rows: Sequence[Sequence[int]]) -> int:
+    """Distinct beginnings of rows, as `pack` has them, without its mask."""
+    children: dict[tuple[int, int], int] = {}
+    for row in rows:
+        node = -1
+        for token in row:
+            node = children.setdefault((node, token), len(children))
+    return len(children)
 
 
 def _kept_answers(objective: Objective) -> int:

@@ -19,7 +19,7 @@ CHANGES = (
     _Change({"training.base_cache_mb": 64}, "base sides that no longer fit are computed each time"),
     _Change(
         {"training.batch_size": 2, "training.accumulation": 4},
-        "statistics are taken over two pairs, not eight",
+        "statistics are taken over two pairs",
     ),
     _Change({"training.node_budget": 128}, "more and smaller passes: slower"),
     _Change({"adapter.rank": 16}, "fewer directions to turn"),
@@ -42,6 +42,8 @@ def remedies(planner: Planner, target: Target) -> list[Remedy]:
     found: list[Remedy] = []
     together: dict[str, Any] = {}
     for change in CHANGES:
+        if not all(_is_less(planner.known.recipe, target, *key) for key in change.settings.items()):
+            continue
         remedy = _tried(planner, target, change)
         if remedy.peak < (1 - LEAST) * before:
             found.append(remedy)
@@ -52,6 +54,17 @@ def remedies(planner: Planner, target: Target) -> list[Remedy]:
             together.pop("model.dtype", None)
         found.append(_tried(planner, target, _Change(together, "all of that")))
     return found
+
+
+def _is_less(recipe: Recipe, target: Target, key: str, value: Any) -> bool:
+    """Whether a setting asks for less than the recipe does."""
+    section, _, name = key.partition(".")
+    now = getattr(getattr(recipe, section), name)
+    if key == "model.dtype":
+        return target.kind.dtype.itemsize > getattr(torch, value).itemsize
+    if key == "training.accumulation":  # it makes up for smaller batches
+        return True
+    return now == "none" if isinstance(value, str) else value < now
 
 
 def _tried(planner: Planner, target: Target, change: _Change) -> Remedy:

@@ -2,7 +2,7 @@
 
 import torch
 
-from pasto_cli.core.planning.meter import FusedAttention, Meter
+from pasto_cli.core.planning.meter import Meter, fused_attention
 
 
 def meta(*shape):
@@ -52,7 +52,7 @@ def test_attention_keeps_no_scores():
     """Eight heads over 512 positions would be 8 MiB of scores for each batch row."""
     query, key, value = (meta(2, 8, 512, 16).requires_grad_() for _ in range(3))
     mask = torch.ones(1, 1, 512, 512, dtype=torch.bool, device="meta")
-    with Meter() as meter, FusedAttention():
+    with Meter() as meter, fused_attention():
         out = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         assert out.shape == query.shape
         # The mask as floats, the result, and the sum of exponentials per query.
