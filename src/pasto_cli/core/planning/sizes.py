@@ -10,6 +10,7 @@ is held by the C library's heap in a scattered way. That took 1.1 to 1.5 times t
 alive, more the longer a training ran, and differs from process to process (glibc, two threads).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,8 @@ HEAP = 1.35
 """What the heap of a process takes over the bytes that are alive; see above."""
 CONTEXT = 600 * MIB
 """Memory of a GPU that the driver and the allocator keep for themselves."""
+FILE = 5 * 10**9
+"""Bytes of the files that large checkpoints are cut into."""
 COPIES = 6
 """Of the trained numbers: weights, gradients, two moments, the best and the last good weights."""
 F32 = 4
@@ -133,20 +136,21 @@ def _reading(kind: Kind, stage: Stage, files: BaseFiles, weights: int) -> int:
         return weights + (files.stored or 0)
     numbers = sum(p.numel() for p in stage.lm.model.parameters())
     stored = files.stored or 2 * numbers
-    # Weights that are stored as they are used stay mapped; others are read, then converted.
-    return 0 if abs(stored - weights) < 0.02 * weights else stored
+    # Weights that are stored as they are used stay mapped. Others are read, then converted; what
+    # was read of a large file may be dropped from memory by the system at any time.
+    return 0 if abs(stored - weights) < 0.02 * weights else min(stored, FILE)
 
 
 def _casts(kind: Kind, recipe: Recipe, stage: Stage, run: Rehearsal) -> int:
     """Copies of weights that a pass makes and autograd keeps."""
     linear = [m for m in stage.lm.layers.modules() if is_linear(m)]
     if recipe.model.quantization != "none":  # one weight at a time is dequantised
-        return max(m.weight.numel() for m in linear) * kind.dtype.itemsize  # type: ignore[union-attr]
+        return max(math.prod(linear_sizes(module)) for module in linear) * kind.dtype.itemsize
     if not kind.low:
         return 0
     first = stage.placed[0].layer
     above = [m for layer in list(stage.lm.layers)[first:] for m in layer.modules() if is_linear(m)]
-    return run.passes * 2 * sum(m.weight.numel() for m in above)  # type: ignore[operator]
+    return run.passes * 2 * sum(math.prod(linear_sizes(module)) for module in above)
 
 
 def _activations(recipe: Recipe, stage: Stage) -> int:
