@@ -6,8 +6,8 @@ import torch
 from pasto_cli.core.models.configuration import BaseFiles
 from pasto_cli.core.models.residual_writers import find_writers
 from pasto_cli.core.models.tokentree import pack
-from pasto_cli.core.planning.make import make_plan
 from pasto_cli.core.planning.planner import Known, Planner, Target
+from pasto_cli.core.planning.remedies import remedies
 from pasto_cli.core.planning.sizes import CONTEXT, Kind, weight_bytes
 from pasto_cli.core.planning.words import word_chat
 from pasto_cli.core.recipe.schema import Recipe
@@ -81,14 +81,14 @@ def test_what_does_not_fit_gets_remedies_that_were_tried(planner):
     recipe = planner.known.recipe
     peak = planner.device(recipe, Target("a GPU", FLOAT, None, None)).peak
     tight = Target("a GPU", FLOAT, CONTEXT + int(0.9 * peak), None)
-    plan = make_plan(planner.known, [tight])
-    (device,) = plan.devices
-    assert device.peak == peak and device.fits is False
-    assert plan.duration is None and any("time" in what for what in plan.unknown)
-    assert plan.remedies and all(remedy.peak < peak for remedy in plan.remedies)
-    assert any(remedy.fits for remedy in plan.remedies)
-    wide = make_plan(planner.known, [tight._replace(memory=CONTEXT + peak)])
-    assert wide.devices[0].fits and not wide.remedies
+    assert planner.device(recipe, tight).fits is False
+    assert planner.device(recipe, tight._replace(memory=CONTEXT + peak)).fits
+    found = remedies(planner, tight)
+    assert found and all(remedy.peak < peak for remedy in found)
+    assert any(remedy.fits for remedy in found)
+    # It has two pairs per batch and rank 12 already.
+    named = {key.partition("=")[0] for remedy in found for key in remedy.settings}
+    assert named <= {"training.node_budget", "model.dtype", "model.quantization"}
 
 
 def test_words_stand_in_for_a_tokenizer():
