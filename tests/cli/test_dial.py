@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 
 from pasto_cli.core.recipe.load import load_recipe
+from pasto_cli.core.records.plan import Measured, Plan, PlanRecord, Remedy
+from pasto_cli.workflows.dial import say_whether_it_fits
+from pasto_cli.workflows.plan import comparison
+from pasto_cli.workflows.progress import Silent
 from tests.support.terminal import call_in, strict
 
 DIAL = ("dial", "random:llama", "honest", "dishonest", "--recipe", "tiny")
@@ -44,6 +48,37 @@ def test_the_recipe_that_it_ran_is_written_down(made):
     assert json.loads((run / "adapter" / "pasto.json").read_text())["recipe"] == recipe.model_dump(
         mode="json"
     )
+
+
+class Heard(Silent):
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+def test_a_plan_that_does_not_fit_is_a_warning_with_what_would(made):
+    plan = Plan.model_validate(strict(made[1].out)["plan"])
+    assert plan.devices[0].fits
+    heard = Heard()
+    say_whether_it_fits(plan, heard)
+    assert heard.warnings == []
+    small = plan.devices[0].model_copy(update={"memory": 2**20})
+    remedy = Remedy(settings=["adapter.rank=16"], peak=2**19, fits=True, costs="directions")
+    tight = plan.model_copy(update={"devices": [small], "remedies": [remedy]})
+    say_whether_it_fits(tight, heard)
+    (warning,) = heard.warnings
+    assert "has 1 MiB" in warning and "--set adapter.rank=16 needs less" in warning
+
+
+def test_plan_and_measured_peak_stand_in_one_line(made):
+    plan = Plan.model_validate(strict(made[1].out)["plan"])
+    peak = plan.devices[0].peak
+    measured = Measured(device="cpu", phases={"load": 1, "step": peak // 2}, step=None)
+    line = comparison(PlanRecord(plan=plan, measured=measured))
+    assert line.startswith("memory: planned 0.") and line.endswith("(+100%)")
+    assert PlanRecord(plan=plan).error is None
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def make_dial(
     plan = None
     try:
         plan = plan_recipe(recipe, watch)
-        _say_whether_it_fits(plan, watch)
+        say_whether_it_fits(plan, watch)
     except NoPlan as error:
         watch.note(error.message)
     if recipe_out is not None:
@@ -137,7 +137,8 @@ def make_dial(
     return Made(trained, plan, prompt, answers.texts)
 
 
-def _say_whether_it_fits(plan: Plan, watch: Watcher) -> None:
+def say_whether_it_fits(plan: Plan, watch: Watcher) -> None:
+    """A note, or a warning that names what would need less."""
     device: DevicePlan = plan.devices[0]
     peak = format_bytes(device.peak)
     if device.fits is not False:

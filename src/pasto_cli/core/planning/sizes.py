@@ -71,14 +71,14 @@ def phases(
         run: What a step and an evaluation hold.
         pairs: Those whose base sides are kept, training and validation.
     """
-    cpu = kind.device == "cpu"
+    host = kind.device != "cuda"  # the memory of an mps device is the machine's own
     cache = min(recipe.training.base_cache_mb * MIB, pairs * run.pair)
     needs = Needs(
         weights=weight_bytes(stage, recipe.model.quantization),
         adapter=stage.file_bytes,
         kept=round(cache) + run.answers,
-        process=PROCESS if cpu else 0,
-        heap=HEAP if cpu else 1.0,
+        process=PROCESS if host else 0,
+        heap=HEAP if host else 1.0,
     )
     weights = needs.weights
     if kind.low:  # held in float32, though the stage stands for the bfloat16 that layers run in
@@ -120,17 +120,16 @@ def weight_bytes(stage: Stage, quantization: str) -> int:
     if quantization == "none":
         return total
     for module in stage.lm.layers.modules():
-        if not is_linear(module):
-            continue
-        weight = module.weight
-        packed = weight.numel() * (1 if quantization == "8bit" else 0.5 + F32 / 64)
-        total -= weight.numel() * weight.element_size() - round(packed)  # type: ignore[operator]
+        if is_linear(module):
+            count = math.prod(linear_sizes(module))
+            packed = count * (1 if quantization == "8bit" else 0.5 + F32 / 64)
+            total -= count * stage.lm.dtype.itemsize - round(packed)
     return total
 
 
 def _reading(kind: Kind, stage: Stage, files: BaseFiles, weights: int) -> int:
     """What reading the weights needs beside them, in the memory of the process."""
-    if kind.device != "cpu" or files.stored == 0:
+    if kind.device == "cuda" or files.stored == 0:
         return 0
     if files.dequantise:  # the file, its float32 weights, and the model that they are copied into
         return weights + (files.stored or 0)
