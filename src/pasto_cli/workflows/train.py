@@ -185,10 +185,10 @@ def _train(
         certificate = run.certify(calibration, watch)
         run.save(result.record(), certificate, calibration)
         marks.reached("evaluation")
-        compare_with_plan(recipe, lm, tokens, marks, folder, watch)
         runs.mark_latest(folder)
         checkpoint.retire(folder)
     checkpoint.remove(folder)
+    compare_with_plan(recipe, lm, tokens, marks, folder, watch)
     return Trained(folder, result, certificate, calibration)
 
 

@@ -55,7 +55,8 @@ def _memory(plan: Plan) -> Table:
     table.add_column("memory")
     for device in plan.devices:
         table.add_column(escape(f"{device.name}, {device.dtype}"), justify="right")
-    table.add_column("of that", overflow="fold")
+    which = "of that" if len(plan.devices) == 1 else f"of that, {plan.devices[0].name}"
+    table.add_column(escape(which), overflow="fold")
     for phases in zip(*(device.phases for device in plan.devices), strict=True):
         parts = sorted(phases[0].of.items(), key=lambda part: -part[1])
         of = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts if size > SHOWN)

@@ -149,7 +149,9 @@ class Planner:
             # What a plan draws must not change the numbers of a training after it.
             with torch.random.fork_rng(devices=[]):
                 return work()
-        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        except PastoError:
+            raise
+        except Exception as error:  # the code of a model may raise anything
             raise NoPlan(
                 f"{recipe.model.source} cannot be planned: {first_line(error)}",
                 "Its code needs numbers where a plan has none; pasto train works all the same.",
