@@ -50,9 +50,9 @@ def duration(
     return Duration(
         step=step,
         total=step * (per_epoch * spec.epochs + extra + AROUND),
-        source=f"{run.operations / 1e9:.4g} billion operations per step at {rate / 1e9:.3g} billion "
-        f"per second, timed on one product of a layer's shape, times {OVERHEAD}; the total has "
-        f"{AROUND} steps for what comes before and after training",
+        source=f"{run.operations / 1e9:.4g} billion operations per step at {rate / 1e9:.3g} "
+        f"billion per second, timed on one product of a layer's shape, times {OVERHEAD}; the total "
+        f"has {AROUND} steps for what comes before and after training",
     )
 
 
