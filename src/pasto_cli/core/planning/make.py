@@ -12,7 +12,6 @@ from pasto_cli.core.planning.rehearsal import Stage
 from pasto_cli.core.planning.remedies import remedies
 from pasto_cli.core.planning.speed import duration
 from pasto_cli.core.records.plan import AdapterPlan, BasePlan, Duration, Plan
-from pasto_cli.core.training.schedule import steps_per_epoch
 from pasto_cli.core.training.svd_cache import ROOM
 
 F32 = 4
@@ -42,7 +41,7 @@ def make_plan(known: Known, targets: Sequence[Target]) -> Plan:
             file_bytes=stage.file_bytes,
         ),
         pairs=len(known.train) + known.validation,
-        steps=steps_per_epoch(len(known.train), recipe.training)[1] * recipe.training.epochs,
+        steps=known.steps(recipe),
         tokens_per_step=run.nodes,
         disk=_disk(known, stage),
         devices=devices,

@@ -19,6 +19,7 @@ from pasto_cli.core.planning.rehearsal import Rehearsal, Stage, build_stage, reh
 from pasto_cli.core.planning.sizes import CONTEXT, Kind
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.plan import DevicePlan
+from pasto_cli.core.training.schedule import steps_per_epoch
 
 T = TypeVar("T")
 
@@ -58,6 +59,10 @@ class Known:
     """Anchors that are trained on."""
     unknown: list[str] = field(default_factory=list[str])
     """What could not be found out so far."""
+
+    def steps(self, recipe: Recipe) -> int:
+        """Optimiser steps, at most, of the recipe or a variant of it."""
+        return steps_per_epoch(len(self.train), recipe.training)[1] * recipe.training.epochs
 
 
 def this_target(recipe: Recipe) -> Target:
@@ -140,7 +145,9 @@ class Planner:
             kind=kind.device,  # type: ignore[arg-type]
             memory=target.room,
             dtype=str(kind.dtype).removeprefix("torch."),
-            phases=sizes.phases(kind, recipe, stage, known.files, run, pairs),
+            phases=sizes.phases(
+                kind, recipe, stage, known.files, run, pairs=pairs, steps=known.steps(recipe)
+            ),
         )
 
     @staticmethod
