@@ -1,13 +1,13 @@
 """Seconds and MiB: ways run in turn, peaks of processes, and the table that they make."""
 
-import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
+from pasto_cli.core.models.memory import peak_memory
 
 
 class Times(NamedTuple):
@@ -43,12 +43,7 @@ def in_turn(
 
 def own_peak() -> float:
     """MiB that this process held at most."""
-    # ru_maxrss would start at what the parent held when it forked this process.
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory(torch.device("cpu")) / 2**20
 
 
 class Report:

@@ -42,6 +42,9 @@ def test_mistakes_in_a_recipe_are_found_without_torch(tmp_path):
 
 
 FLAGS = {
+    "dial": "model positive negative --force --json --out --prompt --quick --recipe --recipe-out "
+    "--seed --set",
+    "plan": "recipe --device-memory --json --set",
     "make-pairs": "positive negative --column --count --dataset --force --json --model --out "
     "--personas --recipe --screen --seed --set --suffixes --templates",
     "train": "recipe --force --json --out --resume --seeds --set",

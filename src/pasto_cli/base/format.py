@@ -38,3 +38,17 @@ def substitute(template: str, **values: str) -> str:
     What a value holds stays as it stands, be it braces or the name of another place.
     """
     return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), template)
+
+
+def format_bytes(count: int | None) -> str:
+    """`812 MiB`, `2.17 GiB`, or `not known`."""
+    if count is None:
+        return "not known"
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.2f} GiB"
+
+
+def format_seconds(seconds: float) -> str:
+    """`2.3 s`, `14 min`, `3.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"

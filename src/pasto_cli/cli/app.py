@@ -25,12 +25,14 @@ from pasto_cli.cli import (
     benchmarks,
     calibrate,
     chat,
+    dial,
     evaluate,
     export,
     generate,
     import_,
     interference,
     make_pairs,
+    plan,
     pull,
     push,
     recipe,
@@ -50,6 +52,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("dial")(dial.dial)
+app.command("plan")(plan.plan)
 app.command("make-pairs")(make_pairs.make_pairs)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)

@@ -76,7 +76,7 @@ def generate(
             for a, text in zip(dials.coefficients, texts, strict=True)
         ]
         if not json and stream is None:
-            _show(asked, dials.coefficients, texts)
+            show_texts(asked, dials.coefficients, texts)
             _stop_unless_seen()
     if json:
         print_json(records)
@@ -98,7 +98,8 @@ def _stop_unless_seen() -> None:
         raise typer.Exit
 
 
-def _show(prompt: str, coefficients: Sequence[float], texts: Sequence[str]) -> None:
+def show_texts(prompt: str, coefficients: Sequence[float], texts: Sequence[str]) -> None:
+    """Texts side by side."""
     from rich.markup import escape
     from rich.table import Table
 

@@ -82,27 +82,27 @@ def train(
         with copied_by_the_others(followed(resume)) as run:
             found.append(workflow.resume_run(run, screen))
             if not json:
-                _show(found[-1])
+                show_trained(found[-1])
     with kept_by_the_first(out) as root:
         for one in workflow.with_seeds(resolved, seeds) if resolved else ():
             if seeds > 1:
                 screen.note(f"training seed {one.training.seed} ({len(found) + 1} of {seeds})")
             found.append(workflow.train_recipe(one, screen, root, force=force))
             if not json:
-                _show(found[-1])
+                show_trained(found[-1])
             if found[-1].result.interrupted:
                 break
     if json:
-        records = [_record(trained) for trained in found]
+        records = [record_of(trained) for trained in found]
         print_json(records if seeds > 1 else records[0])
     elif seeds > 1:
         _show_seeds(found)
     if found[-1].result.interrupted:
         raise typer.Exit(130)
-    _require_certificates(found, seeds)
+    require_certificates(found, seeds)
 
 
-def _require_certificates(found: "list[Trained]", seeds: int) -> None:
+def require_certificates(found: "list[Trained]", seeds: int) -> None:
     """End with exit code 1 where a certificate failed."""
     failed = [
         (trained.folder, trained.certificate.reason)
@@ -120,7 +120,8 @@ def _require_certificates(found: "list[Trained]", seeds: int) -> None:
     )
 
 
-def _record(trained: "Trained") -> dict[str, Any]:
+def record_of(trained: "Trained") -> dict[str, Any]:
+    """What --json prints of a training."""
     certificate, calibration = trained.certificate, trained.calibration
     return {
         "run": str(trained.folder),
@@ -147,7 +148,7 @@ def _show_seeds(found: "list[Trained]") -> None:
     print_line(f"measure them together: pasto eval {names}")
 
 
-def _show(trained: "Trained") -> None:
+def show_trained(trained: "Trained") -> None:
     """The certificate; nothing for a training that was interrupted."""
     from rich.table import Table
 

@@ -43,6 +43,7 @@ from pasto_cli.workflows.answers import recipe_questions, run_answers
 from pasto_cli.workflows.calibrate import ends_of
 from pasto_cli.workflows.dials import open_model
 from pasto_cli.workflows.layers import describe_model
+from pasto_cli.workflows.plan import Marks, compare_with_plan
 from pasto_cli.workflows.prepare import (
     Tokens,
     check_elicitation,
@@ -176,10 +177,10 @@ def _train(
 ) -> Trained:
     """From loaded pairs to the certificate, in a run's folder."""
     tokens = tokenise_recipe(pair_set, recipe, lm, watch)
+    marks = Marks(lm)
     with checkpoint.held(folder), _says_how_to_go_on(folder):
-        _refuse_finished(
-            folder, watch
-        )  # another process may have finished it while this one waited
+        # Another process may have finished it while this one waited.
+        _refuse_finished(folder, watch)
         snapshot = checkpoint.load_state(folder)
         if snapshot is None:
             check_elicitation(lm, pair_set, tokens, recipe, watch)
@@ -188,9 +189,11 @@ def _train(
             watch.note(f"going on after step {state.step} of {state.total}")
         answers = run_answers(recipe, pair_set, lm, folder, watch, snapshot is not None)
         adapter, objective = prepare_or_restore(lm, tokens, recipe, folder, watch, anchors, answers)
+        marks.reached("decomposition")
         base = describe_base(lm, adapter)
         run = _Run(lm, adapter, objective, recipe, pair_set, anchors, answers, tokens, folder, base)
         result = run.optimise(snapshot, watch)
+        marks.reached("step")
         if result.interrupted:
             _report_interruption(run, result, watch)
             return Trained(folder, result, None, None)
@@ -199,9 +202,11 @@ def _train(
         calibration = run.calibrate(watch)
         certificate = run.certify(calibration, watch)
         run.save(result.record(), certificate, calibration)
+        marks.reached("evaluation")
         mark_latest(folder, watch)
         checkpoint.retire(folder)
     checkpoint.remove(folder)
+    compare_with_plan(recipe, lm, tokens, marks, folder, watch)
     return Trained(folder, result, certificate, calibration)
 
 

@@ -6,6 +6,7 @@ losses and the logits stay in float32.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import torch
@@ -26,14 +27,24 @@ def layer_precision(lm: LoadedModel, precision: str) -> Iterator[bool]:
     Yields:
         Whether bfloat16 autocast is on.
     """
-    # Without units for it bfloat16 is emulated, which is slower than float32.
-    native = _cuda_has_bfloat16(lm.device) or _cpu_has_bfloat16(lm.device)
-    wanted = precision == "bfloat16" or (precision == "auto" and native)
-    before, lm.autocast = lm.autocast, wanted and lm.dtype == torch.float32
+    before, lm.autocast = lm.autocast, runs_low(lm.device, lm.dtype, precision)
     try:
         yield lm.autocast
     finally:
         lm.autocast, lm.low_head = before, None
+
+
+def runs_low(device: torch.device, dtype: torch.dtype, precision: str) -> bool:
+    """Whether the layers of a model with weights of a dtype run in bfloat16 on a device.
+
+    Args:
+        device: Of this machine.
+        dtype: Of the weights.
+        precision: `training.precision` or `evaluation.precision` of the recipe.
+    """
+    # Without units for it bfloat16 is emulated, which is slower than float32.
+    native = _cuda_has_bfloat16(device) or _cpu_has_bfloat16(device)
+    return dtype == torch.float32 and (precision == "bfloat16" or (precision == "auto" and native))
 
 
 def _cuda_has_bfloat16(device: torch.device) -> bool:
@@ -63,6 +74,16 @@ def pick_device(name: str) -> torch.device:
             "Write device: auto, or --set model.device=cpu.",
         )
     return device
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Bytes of memory that a device of this machine has; None where that cannot be asked."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not every system has these names
+        return None
 
 
 def _there(device: torch.device) -> bool:

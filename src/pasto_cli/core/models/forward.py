@@ -137,10 +137,8 @@ def run_packed(
     if stop is not None and stop < len(lm.layers):
         hooks.append(lm.layers[stop - 1].register_forward_hook(keep_and_exit))
     try:
-        with (
-            torch.autocast(lm.device.type, torch.bfloat16, enabled=lm.autocast),
-            contextlib.suppress(_EarlyExit),
-        ):
+        low = torch.autocast(lm.device.type, torch.bfloat16) if lm.autocast else nullcontext()
+        with low, contextlib.suppress(_EarlyExit):
             positions = packed.position_ids.repeat(copies, 1)
             output = lm.model.base_model(
                 input_ids=packed.input_ids.repeat(copies, 1),  # (c s, n)

@@ -76,15 +76,8 @@ def dequantised(path: Path, notify: Notify) -> Plain:
     Raises:
         PastoError: If the file cannot be read, or PASTO_CACHE names a file.
     """
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise PastoError(
-            f"{path}: cannot be read ({error.strerror})", "Check model.source in the recipe."
-        ) from None
+    folder, digest = dequantised_folder(path)
     identity = f"sha256:{digest}"
-    folder = cached_file("gguf", f"{path.stem}-{digest[:16]}")
     if folder is not None and (folder / "config.json").is_file():
         return Plain(identity, str(folder), None)
     problem = why_unusable("gguf")
@@ -101,6 +94,42 @@ def dequantised(path: Path, notify: Notify) -> Plain:
         notify(f"going on without the cache: {error.message}; {VARIABLE} names another folder")
         return Plain(identity, None, loaded)
     return Plain(identity, str(folder), None)
+
+
+def dequantised_folder(path: Path) -> tuple[Path | None, str]:
+    """Where the dequantised weights of a GGUF file are or will be kept, and the file's SHA-256.
+
+    The folder is None where there is no cache.
+
+    Raises:
+        PastoError: If the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise PastoError(
+            f"{path}: cannot be read ({error.strerror})", "Check model.source in the recipe."
+        ) from None
+    return cached_file("gguf", f"{path.stem}-{digest[:16]}"), digest
+
+
+def read_tokenizer(path: Path) -> Any:
+    """Only the tokenizer of a GGUF file.
+
+    Raises:
+        PastoError: If it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    except Exception as error:
+        raise PastoError(
+            f"{path}: its tokenizer cannot be read ({first_line(error)})",
+            "Is the download complete?",
+        ) from None
 
 
 def _read(path: Path) -> tuple[Any, Any]:

@@ -1,12 +1,14 @@
-"""Running out of memory: how it shows, what is done about it, and what a user is told.
+"""Memory: how much was held, how running out of it shows, and what is done about it.
 
 Work that comes in groups of rows goes on in halves (`Pieces`); what cannot be cut ends in an error
 that says what to write (`enough_memory`).
 """
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
@@ -17,6 +19,23 @@ T = TypeVar("T")
 
 SMALLEST_BUDGET = 64
 """Nodes of a token tree below which a smaller one would not help."""
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that were held at most so far: of a GPU by torch, elsewhere by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    # ru_maxrss would start at what the parent held when it forked this process.
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def is_shortage(error: BaseException) -> bool:

@@ -56,6 +56,24 @@ def build_random(name: str, attention: str, dtype: torch.dtype, seed: int = 0) -
     """
     from transformers import AutoModelForCausalLM
 
+    config = random_config(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
+        for parameter in model.parameters():
+            # The default std of 0.02 gives near-uniform answers; larger weights give states
+            # that differ by token.
+            if parameter.dim() == 2:
+                torch.nn.init.normal_(parameter, std=0.08)
+    return model.eval(), byte_tokenizer()
+
+
+def random_config(name: str) -> Any:
+    """The configuration of a random model.
+
+    Raises:
+        PastoError: For an unknown name.
+    """
     configs = _configs()
     if name not in configs:
         near = difflib.get_close_matches(name, configs, 1)
@@ -68,15 +86,7 @@ def build_random(name: str, attention: str, dtype: torch.dtype, seed: int = 0) -
     config = configs[name]
     for special, token in (("bos_token_id", 256), ("eos_token_id", 257), ("pad_token_id", 258)):
         setattr(config, special, token)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
-        for parameter in model.parameters():
-            # The default std of 0.02 gives near-uniform answers; larger weights give states
-            # that differ by token.
-            if parameter.dim() == 2:
-                torch.nn.init.normal_(parameter, std=0.08)
-    return model.eval(), byte_tokenizer()
+    return config
 
 
 def byte_tokenizer() -> Any:

@@ -86,6 +86,15 @@ def load_stored_recipe(path: Path) -> Recipe:
     return _validate(written._replace(data=upgrade_recipe(written.data)), problems)
 
 
+def recipe_file(path: str | Path) -> Path:
+    """The file that `load_recipe` reads for the same argument."""
+    path = Path(path)
+    known = bundled.recipes()
+    if path.is_file() or path.as_posix() not in known:
+        return path
+    return Path(str(known[path.as_posix()]))
+
+
 def _read_text(path: Path) -> str:
     if not path.is_file() and path.as_posix() in bundled.recipes():
         return bundled.recipe_text(path.as_posix())

@@ -1,0 +1,97 @@
+"""`pasto dial`: one line from a model to a dial."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pasto_cli.cli import options
+
+if TYPE_CHECKING:
+    from pasto_cli.workflows.dial import Made
+
+
+def dial(
+    model: Annotated[
+        str, typer.Argument(help="Hub id, local folder or GGUF file of the base model.")
+    ],
+    positive: Annotated[str, typer.Argument(help="What +1 means, such as honest.")],
+    negative: Annotated[str, typer.Argument(help="What -1 means, such as dishonest.")],
+    recipe: Annotated[Path, typer.Option(help="Recipe whose other settings are taken.")] = Path(
+        "honesty/instruct"
+    ),
+    set_: options.Set = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of pairs and training; default the recipe's.", show_default=False),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="60 pairs, two epochs: a first look, not a result.")
+    ] = False,
+    prompt: Annotated[
+        str, typer.Option(help="What the dial is asked at -1, 0 and +1.")
+    ] = "Tell me about your day.",
+    out: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
+    recipe_out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the recipe to this file, for pasto train.", show_default=False
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Train although no template passes the screen of personas."),
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Go from a model and two words to a dial: plan, pairs, training, ends, certificate, texts.
+
+    What is done is a recipe, kept in the run's folder: pasto train on it makes the same dial again.
+
+    Examples:
+      pasto dial Qwen/Qwen2.5-0.5B-Instruct honest dishonest
+
+      pasto dial Qwen/Qwen2.5-0.5B-Instruct cheerful gloomy --quick --recipe-out cheerful.yaml
+    """
+    from pasto_cli.workflows import dial as workflow
+
+    wanted = workflow.Wanted(model, positive, negative, recipe, set_ or (), seed, quick)
+    resolved = workflow.dial_recipe(wanted)
+    from pasto_cli.cli.console import Screen, print_json
+    from pasto_cli.cli.train import record_of, require_certificates
+
+    made = workflow.make_dial(
+        resolved, Screen(), out, recipe_out=recipe_out, force=force, prompt=prompt
+    )
+    if json:
+        texts = zip(workflow.COEFFICIENTS, made.texts, strict=False)
+        record = record_of(made.trained) | {
+            "recipe": str(made.trained.folder / "recipe.yaml"),
+            "plan": made.plan.model_dump(mode="json") if made.plan else None,
+            "prompt": made.prompt,
+            "texts": [{"coeff": a, "text": text} for a, text in texts],
+        }
+        print_json(record)
+    else:
+        _show(made, resolved.name)
+    if made.trained.result.interrupted:
+        raise typer.Exit(130)
+    require_certificates([made.trained], 1)
+
+
+def _show(made: "Made", name: str) -> None:
+    """The certificate, three texts, and what to do with the dial."""
+    from pasto_cli.cli.console import print_line
+    from pasto_cli.cli.generate import show_texts
+    from pasto_cli.cli.train import show_trained
+    from pasto_cli.workflows.dial import COEFFICIENTS
+
+    show_trained(made.trained)
+    if not made.texts:
+        return
+    show_texts(made.prompt, COEFFICIENTS, made.texts)
+    run = made.trained.folder
+    print_line(f"again: pasto train {run}/recipe.yaml")
+    print_line(
+        f"now: pasto chat {name}={run}, pasto serve {name}={run}, or pasto push you/{name} -a {run}"
+    )

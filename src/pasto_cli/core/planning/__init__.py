@@ -1,0 +1,1 @@
+"""Planning: what a training will need, before anything large is downloaded."""
