@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from pasto_cli.core.models.configuration import BaseFiles
-from pasto_cli.core.models.residual_writers import is_conv1d, is_linear, linear_sizes
+from pasto_cli.core.models.linears import is_conv1d, is_linear, linear_sizes
 from pasto_cli.core.planning.rehearsal import Rehearsal, Stage
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.recipe.subspace_expression import parse_subspace
