@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart honesty test test-fast test-families test-faults test-mutations test-llama-cpp test-harness test-engines bench bench-serve bench-gemma bench-shape bench-scale check format docs docs-cli lock check-lock hooks build clean
+.PHONY: quickstart honesty test test-fast test-families test-plan test-faults test-mutations test-llama-cpp test-harness test-engines bench bench-serve bench-gemma bench-shape bench-scale check format docs docs-cli lock check-lock hooks build clean
 
 # torch comes first and alone: where a CPU build of the pinned version is to be had, nothing later pulls CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -53,14 +53,18 @@ honesty: $(VENV)/.installed
 	$(BIN)/pasto report
 
 test: $(VENV)/.dev $(VENV)/.demo
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not families"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not families and not plans"
 
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not families"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not families and not plans"
 
 # Training, resuming and export on a tiny model of each family, and the law of what writes to the residual stream.
 test-families: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m families
+
+# The memory that pasto plan promises against the peak of a training of the demo model; two minutes.
+test-plan: $(VENV)/.dev $(VENV)/.demo
+	$(BIN)/python -m pytest -m plans
 
 # A full disk, or a kill, at every write of a training; what is left goes on to the same bytes. Anew after rm -r build/faults.
 test-faults: $(VENV)/.dev

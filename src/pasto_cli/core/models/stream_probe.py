@@ -81,7 +81,7 @@ class Probe:
                 add(layer.register_forward_pre_hook(_mark_input, with_kwargs=True))
                 add(layer.register_forward_hook(partial(_keep_end, ends, index)))
             ids = torch.arange(1, PROBE_TOKENS + 1, device=embedding.weight.device)[None]
-            model.base_model(input_ids=ids, use_cache=False)
+            model.base_model(input_ids=ids, use_cache=False, **_mask(embedding.weight))
         self.reached = [
             {p for p in _first_marks(end.grad_fn) if self.widths[p] == end.shape[-1]}
             for _, end in sorted(ends.items())
@@ -106,6 +106,14 @@ class Probe:
             self.rows[path] = inputs[0].numel() // inputs[0].shape[-1]
         self.widths[path] = output.shape[-1]
         return _Mark.apply(output, path) if output.requires_grad else output
+
+
+def _mask(weight: Tensor) -> dict[str, Tensor]:
+    """A mask of our own where there are no numbers: transformers looks into those that it makes."""
+    if not weight.is_meta:
+        return {}
+    shape = (1, 1, PROBE_TOKENS, PROBE_TOKENS)
+    return {"attention_mask": torch.zeros(shape, dtype=weight.dtype, device=weight.device)}
 
 
 @contextmanager

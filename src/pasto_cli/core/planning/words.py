@@ -27,6 +27,14 @@ class _Words:
         pieces: list[str] = _PIECES.findall(text)
         return {"input_ids": [zlib.crc32(piece.encode()) % 8000 for piece in pieces]}
 
+    def get_chat_template(self) -> str:
+        """No template to speak of."""
+        return self.chat_template
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """No tokens but words."""
+        return {}
+
     def apply_chat_template(self, messages: Sequence[dict[str, str]], **_: Any) -> str:
         """A rendered prompt."""
         return f"{_BEFORE} {' '.join(m['content'] for m in messages)} {_AFTER} "
