@@ -126,8 +126,8 @@ def test_a_string_of_a_jsonl_file_may_hold_a_line_separator(pasto, project):
 
 
 BAD_LINES = {
-    "not JSON": ('{"question": ', "mine.jsonl:2: Expecting value"),
-    "not an object": ("[1]", "mine.jsonl:2: a line must be a JSON object"),
+    "not JSON": ('{"question": ', "mine.jsonl:2: not JSON: Expecting value"),
+    "not an object": ("[1]", "mine.jsonl:2: a JSON object is needed"),
     "no matching answer": ('{"question": "Is it?"}', "mine.jsonl:2: matching: Field required"),
     "an unknown key": (
         '{"question": "Is it?", "matching": "yes", "answer": 1}',
@@ -135,7 +135,7 @@ BAD_LINES = {
     ),
     "an index of no choice": (
         '{"question": "Which?", "choices": ["this", "that"], "matching": [2]}',
-        "mine.jsonl:2: file: Value error, matching must",
+        "mine.jsonl:2: matching must hold indices",
     ),
     "a letter without its choice": (
         '{"question": "Which?\\n (A) this", "answer_matching_behavior": "(A)", '

@@ -56,7 +56,7 @@ def test_nothing_is_replaced_unasked(pasto, project):
     [
         (("--coeff", "0"), "nothing to export"),
         (("--format", "onnx"), "'onnx' is not known"),
-        (("--coeff", "nan"), "not finite"),
+        (("--coeff", "nan"), "nan is not a coefficient"),
         (("--out", "tiny.yaml"), "cannot write"),
     ],
 )

@@ -71,7 +71,7 @@ def test_damaged_samples_are_made_anew(pasto, project):
         assert report._kept_samples(path) == []
 
 
-def test_what_was_measured_is_shown_on_a_full_disk(pasto, project, monkeypatch, few_prompts):
+def test_what_was_measured_is_shown_on_a_full_disk(pasto, project, monkeypatch):
     def full(path, text):
         raise files.not_written(path, OSError(errno.ENOSPC, "No space left on device"))
 

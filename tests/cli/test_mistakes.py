@@ -224,10 +224,10 @@ MISTAKES = {
         "one entry per line",
         write("s.txt", "\n"),
     ),
-    "pairs into a folder that is not there": Mistake(
-        ("make-pairs", "kind", "cruel", "--out", "no/where.jsonl"),
-        "cannot write no/where.jsonl",
-        "--out",
+    "pairs into a file": Mistake(
+        ("make-pairs", "kind", "cruel", "--out", "tiny.yaml/where.jsonl"),
+        "tiny.yaml/where.jsonl",
+        "",
     ),
     "personas that do nothing": Mistake(
         TRAIN, "do not move the base model at all", "words that contrast", powerless_personas
@@ -453,7 +453,7 @@ MISTAKES = {
         (*GENERATE, "-c", "high"), "--coeff", "pasto generate -h", code=2
     ),
     "a negative temperature": Mistake(
-        (*GENERATE, "--temperature", "-1"), "--temperature", "pasto generate -h", code=2
+        (*GENERATE, "--temperature", "-1"), "a temperature of -1 cannot be sampled at", "0.7 to 1"
     ),
 }
 

@@ -79,9 +79,15 @@ def test_cp_never_replaces_a_file_unasked(pasto, tmp_path):
     assert (tmp_path / "tiny.yaml").read_text() == bundled.recipe_text("tiny")
 
 
-def test_cp_into_a_folder_that_is_not_there_says_so(pasto):
-    said = pasto("recipes", "cp", "tiny", "--out", "nowhere/tiny.yaml")
-    assert said.code == 1 and "cannot write nowhere/tiny.yaml" in said.error
+def test_cp_makes_the_folder_that_is_not_there(pasto):
+    said = pasto("recipes", "cp", "tiny", "--out", "new/tiny.yaml")
+    assert (
+        said.code == 0
+        and Path("new/tiny.yaml").read_text() == (ROOT / "recipes" / "tiny.yaml").read_text()
+    )
+    Path("file").write_text("")
+    said = pasto("recipes", "cp", "tiny", "--out", "file/tiny.yaml")
+    assert said.code == 1 and "file/tiny.yaml" in said.error and said.next_step
 
 
 @pytest.mark.parametrize("verb", ["show", "cp"])

@@ -75,7 +75,10 @@ def test_clients_turn_dials_over_a_socket(pasto, project, other, serving):
     server = serving(project.run, f"meek={other}:-20", "--raw", "--no-verify")
     first = strict((project.run / "adapter" / "pasto.json").read_text())["recipe"]["name"]
     assert server.said["models"] == [first, "meek"]
-    with urllib.request.urlopen(server.said["address"] + "/v1/dials") as reply:
+    asked = urllib.request.Request(
+        server.said["address"] + "/v1/dials", headers={"Authorization": "Bearer -"}
+    )
+    with urllib.request.urlopen(asked) as reply:
         dials = json.load(reply)["data"]
     assert [dial["name"] for dial in dials] == [first, "meek"]
     assert [dial["default"] for dial in dials] == [None, -20.0]

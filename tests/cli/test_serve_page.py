@@ -87,7 +87,7 @@ def door(engine):
     """The application on both dials."""
     other = FACTS.model_copy(update={"name": "b", "certificate": None, "disturbance": None})
     positions = Positions({"a": None, "b": None})
-    return Door(create_app(engine, positions, f"package:x/{EVIL}", [FACTS, other]))
+    return Door(create_app(engine, positions, f"package:x/{EVIL}", dials=[FACTS, other]))
 
 
 @pytest.fixture(scope="module")

@@ -336,7 +336,7 @@ def _read_run(folder: Path, made: Any) -> None:
         lambda: load_stored_recipe(folder / "recipe.yaml"),
         lambda: read_pairs(folder / "pairs.jsonl"),
         lambda: read_anchors(folder / "anchors.jsonl"),
-        lambda: report._recipe_and_history(folder),
+        lambda: (report._recipe_of(folder), report._history_of(folder, Silent())),
         lambda: report._kept_samples(folder / "samples.json"),
         lambda: runs.latest_run(folder) if (folder / "latest").exists() else None,
         lambda: checkpoint.load_start(folder, recipe.adapter),

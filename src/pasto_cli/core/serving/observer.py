@@ -4,6 +4,7 @@ An `Exchange` is made when a request comes; endpoints write into it what they le
 when the reply has gone out, however that ends.
 """
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -86,6 +87,9 @@ class Observer:
             await self.app(scope, receive, sending)
         except ClientDisconnect:  # how some servers tell of it; `_note` sees it by itself
             raise
+        except asyncio.CancelledError as error:
+            # The server ends and has waited long enough; to hand it on gives it a traceback to log.
+            exchange.error = exchange.error or type(error).__name__
         except BaseException as error:
             exchange.error = exchange.error or type(error).__name__
             raise

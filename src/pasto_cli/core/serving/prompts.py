@@ -1,6 +1,7 @@
 """A request's prompt as token ids, rendered by the base's own template, and the room after it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.chat import Chat
@@ -20,13 +21,8 @@ def token_ids(chat: Chat, vocabulary: int, prompt: Prompt) -> list[int]:
         Refusal: If the template refuses the messages, ids are not of this vocabulary, there is no
             token, or there are more than the model takes.
     """
-    try:
+    with _too_long_refused():
         ids = _encoded(chat, vocabulary, prompt)
-    except Refusal:
-        raise
-    except PastoError as error:  # more tokens than the model has, or others
-        code = "context_length_exceeded"
-        raise Refusal(error.message, error.hint, param="prompt", code=code) from None
     if not ids:
         raise Refusal("the prompt is empty", "Send at least one token.", param="prompt")
     return ids
@@ -62,6 +58,39 @@ def rendered(chat: Chat, messages: Sequence[Message]) -> str:
             param="messages",
             code="chat_template",
         ) from None
+
+
+def answer_ids(
+    chat: Chat, messages: Sequence[Message], prompt: list[int], answer: str
+) -> list[int]:
+    """Token ids of an answer that is there already, as they follow a prompt.
+
+    Args:
+        chat: The base's tokenizer and template.
+        messages: The conversation before it.
+        prompt: Its token ids.
+        answer: The answer.
+
+    Raises:
+        Refusal: If it has no token, or more than the model takes.
+    """
+    with _too_long_refused():
+        ids = chat.continuation(rendered(chat, messages), prompt, answer)
+    if not ids:
+        raise Refusal("the answer is empty", "Send at least one token.", param="messages")
+    return ids
+
+
+@contextmanager
+def _too_long_refused() -> Iterator[None]:
+    """More tokens than the model has, or ones that it does not know, as the client's mistake."""
+    try:
+        yield
+    except Refusal:
+        raise
+    except PastoError as error:
+        code = "context_length_exceeded"
+        raise Refusal(error.message, error.hint, param="prompt", code=code) from None
 
 
 def answer_length(prompt: int, wanted: int | None, context: int, limits: Limits) -> int:

@@ -23,7 +23,7 @@ from pasto_cli.core.serving.engine import (
     Request,
 )
 from pasto_cli.core.serving.limits import USUAL, Limits
-from pasto_cli.core.serving.prompts import answer_length, rendered, token_ids
+from pasto_cli.core.serving.prompts import answer_ids, answer_length, token_ids
 from pasto_cli.core.serving.scheduler import Row, Scheduler
 from pasto_cli.core.serving.text import TextWriter
 from pasto_cli.core.steering.steerer import Steerer
@@ -100,9 +100,7 @@ class TransformersEngine:
     ) -> list[TokenKL]:
         """See `Measures.disturbance`."""
         prompt = token_ids(self.lm.chat, self._vocabulary, messages)
-        ids = self.lm.chat.continuation(rendered(self.lm.chat, messages), prompt, answer)
-        if not ids:
-            raise Refusal("the answer is empty", "Send at least one token.", param="messages")
+        ids = answer_ids(self.lm.chat, messages, prompt, answer)
         answer_length(len(prompt), len(ids), self._context, self.limits)
         self._refuse_if_full()
         kl = await self._between_turns(lambda: self.scheduler.disturbance(prompt, ids, position))

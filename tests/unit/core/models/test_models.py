@@ -206,8 +206,9 @@ def test_no_double_bos(tiny):
 
 
 def test_pairs_end_in_the_same_tokens_and_bad_ones_are_named(tiny):
-    good = Pair(chosen="A", rejected="B", neutral="", suffix="I went to")
-    empty = Pair(chosen="A", rejected="B", neutral="", suffix="")
+    good = Pair(chosen="A", rejected="B", neutral="C", suffix="I went to")
+    # A pair without an opening cannot be read, but made.
+    empty = good.model_copy(update={"suffix": ""})
     kept, dropped = tokenise_pairs([good, empty], tiny().chat)
     assert dropped == {"empty suffix": 1}
     (pair,) = kept

@@ -78,7 +78,7 @@ def test_what_cannot_be_measured(serving):
     with pytest.raises(Refusal, match="the answer is empty"):
         asyncio.run(engine.disturbance(HELLO, "", POSITION))
     room = engine.lm.model.config.max_position_embeddings
-    with pytest.raises(Refusal, match="do not fit"):
+    with pytest.raises(Refusal, match="is too long: the model has 4096 positions"):
         asyncio.run(engine.disturbance(HELLO, "x" * room, POSITION))
     with pytest.raises(Refusal, match="are waiting already"):
         asyncio.run(serving(waiting=0).disturbance(HELLO, "x", POSITION))

@@ -53,7 +53,7 @@ META = {
     "largest_angle": 36.9,
     "recipe": {},
     "pairs_sha256": "",
-    "num_pairs": {},
+    "num_pairs": {"train": 1, "validation": 1, "certificate": 1},
     "personas": ["a", "b"],
     "certificate": None,
     "reference": {

@@ -24,7 +24,6 @@ from pasto_cli.core.evaluation.benchmarks.item import Benchmark, Item
 from pasto_cli.core.evaluation.benchmarks.schema import (
     LETTERS,
     BenchmarkFile,
-    Head,
     Question,
     benchmark_of,
 )
@@ -104,7 +103,8 @@ def _refused(problems: Sequence[str]) -> PastoError:
 def parse_jsonl(text: str, name: str, controls: Callable[[], list[Item]]) -> Benchmark:
     """Parse a JSONL benchmark: one question per line.
 
-    An optional first line holds name, title, licence and source.
+    An optional first line holds name, title, licence and source, or whatever a YAML file has beside
+    its questions.
 
     Args:
         text: JSON lines.
@@ -115,7 +115,12 @@ def parse_jsonl(text: str, name: str, controls: Callable[[], list[Item]]) -> Ben
         PastoError: With the line and the mistake of each bad line.
     """
     stem = re.sub(r"[^A-Za-z0-9._-]", "-", Path(name).stem).lstrip(".-")[:64] or "benchmark"
-    head = {"name": stem, "title": stem, "licence": "unknown", "source": Path(name).name}
+    head: dict[str, Any] = {
+        "name": stem,
+        "title": stem,
+        "licence": "unknown",
+        "source": Path(name).name,
+    }
     questions: dict[str, Question] = {}
     first: dict[str, int] = {}
     problems: list[str] = []
@@ -125,7 +130,7 @@ def parse_jsonl(text: str, name: str, controls: Callable[[], list[Item]]) -> Ben
         try:
             record = parse_json_object(line)
             if position == 0 and "question" not in record:
-                head = _head(record, head)
+                head |= _head(record)
                 continue
             one = Question.model_validate({"id": f"q{number}", "value": stem} | _own_form(record))
             if one.id in questions:
@@ -139,9 +144,12 @@ def parse_jsonl(text: str, name: str, controls: Callable[[], list[Item]]) -> Ben
         raise _refused(problems)
     if not questions:
         raise PastoError(f"{name}: there are no questions", HELP)
-    file = BenchmarkFile.model_validate(
-        {"format": 1, **head, "questions": tuple(questions.values())}
-    )
+    try:
+        file = BenchmarkFile.model_validate(
+            {"format": 1, **head, "questions": tuple(questions.values())}
+        )
+    except ValidationError as error:  # the questions are good: it is the first line
+        raise _refused([f"{name}:{lines[0][0]}: {_said(e)}" for e in error.errors()]) from None
     return benchmark_of(file, controls)
 
 
@@ -155,13 +163,11 @@ def _said(mistake: ErrorDetails) -> str:
     return f"{where}: {message_of(mistake)}" if where else message_of(mistake)
 
 
-def _head(record: dict[str, Any], defaults: dict[str, str]) -> dict[str, Any]:
+def _head(record: dict[str, Any]) -> dict[str, Any]:
     """The first line of a JSONL benchmark, where it is no question."""
-    if unknown := sorted(record.keys() - Head.model_fields.keys() - {"format"}):
+    if unknown := sorted(record.keys() - (BenchmarkFile.model_fields.keys() - {"questions"})):
         raise ValueError(f"neither a question nor a head: unknown key {unknown[0]!r}")
-    return Head.model_validate(
-        defaults | {k: v for k, v in record.items() if k != "format"}
-    ).model_dump()
+    return record
 
 
 def _own_form(record: Mapping[str, Any]) -> dict[str, Any]:
