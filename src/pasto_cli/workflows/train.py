@@ -293,18 +293,21 @@ class _Run:
         store.save(self.folder / "adapter", self.adapter, meta, text)
 
     def calibrate(self, watch: Watcher) -> Calibration | None:
-        """What +1 and -1 stand for; None where the recipe leaves them as trained."""
+        """What +1 and -1 stand for; None where the recipe leaves them as trained, or as a warning.
+
+        A dial that cannot disturb as much as it may is whole all the same.
+        """
         spec = self.recipe.calibration
         if spec is None:
             return None
         try:
             return ends_of(self.lm, self.adapter, spec, self.recipe, watch).calibration
         except PastoError as error:
-            error.hint += (
-                f" The adapter is kept, without ends: {self.folder}/adapter; again with other "
-                f"limits: pasto calibrate {self.folder} --kl ..."
+            watch.warn(
+                f"{error.message}: the dial stands without ends, at the coefficients of training; "
+                f"ends for another budget: pasto calibrate {self.folder} --kl ..."
             )
-            raise
+            return None
 
     def certify(self, calibration: Calibration | None, watch: Watcher) -> Certificate:
         """Strength at both ends on held-out suffixes under held-out neutral prompts."""
