@@ -152,6 +152,11 @@ def test_training_finds_the_ends_itself(pasto, project):
     assert found["calibration"]["coefficients"]["1"] > 0
     stored = json.loads((project.root / "runs" / "latest" / "adapter" / "pasto.json").read_text())
     assert stored["calibration"] == found["calibration"]
-    # Nothing reaches this budget: one line with a next step, and the adapter is there.
-    wrong = pasto(*TRAIN, "--set", f"calibration={{{loose}, kl: 49}}")
-    assert wrong.code == 1 and "49 nats" in wrong.error and "pasto calibrate" in wrong.next_step
+    # Nothing reaches this budget: the dial is whole all the same, at the coefficients of training.
+    out_of_reach = pasto(*TRAIN, "--json", "--set", f"calibration={{{loose}, kl: 49}}")
+    assert out_of_reach.code == said.code
+    (line,) = [x for x in out_of_reach.err.splitlines() if x.startswith("warning: no coefficient")]
+    assert "49 nats" in line and "pasto calibrate" in line
+    assert strict(out_of_reach.out)["calibration"] is None
+    wrong = pasto("calibrate", "--kl", 49)
+    assert wrong.code == 1 and "49 nats" in wrong.error and "--kl" in wrong.next_step
