@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from pasto_cli.base.errors import PastoError
+from pasto_cli.cli import streams
+
 RECIPE = "name: x\nmodel: {source: 'random:llama', system: '你好'}\npairs: {words: [a, b]}\n"
 
 
@@ -54,3 +57,13 @@ def test_bytes_on_the_command_line_that_are_no_text(tmp_path):
 def test_closed_stdin(tmp_path):
     done = pasto(tmp_path, "generate --stdin", "<&-")
     assert done.returncode == 1 and b"there is no standard input" in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full device here")
+def test_an_error_says_that_what_was_shown_before_it_was_lost(monkeypatch):
+    """Such as the table of a certificate that failed."""
+    monkeypatch.setattr(sys, "stdout", streams.Output(open("/dev/full", "w")))
+    print("a table")
+    found = streams.with_lost_output(PastoError("it failed", "Try again."))
+    assert found.message.startswith("it failed; and standard output cannot be written")
+    assert found.hint == "Try again."

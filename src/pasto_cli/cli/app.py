@@ -177,6 +177,8 @@ def _run() -> None:
         if end.code in (0, None):
             streams.require_written()
         raise
+    except PastoError as error:
+        raise streams.with_lost_output(error) from None
 
 
 def main() -> None:

@@ -104,13 +104,25 @@ def require_written() -> None:
     Raises:
         PastoError: If it was not, and not because its reader had seen enough.
     """
+    if lost := _lost():
+        raise PastoError(
+            lost, "Free some disk, or send it elsewhere; files of a run are written all the same."
+        )
+
+
+def with_lost_output(error: PastoError) -> PastoError:
+    """An error that a command ends with; it also says so if what it had to show was lost."""
+    lost = _lost()
+    return PastoError(f"{error.message}; and {lost}", error.hint) if lost else error
+
+
+def _lost() -> str:
+    """Why standard output was not taken; empty where it was, or its reader had seen enough."""
     sys.stdout.flush()
     failure = sys.stdout.failure if isinstance(sys.stdout, Output) else None
-    if failure is not None and failure.errno != errno.EPIPE:
-        raise PastoError(
-            f"standard output cannot be written: {failure.strerror or failure}",
-            "Free some disk, or send it elsewhere; files of a run are written all the same.",
-        )
+    if failure is None or failure.errno == errno.EPIPE:
+        return ""
+    return f"standard output cannot be written: {failure.strerror or failure}"
 
 
 def fits_output(text: str) -> bool:
