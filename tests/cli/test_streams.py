@@ -62,7 +62,8 @@ def test_closed_stdin(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full device here")
 def test_an_error_says_that_what_was_shown_before_it_was_lost(monkeypatch):
     """Such as the table of a certificate that failed."""
-    monkeypatch.setattr(sys, "stdout", streams.Output(open("/dev/full", "w")))
+    full = open("/dev/full", "w")  # kept, or it would be closed under the other
+    monkeypatch.setattr(sys, "stdout", streams.Output(full))
     print("a table")
     found = streams.with_lost_output(PastoError("it failed", "Try again."))
     assert found.message.startswith("it failed; and standard output cannot be written")
