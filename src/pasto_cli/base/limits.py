@@ -26,7 +26,7 @@ def require_coefficients(values: Sequence[float], place: str) -> None:
     for value in values:
         if not abs(value) <= LARGEST_COEFFICIENT:  # not, since it may be NaN
             raise PastoError(
-                f"{place}: {value:g} is not a coefficient: they go from "
+                f"{place}: {value:g} is not a coefficient: their range is "
                 f"-{LARGEST_COEFFICIENT:g} to {LARGEST_COEFFICIENT:g}",
                 "-1 and +1 are the ends of a dial; write a number such as -0.5.",
             )

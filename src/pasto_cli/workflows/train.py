@@ -325,7 +325,8 @@ class _Run:
                 spec.node_budget,
                 advance,
             )
-        certificate = certify(llr, tokens.num_prompts, spec.seed)
+        at_ends = calibration is not None
+        certificate = certify(llr, tokens.num_prompts, spec.seed, at_ends=at_ends)
         if self.anchors is None or self.recipe.losses.anchor is None:
             return certificate
         held_out = [anchor.prompt for anchor in self.anchors.held_out]

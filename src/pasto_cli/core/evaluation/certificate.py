@@ -10,7 +10,8 @@ steerer in prompt-equivalents, where 1 is as far as the persona prompt itself go
     s(a) = (mean T(a) - mean T(0)) / ((mean T_cho - mean T_rej) / 2)
 
 A dial is certified if s(+1) > 0 > s(-1) with 95 % intervals that exclude 0 by `MIN_STRENGTH`, and
-each end moves by `USEFUL` at least: a dial of +0.11 and -0.25 moved dilemmas the wrong way.
+each of its ends moves by `USEFUL` at least: a dial of +0.11 and -0.25 moved dilemmas the wrong way.
+A dial without ends is not asked that: how far it goes at +1 is then a matter of units.
 Benchmark data is never used: a dial must not be chosen by what it is later measured with.
 
 The published method (AntiPaSTO, arXiv 2601.07473) shapes differences between persona prompts only;
@@ -165,16 +166,21 @@ def _base_states(
     return [[found[3 * i + side] for side in range(3)] for i in range(len(pairs))]
 
 
-def certify(llr: HeldOutPersonaLLR, num_prompts: int, seed: int = 0) -> Certificate:
+def certify(
+    llr: HeldOutPersonaLLR, num_prompts: int, seed: int = 0, *, at_ends: bool = True
+) -> Certificate:
     """The certificate of what was measured at +1 and -1.
 
     Args:
         llr: Must hold the coefficients 1.0 and -1.0.
         num_prompts: Number of different neutral prompts behind it.
         seed: Seed of the bootstrap.
+        at_ends: Whether +1 and -1 are ends that were found for a budget.
     """
     strengths = {f"{a:g}": llr.strength(a, seed) for a in sorted(llr.steered)}
     reasons = _why_not(llr, strengths)
+    if at_ends and not reasons:
+        reasons = _too_weak(strengths["1"], strengths["-1"])
     half = max(llr.span / 2, 1e-12)
     return Certificate(
         passed=not reasons,
@@ -209,7 +215,7 @@ def _why_not(llr: HeldOutPersonaLLR, strengths: Mapping[str, Estimate]) -> list[
         reasons.append(
             f"s(-1) = {down.value:+.2f} [{down.low:+.2f}, {down.high:+.2f}] is not below 0"
         )
-    return reasons or _too_weak(up, down)
+    return reasons
 
 
 def _too_weak(up: Estimate, down: Estimate) -> list[str]:

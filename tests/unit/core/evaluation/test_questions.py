@@ -141,6 +141,7 @@ def test_certificate_passes_and_turns_with_the_sign():
     weak = {1.0: neutral + 0.1 + noise[0] / 100, -1.0: neutral - 2 + noise[1]}
     found = certify(HeldOutPersonaLLR(weak, *args), 5)
     assert not found.passed and "s(+1) = +0.10: too weak to be of use" in found.reason
+    assert certify(HeldOutPersonaLLR(weak, *args), 5, at_ends=False).passed
     single = certify(HeldOutPersonaLLR({a: x[:1] for a, x in t.items()}, *(x[:1] for x in args)), 1)
     assert (
         not single.passed and "one held-out opening" in single.reason and "nan" not in single.reason
