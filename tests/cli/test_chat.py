@@ -145,14 +145,14 @@ class Terminal:
 @pytest.fixture()
 def terminal(project):
     """A terminal on the dial d."""
-    opened = Terminal(project.root, f"d={project.run}", *OPTIONS, 300)
+    opened = Terminal(project.root, f"d={project.run}", *OPTIONS, 1200)
     yield opened
     opened.close()
 
 
 def interrupted(terminal, line):
     """What is shown of an answer that Ctrl-C stops in the middle."""
-    for _ in range(5):
+    for _ in range(20):
         terminal.type(f"{line}\n")
         terminal.read(r"\n")
         shown = terminal.read(r"(?s)^.{8}")
