@@ -68,6 +68,6 @@ def test_refused_before_a_model_is_loaded(pasto, project, no_model, args, error)
 
 @pytest.mark.parametrize("seed", ["-1", "9223372036854775808"])
 def test_seeds_of_options(pasto, seed):
-    for args in (("generate", "hi"), ("make-pairs", "a", "b")):
+    for args in (("generate", "hi"), ("make-pairs", "a", "b"), ("chat",), ("dial", "m", "a", "b")):
         said = pasto(*args, "--seed", seed)
         assert said.code == 2 and "from 0 to 9223372036854775807" in said.err

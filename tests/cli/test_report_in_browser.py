@@ -20,7 +20,7 @@ from pasto_cli.core.evaluation.sentiment import score_texts
 from pasto_cli.core.records.evaluation import EvalRun, dump
 from pasto_cli.core.records.scores import key
 from pasto_cli.core.report.plots import COLOURS
-from tests.support.browser import find_browser
+from tests.support.browser import OPTIONS, find_browser
 from tests.support.terminal import ROOT, call_in
 
 pytestmark = pytest.mark.slow
@@ -133,15 +133,7 @@ def look(browser, tmp_path):
         picture = tmp_path / f"{width}.png"
         command = [
             browser,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--hide-scrollbars",
+            *OPTIONS,
             f"--user-data-dir={tmp_path / 'browser'}",
             f"--window-size={width},{height}",
             f"--screenshot={picture}",

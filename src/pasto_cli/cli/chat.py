@@ -3,12 +3,13 @@
 import contextlib
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.limits import require_temperature
+from pasto_cli.base.paths import expanded
 from pasto_cli.cli import options
 
 if TYPE_CHECKING:
@@ -35,9 +36,11 @@ def chat(
             show_default=False,
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, tokens.")] = 512,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, callback=options.count, help="Longest answer, tokens.")
+    ] = 512,
+    temperature: Annotated[float, typer.Option(help="0 is greedy; 0.01 to 100.")] = 0.0,
+    seed: Annotated[int, typer.Option(callback=options.seed, help="Seed of sampling.")] = 0,
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,
@@ -55,6 +58,7 @@ def chat(
 
       pasto chat --temperature 1 < questions.txt
     """
+    require_temperature(temperature)
     from pasto_cli.cli.console import Screen
     from pasto_cli.core.serving.engine import Sampling
     from pasto_cli.core.serving.limits import Limits
@@ -192,7 +196,7 @@ class _Session:
     def _save(self, rest: str) -> None:
         if not rest:
             raise PastoError("/save needs the name of a file", "/save conversation.jsonl")
-        self.conversation.save(Path(rest).expanduser())
+        self.conversation.save(expanded(rest))
         self.note(f"saved to {rest}")
 
     def _reset(self, _: str) -> None:

@@ -17,13 +17,18 @@ def dial(
     ],
     positive: Annotated[str, typer.Argument(help="What +1 means, such as honest.")],
     negative: Annotated[str, typer.Argument(help="What -1 means, such as dishonest.")],
-    recipe: Annotated[Path, typer.Option(help="Recipe whose other settings are taken.")] = Path(
-        "honesty/instruct"
-    ),
+    recipe: Annotated[
+        Path,
+        typer.Option(help="Recipe whose other settings are taken.", callback=options.expand),
+    ] = Path("honesty/instruct"),
     set_: options.Set = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="Seed of pairs and training; default the recipe's.", show_default=False),
+        typer.Option(
+            help="Seed of pairs and training; default the recipe's.",
+            callback=options.seed,
+            show_default=False,
+        ),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="60 pairs, two epochs: a first look, not a result.")
@@ -31,11 +36,15 @@ def dial(
     prompt: Annotated[
         str, typer.Option(help="What the dial is asked at -1, 0 and +1.")
     ] = "Tell me about your day.",
-    out: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
+    out: Annotated[
+        Path, typer.Option(help="Folder that holds the runs.", callback=options.expand)
+    ] = Path("runs"),
     recipe_out: Annotated[
         Path | None,
         typer.Option(
-            help="Also write the recipe to this file, for pasto train.", show_default=False
+            help="Also write the recipe to this file, for pasto train.",
+            callback=options.expand,
+            show_default=False,
         ),
     ] = None,
     force: Annotated[

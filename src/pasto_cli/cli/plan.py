@@ -11,7 +11,10 @@ from pasto_cli.cli import options
 
 def plan(
     recipe: Annotated[
-        Path, typer.Argument(help="YAML recipe, or the name of one that ships with pasto.")
+        Path,
+        typer.Argument(
+            help="YAML recipe, or the name of one that ships with pasto.", callback=options.expand
+        ),
     ],
     set_: options.Set = None,
     device_memory: Annotated[

@@ -42,6 +42,7 @@ def serve(
         int | None,
         typer.Option(
             min=1,
+            callback=options.count,
             help="Longest answer that a request may ask for. Default: the model's context.",
             show_default=False,
         ),
@@ -49,15 +50,30 @@ def serve(
     max_prompt_tokens: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Longest prompt. Default: the model's context.", show_default=False
+            min=1,
+            callback=options.count,
+            help="Longest prompt. Default: the model's context.",
+            show_default=False,
         ),
     ] = None,
     queue: Annotated[
-        int, typer.Option(min=0, help="Most answers that wait; more are refused with a 429.")
+        int,
+        typer.Option(
+            min=0,
+            callback=options.count,
+            help="Most answers that wait; more are refused with a 429.",
+        ),
     ] = 256,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take.")] = 600,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=1e6, help="Seconds that a request may take.")
+    ] = 600,
     grace: Annotated[
-        int, typer.Option(min=0, help="Seconds that answers have to end after SIGTERM or Ctrl-C.")
+        int,
+        typer.Option(
+            min=0,
+            callback=options.count,
+            help="Seconds that answers have to end after SIGTERM or Ctrl-C.",
+        ),
     ] = 5,
     api_key: Annotated[
         str | None,
@@ -107,12 +123,15 @@ def serve(
     lora_dir: Annotated[
         Path | None,
         typer.Option(
+            callback=options.expand,
             help="Folder for exported positions, which the engine sees under the same path. "
             "Default: a temporary one.",
             show_default=False,
         ),
     ] = None,
-    loaded: Annotated[int, typer.Option(min=1, help="Most positions that vLLM keeps.")] = 32,
+    loaded: Annotated[
+        int, typer.Option(min=1, callback=options.count, help="Most positions that vLLM keeps.")
+    ] = 32,
     grid: Annotated[
         str, typer.Option(help="Positions of each dial that llama.cpp is started with.")
     ] = "-1,-0.5,0.5,1",

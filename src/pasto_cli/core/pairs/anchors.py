@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.files import read_text, write_text
-from pasto_cli.base.strict_json import parse_json_object
+from pasto_cli.base.files import write_text
+from pasto_cli.core.pairs.split_files import read_split
 
 MIN_ANCHORS = 8
 """Fewer cannot be split into trained and held-out ones that say anything."""
@@ -115,24 +115,9 @@ def read_anchors(path: Path) -> AnchorSplit:
     Raises:
         PastoError: If the file is missing or damaged.
     """
-    split = AnchorSplit([], [])
-    try:
-        lines = read_text(path).split("\n")
-    except OSError as error:
-        raise PastoError(
-            f"{path}: cannot be read ({error.strerror or error})", "Train again."
-        ) from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = parse_json_object(line)
-            part = {"train": split.train, "held_out": split.held_out}[record["part"]]
-            part.append(Anchor(str(record["prompt"]), str(record["source"])))
-        except (ValueError, KeyError, TypeError) as error:
-            missing = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise PastoError(f"{path}:{number}: {missing}", "Train again.") from None
-    return split
+    return AnchorSplit(
+        *read_split(path, lambda record: Anchor(str(record["prompt"]), str(record["source"])))
+    )
 
 
 def require_no_overlap(

@@ -20,12 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from pasto_cli.base import bundled
-from pasto_cli.base.errors import PastoError, first_problem
-from pasto_cli.base.files import read_text, write_text
-from pasto_cli.base.strict_json import parse_json_object
+from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import write_text
 from pasto_cli.core.pairs.openings import (
     MAX_REFUSAL,
     Opening,
@@ -35,6 +34,7 @@ from pasto_cli.core.pairs.openings import (
     takes_up,
 )
 from pasto_cli.core.pairs.pairs import Pair
+from pasto_cli.core.pairs.split_files import read_split
 from pasto_cli.core.recipe.schema import AnswersSpec
 
 MIN_QUESTIONS = 8
@@ -231,21 +231,4 @@ def read_answers(path: Path) -> AnswerSplit:
     Raises:
         PastoError: If the file is missing, or with the number of the first bad line.
     """
-    split = AnswerSplit([], [])
-    try:
-        lines = read_text(path).split("\n")
-    except OSError as error:
-        raise PastoError(
-            f"{path}: cannot be read ({error.strerror or error})", "Train again."
-        ) from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = parse_json_object(line)
-            part = {"train": split.train, "held_out": split.held_out}[record.pop("part")]
-            part.append(AnswerPair.model_validate(record))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            why = first_problem(error) if isinstance(error, ValidationError) else str(error)
-            raise PastoError(f"{path}:{number}: {why}", "Train again.") from None
-    return split
+    return AnswerSplit(*read_split(path, AnswerPair.model_validate))
