@@ -3,9 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.limits import require_temperature
@@ -27,20 +25,10 @@ ENDS = ("-1", "0", "1")
 
 
 def chat(
-    adapters: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="ADAPTER",
-            help="RUN, NAME=RUN or NAME=RUN:COEFFICIENT of each, all of one base. Default: the "
-            "latest run.",
-            show_default=False,
-        ),
-    ] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, callback=options.count, help="Longest answer, tokens.")
-    ] = 512,
-    temperature: Annotated[float, typer.Option(help="0 is greedy; 0.01 to 100.")] = 0.0,
-    seed: Annotated[int, typer.Option(callback=options.seed, help="Seed of sampling.")] = 0,
+    adapters: options.Served = None,
+    max_new_tokens: options.MaxNewTokens = 512,
+    temperature: options.Temperature = 0.0,
+    seed: options.SamplingSeed = 0,
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,

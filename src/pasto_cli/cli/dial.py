@@ -36,9 +36,7 @@ def dial(
     prompt: Annotated[
         str, typer.Option(help="What the dial is asked at -1, 0 and +1.")
     ] = "Tell me about your day.",
-    out: Annotated[
-        Path, typer.Option(help="Folder that holds the runs.", callback=options.expand)
-    ] = Path("runs"),
+    out: options.Runs = Path("runs"),
     recipe_out: Annotated[
         Path | None,
         typer.Option(
@@ -47,10 +45,7 @@ def dial(
             show_default=False,
         ),
     ] = None,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Train although no template passes the screen of personas."),
-    ] = False,
+    force: options.Unscreened = False,
     json: options.Json = False,
 ) -> None:
     """Go from a model and two words to a dial: plan, pairs, training, ends, certificate, texts.

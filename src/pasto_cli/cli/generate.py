@@ -22,11 +22,9 @@ def generate(
     stdin: Annotated[
         bool, typer.Option("--stdin", help="Read prompts from standard input, one per line.")
     ] = False,
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, callback=options.count, help="Longest answer, tokens.")
-    ] = 128,
-    temperature: Annotated[float, typer.Option(help="0 is greedy; 0.01 to 100.")] = 0.0,
-    seed: Annotated[int, typer.Option(callback=options.seed, help="Seed of sampling.")] = 0,
+    max_new_tokens: options.MaxNewTokens = 128,
+    temperature: options.Temperature = 0.0,
+    seed: options.SamplingSeed = 0,
     quantization: options.Quantization = None,
     device: options.Device = None,
     no_verify: options.NoVerify = False,

@@ -70,6 +70,23 @@ Coefficient = Annotated[
         show_default=False,
     ),
 ]
+Served = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="ADAPTER",
+        help="RUN, NAME=RUN or NAME=RUN:COEFFICIENT of each, all of one base. Default: the "
+        "latest run.",
+        show_default=False,
+    ),
+]
+MaxNewTokens = Annotated[int, typer.Option(min=1, callback=count, help="Longest answer, tokens.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy; 0.01 to 100.")]
+SamplingSeed = Annotated[int, typer.Option(callback=seed, help="Seed of sampling.")]
+Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.", callback=expand)]
+Unscreened = Annotated[
+    bool,
+    typer.Option("--force", help="Train although no template passes the screen of personas."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 Quantization = Annotated[
     str | None,

@@ -12,15 +12,7 @@ from pasto_cli.cli import options
 
 
 def serve(
-    adapters: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="ADAPTER",
-            help="RUN, NAME=RUN or NAME=RUN:COEFFICIENT of each, all of one base. Default: the "
-            "latest run.",
-            show_default=False,
-        ),
-    ] = None,
+    adapters: options.Served = None,
     adapter: Annotated[
         list[str] | None,
         typer.Option(

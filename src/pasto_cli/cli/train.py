@@ -30,9 +30,7 @@ def train(
             help="Train this many adapters, with training.seed counted up from the recipe's.",
         ),
     ] = 1,
-    out: Annotated[
-        Path, typer.Option(help="Folder that holds the runs.", callback=options.expand)
-    ] = Path("runs"),
+    out: options.Runs = Path("runs"),
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -41,10 +39,7 @@ def train(
             callback=options.expand,
         ),
     ] = None,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Train although no template passes the screen of personas."),
-    ] = False,
+    force: options.Unscreened = False,
     json: options.Json = False,
 ) -> None:
     """Train an adapter, find its ends and certify it.
