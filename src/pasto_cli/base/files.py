@@ -31,6 +31,9 @@ LOOKS, PAUSE = 10, 0.02
 SWAPS = 50
 """How often a writer tries to replace a folder that others replace or put back meanwhile."""
 
+_OTHERS_WERE_FIRST = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT)
+"""What a rename says when another writer put a folder there, or took one away, just now."""
+
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
@@ -233,7 +236,11 @@ def _old(path: Path) -> Path:
 
 def _put_back(path: Path) -> None:
     if not os.path.lexists(path) and os.path.lexists(_old(path)):
-        _old(path).rename(path)  # refused by the system if a new folder appeared just now
+        try:
+            _old(path).rename(path)
+        except OSError as error:
+            if error.errno not in _OTHERS_WERE_FIRST:
+                raise
 
 
 def _swap(new: Path, path: Path) -> None:
@@ -251,8 +258,8 @@ def _swap(new: Path, path: Path) -> None:
         except OSError as error:
             # Another writer was first, or a reader that took this one for dead put the old folder
             # back: once more.
-            in_the_way = error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT)
-            if not (left and in_the_way and os.path.lexists(new)):
+            first = error.errno in _OTHERS_WERE_FIRST
+            if not (left and first and os.path.lexists(new)):
                 raise
             time.sleep(PAUSE * left / SWAPS)
 

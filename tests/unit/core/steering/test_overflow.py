@@ -31,7 +31,7 @@ def test_no_text_is_made_of_them(tiny):
 
 @pytest.mark.parametrize("value", [1e30, -1001.0, float("nan"), float("inf")])
 def test_coefficients_have_a_range(value):
-    with pytest.raises(PastoError, match="from -1000 to 1000"):
+    with pytest.raises(PastoError, match="range is -1000 to 1000"):
         require_coefficients([1.0, value], "--coeff")
     require_coefficients([-1000.0, 0.0, 0.5], "--coeff")
 
