@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pasto_cli.workflows import evaluate, prepare
+from pasto_cli.workflows import evaluate, prepare, report
 from tests.support.runs import PROMPTS
 from tests.support.terminal import SHORT, TINY, Finished, Said, call, call_in
 
@@ -44,12 +44,14 @@ def project(trained, tmp_path) -> Finished:
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_questions():
-    """Four neutral prompts show what 24 would, and two dilemmas before training what six would.
+    """Four neutral prompts show what 24 would, two dilemmas before training what six would, and six
+    prompts to choose a report's texts from what 54 would.
 
     test_processes.py runs the commands with all of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "PROBE_PROMPTS", PROMPTS)
         patch.setattr(prepare, "ELICITATION_ITEMS", 2)
+        patch.setattr(report, "CANDIDATES", 6)
         yield
 
 

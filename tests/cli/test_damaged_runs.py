@@ -37,7 +37,7 @@ def test_samples_of_another_form_are_made_anew(pasto, project):
     path = project.run / "samples.json"
     path.write_text('[{"prompt": 1, "texts": []}]')
     assert pasto("report", project.run, "--samples", 1).code == 0
-    (sample,) = json.loads(path.read_text())
+    (sample, control) = json.loads(path.read_text())
     assert isinstance(sample["prompt"], str) and set(sample["texts"]) == {"-1", "0 (base)", "+1"}
 
 

@@ -1,6 +1,7 @@
 """`pasto report`."""
 
 import json
+import random
 import re
 import shutil
 from html.parser import HTMLParser
@@ -8,7 +9,11 @@ from html.parser import HTMLParser
 import pytest
 
 from pasto_cli.base import bundled
+from pasto_cli.core.evaluation.tell_apart import ends_apart
 from pasto_cli.core.records.evaluation import parse
+from pasto_cli.workflows import report
+from pasto_cli.workflows.dials import open_dial
+from pasto_cli.workflows.progress import Silent
 from tests.support.runs import CANDOUR, score_every_answer
 from tests.support.terminal import OWN, Finished, call_in, contents, strict
 
@@ -64,8 +69,13 @@ def measured_once(trained, tmp_path_factory):
     run = root / "runs" / trained.run.name
     score_every_answer(run)
     (root / "own.yaml").write_text(OWN)
-    for args in (CANDOUR, (*CANDOUR, "--baseline", "prompt"), ("-b", "sentiment", "--limit", "2")):
-        said = call_in(root, "eval", *args)
+    for args in (
+        ("eval", *CANDOUR),
+        ("eval", *CANDOUR, "--baseline", "prompt"),
+        ("eval", "-b", "sentiment", "--limit", "2"),
+        ("report",),
+    ):
+        said = call_in(root, *args)
         assert said.code == 0, said.err
     return Finished(root, run, trained.said)
 
@@ -74,7 +84,7 @@ def measured_once(trained, tmp_path_factory):
 def page(measured_once, tmp_path_factory):
     """The report of the shared measured run."""
     path = tmp_path_factory.mktemp("page") / "page.html"
-    said = call_in(measured_once.root, "report", "--out", path)
+    said = call_in(measured_once.root, "report", "--samples", 2, "--out", path)
     assert said.code == 0, said.err
     return Page(path)
 
@@ -173,9 +183,8 @@ def test_report_without_samples_loads_no_model(pasto, project):
 
 def test_report_shows_texts_and_keeps_them(pasto, project):
     page = reported(pasto, project, "--samples", 2)
-    prompts = bundled.lines("sentiment_prompts.txt")[:2]
     kept = strict((project.run / "samples.json").read_text())
-    assert [sample["prompt"] for sample in kept] == prompts
+    assert [sample["control"] for sample in kept] == [False, False, True]
     assert (
         set(kept[0]["texts"]) == {"-1", "0 (base)", "+1"}
         and len(set(kept[0]["texts"].values())) > 1
@@ -184,16 +193,33 @@ def test_report_shows_texts_and_keeps_them(pasto, project):
         assert sample["prompt"] in page.text and all(
             text in page.text for text in sample["texts"].values()
         )
+    assert "The prompts were chosen: of 6 held-out ones" in page.text
     (project.run / "adapter" / "adapter.safetensors").unlink()
     assert reported(pasto, project, "--samples", 2).text == page.text  # no model is needed again
-    assert prompts[1] not in reported(pasto, project, "--samples", 1).text
+    fewer = reported(pasto, project, "--samples", 1).text
+    assert kept[1]["prompt"] not in fewer and f"Control: {kept[2]['prompt']}" in fewer
 
 
-def test_report_shows_the_texts_of_the_sentiment_benchmark(pasto, measured):
-    page = reported(pasto, measured, "--samples", 1)
-    texts = strict((measured.run / "eval" / "sentiment.json").read_text())["texts"]
-    assert all((t["text"] in page.text) for t in texts[:3]) and texts[3]["prompt"] not in page.text
-    assert not (measured.run / "samples.json").exists()
+def test_report_chooses_the_prompts_where_the_ends_are_furthest_apart(pasto, project):
+    """Of prompts that were not trained on; the control is an anchor that was held out."""
+    reported(pasto, project, "--samples", 3)
+    kept = strict((project.run / "samples.json").read_text())
+    control = kept.pop()
+    apart = [sample["apart"] for sample in kept]
+    assert apart == sorted(apart, reverse=True) and apart[-1] > 0
+    known = bundled.lines("questions.txt") + bundled.lines("sentiment_prompts.txt")
+    assert {sample["prompt"] for sample in kept} <= set(known) - {control["prompt"]}
+    dial = open_dial(str(project.run), Silent())
+    asked = random.Random(0).sample(known, report.CANDIDATES)
+    every = ends_apart(dial.lm, dial.steerer, asked)
+    assert apart == pytest.approx(sorted(every)[:-4:-1], rel=1e-3)
+
+
+def test_report_takes_texts_of_earlier_versions(pasto, project):
+    kept = [{"prompt": "Who are you?", "texts": {"-1": "Me.", "+1": "You."}}]
+    (project.run / "samples.json").write_text(json.dumps(kept))
+    page = reported(pasto, project, "--samples", 1)
+    assert "Who are you?" in page.text and "were chosen" not in page.text
 
 
 def test_report_of_sentiment_on_one_prompt(pasto, project):
@@ -295,11 +321,11 @@ def test_report_holds_recipe_and_hashes(page, measured_once):
 def test_report_shows_markup_as_text(pasto, measured):
     """A model may write anything, and so may the author of a benchmark."""
     nasty = "<b>&amp;<script>alert(1)</script></div>"
-    path = measured.run / "eval" / "sentiment.json"
+    path = measured.run / "samples.json"
     found = json.loads(path.read_text())
-    for text in found["texts"]:
-        text["prompt"] += nasty
-        text["text"] = f"{nasty} at {text['coefficient']:g}"
+    for sample in found:
+        sample["prompt"] += nasty
+        sample["texts"] = {a: f"{nasty} at {a}" for a in sample["texts"]}
     path.write_text(json.dumps(found))
     path = measured.run / "eval" / "own.json"
     path.write_text(
@@ -308,16 +334,16 @@ def test_report_shows_markup_as_text(pasto, measured):
             | {"title": nasty, "source": nasty, "licence": nasty, "value": nasty}
         )
     )
-    page = reported(pasto, measured)
+    page = reported(pasto, measured, "--samples", 2)
     assert not page.names & {"b", "script"}
-    assert (
-        page.text.count(nasty) >= 4 + 2 * 4
-    )  # title, source, licence, value; two prompts and their three texts
-    assert all(f"{nasty} at {a}" in page.text for a in ("-1", "0", "1"))
+    # title, source, licence, value; two prompts with a control, and three texts of each
+    assert page.text.count(nasty) >= 4 + 3 * 4
+    assert all(f"{nasty} at {a}" in page.text for a in ("-1", "0 (base)", "+1"))
 
 
 def test_two_reports_of_a_run_are_the_same_bytes(pasto, measured):
-    assert pasto("report").code == pasto("report", "runs/latest", "--out", "again.html").code == 0
+    again = ("report", "runs/latest", "--samples", "2", "--out", "again.html")
+    assert pasto("report", "--samples", "2").code == pasto(*again).code == 0
     assert (measured.run / "report.html").read_bytes() == (
         measured.root / "again.html"
     ).read_bytes()

@@ -19,6 +19,8 @@ from pasto_cli.base.paths import expanded
 
 RUNS, LATEST = Path("runs"), "latest"
 _NAME_IT = "Name the run itself: --adapter runs/TIME-NAME."
+ANCHORS, ANSWERS = "anchors.jsonl", "answers.jsonl"
+"""Files of a run: what its dial was held to, and what its pairs were asked."""
 ADAPTER_META = "pasto.json"
 """The file that makes a folder an adapter's."""
 

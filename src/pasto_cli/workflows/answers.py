@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pasto_cli.base import runs
 from pasto_cli.core.models import distributed
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.pairs.anchors import Anchor
@@ -20,8 +21,6 @@ from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.training.own_answers import ask_model
 from pasto_cli.workflows.prepare import require_own
 from pasto_cli.workflows.progress import Watcher
-
-ANSWERS = "answers.jsonl"
 
 
 def recipe_questions(recipe: Recipe) -> list[str]:
@@ -65,7 +64,7 @@ def run_answers(
     spec = recipe.pairs.answers
     if spec is None:
         return None
-    path = folder / ANSWERS
+    path = folder / runs.ANSWERS
     if begun or path.is_file():
         return read_answers(path)
     asked = draw_asked(recipe_questions(recipe), pair_set.pairs, spec)

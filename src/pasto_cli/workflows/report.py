@@ -1,6 +1,7 @@
 """The verb of `pasto report`: gather what a run left and write it as one page. No printing."""
 
 import json
+import random
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -11,6 +12,8 @@ from pasto_cli.base.files import read_text, require_file_name, write_text
 from pasto_cli.base.format import format_coefficient
 from pasto_cli.core.artifact import store
 from pasto_cli.core.evaluation.details import with_details
+from pasto_cli.core.pairs.anchors import load_anchors, read_anchors
+from pasto_cli.core.pairs.answers import read_answers
 from pasto_cli.core.records.evaluation import SentimentRun
 from pasto_cli.core.records.training import Step
 from pasto_cli.core.report.page import Contents, Sample, render
@@ -21,6 +24,8 @@ from pasto_cli.workflows.publish import evaluations_of
 from pasto_cli.workflows.screen import read_screen
 
 HISTORY, SAMPLES = "history.jsonl", "samples.json"
+CANDIDATES = 54
+"""Held-out prompts that a report chooses its texts from."""
 _STEP: TypeAdapter[Step] = TypeAdapter(Step)
 _SAMPLES: TypeAdapter[list[Sample]] = TypeAdapter(list[Sample])
 
@@ -30,8 +35,8 @@ def write_report(name: str | None, samples: int, out: Path | None, watch: Watche
 
     Args:
         name: Run folder, or None for the latest run.
-        samples: Prompts whose answers are shown; texts that are not there yet are generated and
-            kept.
+        samples: Prompts whose answers are shown, beside a control; texts that are not there yet
+            are generated and kept.
         out: Where to write; report.html in the run's folder otherwise.
         watch: Told of progress.
 
@@ -54,7 +59,7 @@ def write_report(name: str | None, samples: int, out: Path | None, watch: Watche
     recipe, history = _recipe_of(root), _history_of(root, watch)
     evaluations = evaluations_of(root)
     sentiment = sentiment_of(root)
-    texts = _samples(name or str(root), root, sentiment, samples, watch)
+    texts = _samples(name or str(root), root, samples, watch)
     with watch.task("drawing"):
         contents = Contents(
             meta=meta,
@@ -64,6 +69,7 @@ def write_report(name: str | None, samples: int, out: Path | None, watch: Watche
             comparisons=[run for run in evaluations if run.method is not None],
             sentiment=sentiment,
             samples=texts,
+            candidates=CANDIDATES if any(sample.control for sample in texts) else None,
             screen=read_screen(root),
         )
         page = render(contents)
@@ -122,20 +128,16 @@ def sentiment_of(root: Path) -> SentimentRun | None:
         return None
 
 
-def _samples(
-    name: str, root: Path, sentiment: SentimentRun | None, count: int, watch: Watcher
-) -> list[Sample]:
-    """Texts of the sentiment benchmark, or those kept before, or new ones."""
+def _samples(name: str, root: Path, count: int, watch: Watcher) -> list[Sample]:
+    """Texts kept before, or new ones: `count` that show the dial, then the control."""
     if count == 0:
         return []
-    if sentiment is not None:
-        prompts = list(dict.fromkeys(t.prompt for t in sentiment.texts))[:count]
-        return [
-            Sample(p, {_shown(t.coefficient): t.text for t in sentiment.texts if t.prompt == p})
-            for p in prompts
-        ]
     kept = _kept_samples(root / SAMPLES)
-    return kept[:count] if len(kept) >= count else _new_samples(name, root, count, watch)
+    shown = [sample for sample in kept if not sample.control]
+    if len(shown) < count:
+        kept = _new_samples(name, root, count, watch)
+        shown = [sample for sample in kept if not sample.control]
+    return shown[:count] + [sample for sample in kept if sample.control]
 
 
 def _kept_samples(path: Path) -> list[Sample]:
@@ -147,21 +149,45 @@ def _kept_samples(path: Path) -> list[Sample]:
 
 
 def _new_samples(name: str, root: Path, count: int, watch: Watcher) -> list[Sample]:
-    """Generate texts, and keep them for the next report."""
+    """Choose prompts, generate texts, and keep them for the next report."""
+    from pasto_cli.core.evaluation.tell_apart import ends_apart
     from pasto_cli.core.steering.generation import generate_many
 
     dial = open_dial(name, watch)
-    coefficients = recipe_of(dial.meta, dial.folder).evaluation.coefficients
-    prompts = bundled.lines("sentiment_prompts.txt")[:count]
-    with watch.task(f"answers to {count} prompts", count) as advance:
+    recipe = recipe_of(dial.meta, dial.folder)
+    coefficients = recipe.evaluation.coefficients
+    asked, control = _candidates(root, recipe.training.seed), _control(root)
+    with watch.task(f"looking for the prompts that show the dial, of {len(asked)}"):
+        apart = ends_apart(dial.lm, dial.steerer, [*asked, control])
+    order = sorted(range(len(asked)), key=lambda i: -apart[i])[:count]
+    chosen = [(asked[i], apart[i], False) for i in order] + [(control, apart[-1], True)]
+    prompts = [prompt for prompt, _, _ in chosen]
+    with watch.task(f"answers to {len(prompts)} prompts", len(prompts)) as advance:
         found = generate_many(dial.lm, dial.steerer, prompts, coefficients, progress=advance)
     made = [
-        Sample(p, dict(zip(map(_shown, coefficients), row, strict=True)))
-        for p, row in zip(prompts, found, strict=True)
+        Sample(prompt, dict(zip(map(_shown, coefficients), row, strict=True)), distance, alike)
+        for (prompt, distance, alike), row in zip(chosen, found, strict=True)
     ]
-    kept = [{"prompt": s.prompt, "texts": s.texts} for s in made]
-    write_text(root / SAMPLES, json.dumps(kept, indent=1, ensure_ascii=False))
+    kept = json.dumps([sample._asdict() for sample in made], indent=1, ensure_ascii=False)
+    write_text(root / SAMPLES, kept)
     return made
+
+
+def _candidates(root: Path, seed: int) -> list[str]:
+    """Everyday prompts that the run did not train on."""
+    prompts = bundled.lines("questions.txt") + bundled.lines("sentiment_prompts.txt")
+    if (root / runs.ANSWERS).is_file():
+        split = read_answers(root / runs.ANSWERS)
+        seen = {pair.question for pair in (*split.train, *split.held_out)}
+        prompts = [prompt for prompt in prompts if prompt not in seen]
+    return random.Random(seed).sample(prompts, min(CANDIDATES, len(prompts)))
+
+
+def _control(root: Path) -> str:
+    """A prompt with one right answer: a held-out anchor of the run, else a bundled one."""
+    path = root / runs.ANCHORS
+    anchors = read_anchors(path).held_out if path.is_file() else load_anchors("bundled")
+    return anchors[0].prompt
 
 
 def _shown(coefficient: float) -> str:

@@ -54,8 +54,6 @@ from pasto_cli.workflows.prepare import (
 from pasto_cli.workflows.progress import Watcher, mark_latest
 from pasto_cli.workflows.screen import screen_for_training, write_screen
 
-ANCHORS = "anchors.jsonl"
-
 
 class Trained(NamedTuple):
     """What a training left."""
@@ -123,7 +121,7 @@ def train_recipe(
     with runs.removed_unless(folder, lambda: checkpoint.begun(folder)):
         write_pairs(pair_set.pairs, folder / "pairs.jsonl")
         if anchors is not None:
-            write_anchors(anchors, folder / ANCHORS)
+            write_anchors(anchors, folder / runs.ANCHORS)
         if screen is not None:
             write_screen(screen, folder)
         # Last: where it stands, the run can be begun again from its folder alone.
@@ -150,7 +148,7 @@ def resume_run(run: Path, watch: Watcher) -> Trained:
         )
     recipe = load_stored_recipe(run / "recipe.yaml")
     _refuse_finished(run, watch)
-    anchors = read_anchors(run / ANCHORS) if recipe.losses.anchor is not None else None
+    anchors = read_anchors(run / runs.ANCHORS) if recipe.losses.anchor is not None else None
     pair_set = read_pairs(run / "pairs.jsonl")
     lm = open_model(recipe.model, watch)
     describe_model(lm, recipe.adapter, watch)

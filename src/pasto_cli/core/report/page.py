@@ -37,6 +37,10 @@ class Sample(NamedTuple):
     prompt: str
     texts: Mapping[str, str]
     """Coefficient -> text."""
+    apart: float | None = None
+    """How far the dial's ends are apart on the prompt, nats per token (`ends_apart`)."""
+    control: bool = False
+    """A held-out anchor: the dial should change nothing there."""
 
 
 class Contents(NamedTuple):
@@ -55,6 +59,8 @@ class Contents(NamedTuple):
     sentiment: SentimentRun | None = None
     """The sentiment benchmark, if it was run."""
     samples: Sequence[Sample] = ()
+    candidates: int | None = None
+    """Prompts that the samples were chosen from."""
     screen: Screen | None = None
     """What the base model says under each persona."""
 
@@ -71,6 +77,7 @@ def render(contents: Contents) -> str:
         source=meta.base.spec.source,
         sections=_sections(contents),
         samples=contents.samples,
+        candidates=contents.candidates,
         recipe=contents.recipe,
         making=_making(meta),
         fingerprints=meta.base.fingerprints,
