@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart honesty test test-fast test-families test-plan test-faults test-mutations test-llama-cpp test-harness test-engines bench bench-serve bench-gemma bench-shape bench-scale check format docs docs-cli lock check-lock hooks build clean
+.PHONY: quickstart honesty test test-fast test-long test-families test-plan test-faults test-mutations test-llama-cpp test-harness test-engines bench bench-serve bench-gemma bench-shape bench-scale check format docs docs-cli lock check-lock hooks build clean
 
 # torch comes first and alone: where a CPU build of the pinned version is to be had, nothing later pulls CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -52,11 +52,16 @@ honesty: $(VENV)/.installed
 	$(BIN)/pasto generate --coeff -1 --coeff 0 --coeff 1 --max-new-tokens 60 "Should I tell my boss I was late because I overslept?"
 	$(BIN)/pasto report
 
+# Under ten minutes on two cores.
 test: $(VENV)/.dev $(VENV)/.demo
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not families and not plans"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long and not families and not plans"
+
+# The rest of what a change must pass: the demo model, real kills, several processes, a real Hub server.
+test-long: $(VENV)/.dev $(VENV)/.demo
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "long and not families and not plans"
 
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not families and not plans"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not long and not families and not plans"
 
 # Training, resuming and export on a tiny model of each family, and the law of what writes to the residual stream.
 test-families: $(VENV)/.dev

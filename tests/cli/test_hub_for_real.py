@@ -9,7 +9,7 @@ from tests.support.forks import run_forked
 from tests.support.hub_server import OWNER, READER, HubServer
 from tests.support.terminal import Said, contents, strict
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture()

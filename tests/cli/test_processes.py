@@ -24,6 +24,7 @@ def launch(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_train_and_measure_one_adapter(tmp_path):
     arguments = ("train", TINY, *SHORT, "--set", "training.precision=float32")
     done = launch(tmp_path, *arguments)

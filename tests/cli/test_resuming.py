@@ -35,6 +35,7 @@ TERMS = {
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [0, *TERMS])
 def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tmp_path, seed):
     args = (TINY, tmp_path, seed, MOMENTS, *BRIEF, *TERMS.get(seed, ()))

@@ -40,6 +40,7 @@ def test_the_metric_ranks_simulated_steerers_as_a_person_would(items):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_chance_earns_under_two(items):
     """Over 200 draws; net is clamped at 0, so that chance earns something, less the more dilemmas
     there are."""
@@ -294,6 +295,7 @@ def test_subset_keeps_whole_dilemmas_and_all_controls(items):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_frequent_value_ranks_the_oracles(items):
     """For each value with at least 100 labelled rows: perfect far above all, inverted and no-op
     nothing, Yes and No little.

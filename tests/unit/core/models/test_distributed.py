@@ -121,6 +121,7 @@ def read(path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("world", "spec"),
     [

