@@ -243,7 +243,7 @@ def sweep() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     asked = parser.parse_args()
     base_model()
-    runs = Sweep(asked.folder, asked.only)
+    runs = Sweep(asked.folder.resolve(), asked.only)
     kept = runs.root / "outcomes"
     kept.touch()
     done = {json.loads(line)["point"] for line in kept.open()}

@@ -248,6 +248,8 @@ def build(name: str, seed: int = 0) -> Any:
     for path, parameter in model.named_parameters():
         if parameter.dim() >= 2 and "A_log" not in path:  # decays, of which the sign matters
             torch.nn.init.normal_(parameter, std=0.08)
+        if name == "mamba2" and "A_log" in path:
+            parameter.data.fill_(-6.0)  # as it comes, the persona is forgotten before the answer
     return model.eval().requires_grad_(False)
 
 

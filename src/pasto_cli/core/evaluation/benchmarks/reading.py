@@ -50,9 +50,9 @@ def parse_benchmark(text: str, name: str, controls: Callable[[], list[Item]] = l
     try:
         file = BenchmarkFile.model_validate(document.data)
     except ValidationError as error:
-        raise _refused([*problems, *_mistakes_in(document, name, error)]) from None
+        raise _refused(name, [*problems, *_mistakes_in(document, name, error)]) from None
     if problems := problems + list(_ids_twice(file, document, name)):
-        raise _refused(problems)
+        raise _refused(name, problems)
     return benchmark_of(file, controls)
 
 
@@ -94,9 +94,9 @@ def _ids_twice(file: BenchmarkFile, document: Document, name: str) -> Iterator[s
             first.setdefault(one.id, line)
 
 
-def _refused(problems: Sequence[str]) -> PastoError:
+def _refused(name: str, problems: Sequence[str]) -> PastoError:
     lines = list(dict.fromkeys(problems))
-    more = [f"... and {len(lines) - 20} more"] if len(lines) > 20 else []
+    more = [f"{name}: ... and {len(lines) - 20} more"] if len(lines) > 20 else []
     return PastoError("\n".join([*lines[:20], *more]), HELP)
 
 
@@ -141,7 +141,7 @@ def parse_jsonl(text: str, name: str, controls: Callable[[], list[Item]]) -> Ben
         except ValueError as error:
             problems.append(f"{name}:{number}: {error}")
     if problems:
-        raise _refused(problems)
+        raise _refused(name, problems)
     if not questions:
         raise PastoError(f"{name}: there are no questions", HELP)
     try:
@@ -149,7 +149,9 @@ def parse_jsonl(text: str, name: str, controls: Callable[[], list[Item]]) -> Ben
             {"format": 1, **head, "questions": tuple(questions.values())}
         )
     except ValidationError as error:  # the questions are good: it is the first line
-        raise _refused([f"{name}:{lines[0][0]}: {_said(e)}" for e in error.errors()]) from None
+        raise _refused(
+            name, [f"{name}:{lines[0][0]}: {_said(e)}" for e in error.errors()]
+        ) from None
     return benchmark_of(file, controls)
 
 
