@@ -98,3 +98,18 @@ def test_a_mistake_is_said_before_anything_is_trained(pasto, arguments, error, n
     assert (said.code, said.out) == (1, "")
     assert error in said.error and next_step in said.next_step
     assert not Path("runs").exists() and Path("there.yaml").read_text() == "mine\n"
+
+
+@pytest.mark.long
+def test_a_search_comes_first_where_it_is_asked_for(tmp_path):
+    """Its choice is a finalist's: the most strength for a nat, on the other seeds."""
+    keys = "tune={keys: {training.lr: [0.004, 0.01]}, finalists: 2, seeds: 1}"
+    said = call_in(tmp_path, *DIAL, *SMALL, "--set", keys, "--tune", 2, "--json")
+    assert said.code in (0, 1), said.err
+    found = strict(said.out)
+    study = strict((tmp_path / "runs/tune/honest-dishonest/study.json").read_text())
+    again = {f["number"]: f["each"][0][0] / f["each"][0][1] for f in study["finalists"]}
+    best = study["trials"][max(again, key=again.get) - 1]
+    recipe = load_recipe(tmp_path / found["run"] / "recipe.yaml")
+    assert recipe.training.lr == best["settings"]["training.lr"]
+    assert f"the search chose trial {best['number']}" in said.err

@@ -43,11 +43,12 @@ def test_mistakes_in_a_recipe_are_found_without_torch(tmp_path):
 
 FLAGS = {
     "dial": "model positive negative --force --json --out --prompt --quick --recipe --recipe-out "
-    "--seed --set",
+    "--seed --set --tune",
     "plan": "recipe --device-memory --json --set",
     "make-pairs": "positive negative --column --count --dataset --force --json --model --out "
     "--personas --recipe --screen --seed --set --suffixes --templates",
     "train": "recipe --force --json --out --resume --seeds --set",
+    "tune": "recipe --force --json --out --pick --resume --set --storage --study --trials --worker",
     "eval": "adapters --baseline --batch-size --benchmark/-b --coeffs --data --device --equal-kl "
     "--harness --json --label-sign --limit --no-verify --oracles --quantization --raw --tasks "
     "--value",

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 
 from pasto_cli.base.statistics import Estimate
 
@@ -52,3 +53,11 @@ def format_seconds(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
+
+
+def format_settings(settings: Mapping[str, object]) -> str:
+    """`training.lr=0.00312 adapter.rank=16`: keys of a recipe in one line, as --set takes them."""
+    return " ".join(
+        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in settings.items()
+    )

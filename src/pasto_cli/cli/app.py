@@ -41,6 +41,7 @@ from pasto_cli.cli import (
     serve,
     streams,
     train,
+    tune,
     verify,
 )
 
@@ -56,6 +57,7 @@ app.command("dial")(dial.dial)
 app.command("plan")(plan.plan)
 app.command("make-pairs")(make_pairs.make_pairs)
 app.command("train")(train.train)
+app.command("tune")(tune.tune)
 app.command("eval")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("benchmarks")(benchmarks.benchmarks)

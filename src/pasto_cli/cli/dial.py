@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pasto_cli.cli import options
+from pasto_cli.cli.tune import require_optuna
 
 if TYPE_CHECKING:
     from pasto_cli.workflows.dial import Made
@@ -45,6 +46,15 @@ def dial(
             show_default=False,
         ),
     ] = None,
+    tune: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            callback=options.count,
+            help="Search for settings first, in so many trainings (pasto tune).",
+            show_default=False,
+        ),
+    ] = None,
     force: options.Unscreened = False,
     json: options.Json = False,
 ) -> None:
@@ -64,6 +74,9 @@ def dial(
     from pasto_cli.cli.console import Screen, print_json
     from pasto_cli.cli.train import record_of, require_certificates
 
+    if tune is not None:
+        require_optuna()
+        resolved = workflow.with_best_settings(resolved, tune, Screen(), out)
     made = workflow.make_dial(
         resolved, Screen(), out, recipe_out=recipe_out, force=force, prompt=prompt
     )

@@ -10,14 +10,15 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import write_text
-from pasto_cli.base.format import format_bytes
+from pasto_cli.base.format import format_bytes, format_settings
 from pasto_cli.core.pairs.pairs import personas_of
 from pasto_cli.core.planning.planner import NoPlan
-from pasto_cli.core.recipe.load import dump_recipe, load_recipe
+from pasto_cli.core.recipe.load import dump_recipe, load_recipe, with_settings
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.plan import DevicePlan, Plan
 from pasto_cli.workflows import generate
@@ -135,6 +136,42 @@ def make_dial(
     sampling = generate.Sampling(TOKENS, 0.0, recipe.training.seed)
     (answers,) = generate.generate(dials, [prompt], sampling, watch)
     return Made(trained, plan, prompt, answers.texts)
+
+
+def with_best_settings(recipe: Recipe, trials: int, watch: Watcher, root: Path) -> Recipe:
+    """The recipe with the settings that a search found: most strength for a nat of disturbance.
+
+    Args:
+        recipe: From `dial_recipe`.
+        trials: Trainings of the search; one of that name that was begun before goes on.
+        watch: Told what happens.
+        root: Folder that holds the runs.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C; the search goes on when the same is asked again.
+        PastoError: For anything a user can mend.
+    """
+    from pasto_cli.workflows.tune.study import Wanted as Search
+    from pasto_cli.workflows.tune.study import tune
+
+    found = tune(Search(recipe, trials, resume=True, out=root), watch)
+    if found.interrupted:
+        raise KeyboardInterrupt
+    # What a trial reached by luck does not hold on other seeds.
+    again = {finalist.number: finalist.each for finalist in found.record.finalists}
+    worth = {
+        trial.number: fmean(o.strength / max(o.disturbance, 1e-6) for o in again[trial.number])
+        for trial in found.record.front
+        if trial.number in again
+    }
+    if not worth:
+        raise PastoError(
+            "no trial of the search ended with a dial",
+            f"Look at {found.page}, or leave --tune out.",
+        )
+    best = next(t for t in found.record.front if t.number == max(worth, key=worth.__getitem__))
+    watch.note(f"the search chose trial {best.number}: {format_settings(best.settings)}")
+    return with_settings(recipe, best.settings)
 
 
 def say_whether_it_fits(plan: Plan, watch: Watcher) -> None:

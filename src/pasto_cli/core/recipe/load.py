@@ -6,9 +6,10 @@ indexes as ints, and it holds the tag of a union, which does not stand in the fi
 """
 
 import difflib
+import json
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -65,6 +66,23 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     written, problems = _read_yaml(text, path)
     for override in overrides:
         problems += _apply_override(written, override)
+    return _validate(written, problems)
+
+
+def with_settings(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
+    """A recipe with other values of some keys.
+
+    Args:
+        recipe: A valid one.
+        settings: `section.key` -> value, as YAML would give it.
+
+    Raises:
+        RecipeError: With all mistakes that they make.
+    """
+    written = _Written(Path(recipe.name), recipe.model_dump(mode="json"), {}, {})
+    problems: list[str] = []
+    for key, value in settings.items():
+        problems += _apply_override(written, f"{key}={json.dumps(value)}")
     return _validate(written, problems)
 
 

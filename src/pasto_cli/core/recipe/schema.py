@@ -36,6 +36,7 @@ from pasto_cli.core.recipe.section import (
     Signed,
 )
 from pasto_cli.core.recipe.subspace_expression import parse_subspace
+from pasto_cli.core.recipe.tune_spec import TuneSpec
 
 LARGEST_DEVICE = 127
 """torch counts devices in a byte."""
@@ -348,6 +349,15 @@ class Recipe(Section):
     calibration: CalibrationSpec | None = CalibrationSpec()
     """What +1 and -1 of the finished dial stand for; `off` leaves them at the coefficients of
     training."""
+    tune: TuneSpec | None = None
+    """Search over keys of this recipe, for `pasto tune`; a training does not look at it."""
+
+    @model_serializer(mode="wrap")
+    def _without_a_search(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = handler(self)
+        if fields["tune"] is None:  # nothing that a run was made with
+            del fields["tune"]
+        return fields
 
     @field_validator("calibration", mode="before")
     @classmethod

@@ -22,7 +22,7 @@ from pasto_cli.core.report.sections import (
     training_section,
 )
 
-_PAGE = resources.files("pasto_cli.core.report") / "page.html"
+_HERE = resources.files("pasto_cli.core.report")
 CITATIONS = (
     "AntiPaSTO: Anti-Parallel Subspace Training for Ordered steering. arXiv 2601.07473.",
     "DailyDilemmas: Y. Y. Chiu, L. Jiang, Y. Choi. arXiv 2410.02683 (CC BY 4.0), where it was "
@@ -67,11 +67,8 @@ class Contents(NamedTuple):
 
 def render(contents: Contents) -> str:
     """The page."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     meta = contents.meta
-    return environment.from_string(_PAGE.read_text(encoding="utf-8")).render(
+    return template("page.html").render(
         name=meta.trained_with.name,
         personas=meta.personas,
         source=meta.base.spec.source,
@@ -84,6 +81,16 @@ def render(contents: Contents) -> str:
         citations=CITATIONS,
         measured=bool(contents.evaluations),
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """A page of this folder, with the style that all of them share."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    style = (_HERE / "style.css").read_text(encoding="utf-8")
+    page = (_HERE / name).read_text(encoding="utf-8")
+    return environment.from_string(page, globals={"style": style})
 
 
 def _sections(contents: Contents) -> list[Section]:

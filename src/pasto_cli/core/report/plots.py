@@ -211,3 +211,51 @@ def curves(
         axes.set_ylabel(ylabel)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.3), ncols=2)
         return _svg(figure, label)
+
+
+class Point(NamedTuple):
+    """One trial of a search."""
+
+    name: str
+    x: float
+    y: float
+    best: bool
+
+
+def front(points: Sequence[Point], xlabel: str, ylabel: str, label: str) -> str:
+    """What a search found: filled and joined, the points that no other one beats in both numbers.
+
+    Args:
+        points: Less is better on the x axis, more on the y axis.
+        xlabel: Label of the x axis.
+        ylabel: Label of the y axis.
+        label: What the plot shows, for screen readers.
+    """
+    best = sorted((point for point in points if point.best), key=lambda point: point.x)
+    with _style():
+        figure, axes = _axes(3.2)
+        axes.step(
+            [p.x for p in best], [p.y for p in best], where="post", color=COLOURS[0], linewidth=1.0
+        )
+        for chosen, marker, face in ((True, "o", COLOURS[0]), (False, "s", "white")):
+            some = [point for point in points if point.best is chosen]
+            axes.plot(
+                [p.x for p in some],
+                [p.y for p in some],
+                linestyle="none",
+                marker=marker,
+                markersize=5,
+                color=COLOURS[0] if chosen else COLOURS[6],
+                markerfacecolor=face,
+            )
+        for point in points:
+            axes.annotate(
+                point.name,
+                (point.x, point.y),
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize=7.5,
+            )
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        return _svg(figure, label)
