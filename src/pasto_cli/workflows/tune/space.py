@@ -82,7 +82,8 @@ def suggest(trial: "optuna.Trial", space: Space) -> dict[str, Setting]:
     found: dict[str, Setting] = {}
     for key, values in space.items():
         if isinstance(values, list):
-            found[key] = trial.suggest_categorical(key, values)
+            chosen: Any = trial.suggest_categorical(key, values)
+            found[key] = chosen
         elif values.whole:
             found[key] = trial.suggest_int(key, int(values.low), int(values.high), log=values.log)
         else:
