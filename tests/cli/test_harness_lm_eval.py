@@ -74,6 +74,13 @@ def test_zero_is_the_harness_own_model_on_the_base(dial, tasks):
         assert turned[name] != base[name], name
 
 
+def test_each_task_may_have_a_coefficient_of_its_own(dial, tasks):
+    found, answers = run(model(dial, "3;sums_text:-2;sums_rolling:0"), tasks, *ALL)
+    for name, coefficient in (("sums", 3.0), ("sums_text", -2.0), ("sums_rolling", 0.0)):
+        expected, alone = run(model(dial, coefficient), tasks, name)
+        assert answers[name] == alone[name] and found[name] == expected[name], name
+
+
 @pytest.mark.parametrize("coeff", [-2.0, 0.5])
 def test_loglikelihoods_are_those_of_one_row_at_a_time(dial, tasks, coeff):
     _, answers = run(model(dial, coeff), tasks, "sums")
