@@ -200,7 +200,7 @@ def test_a_group_has_the_documents_of_its_tasks(pasto, project, tasks):
         (("--tasks", "no_such_task"), "has no task 'no_such_task'"),
         (("--tasks", "broken", "--data", "tasks"), "cannot load broken"),
         (("--tasks", "sums", "--data", "nowhere"), "nowhere is no folder"),
-        (("--tasks", "sums", "--data", "tasks", "--coeffs=nan"), "not finite"),
+        (("--tasks", "sums", "--data", "tasks", "--coeffs=nan"), "is not a coefficient"),
     ],
 )
 def test_what_the_harness_cannot_run_is_a_clear_line(pasto, tasks, options, error):
