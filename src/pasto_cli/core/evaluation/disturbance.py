@@ -77,7 +77,8 @@ def make_probe(
     ids = [lm.chat.prompt(prompt) for prompt in prompts]
     # What all prompts begin and end with is the chat template; the rest is their own text.
     head, tail = _common_prefix(ids), _common_prefix([row[::-1] for row in ids])
-    words = [len(row) - head - tail for row in ids]
+    # Where a template writes nothing before them, nothing predicts the first token.
+    words = [len(row) - max(head, 1) - tail for row in ids]
     answers = greedy_answers(lm, ids, tokens)
     rows = [row + answer for row, answer in zip(ids, answers, strict=True)]
     base: list[Tensor] = [torch.empty(0)] * len(ids)
