@@ -16,7 +16,7 @@ from pasto_cli.core.evaluation.disturbance import (
 )
 from pasto_cli.core.models.activations import collect_activations
 from pasto_cli.core.steering.cayley import bounded_skew, largest_angle
-from pasto_cli.core.steering.steerer import PromptSteerer, Scaled
+from pasto_cli.core.steering.steerer import NoOpSteerer, PromptSteerer, Scaled
 from pasto_cli.core.steering.vectors import mean_directions, pca_directions
 
 IDS = torch.arange(40, 70)[None]
@@ -124,6 +124,18 @@ def test_coefficient_at_budget_hits_the_budget(tiny, build, name):
             measure_disturbance(lm, scaled, probe, a).kl_p95
             == measure_disturbance(lm, steerer, probe, own).kl_p95
         )
+
+
+def test_a_prompt_with_nothing_before_it_is_read_from_its_second_token(tiny, monkeypatch):
+    """A template that writes the text alone: nothing predicts the first token."""
+    lm, prompts = tiny(), ["Tell me about a lake.", "Why?"]
+    bare = [lm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts]
+    monkeypatch.setattr(lm.chat, "prompt", lambda text: bare[prompts.index(text)])
+    found = measure_disturbance(lm, NoOpSteerer(), make_probe(lm, prompts, 4), 0.0)
+    for row, nll, kl in zip(bare, found.nll, found.kl, strict=True):
+        log_p = lm.model(torch.tensor([row])).logits[0].log_softmax(-1)  # (t, v)
+        expected = [-float(log_p[i, token]) for i, token in enumerate(row[1:])]
+        assert nll.tolist() == pytest.approx(expected, abs=1e-4) and len(kl) == 4
 
 
 def test_a_steerer_that_cannot_disturb_gives_up(tiny, make_adapter):
