@@ -15,7 +15,7 @@ from tests.support.forks import run_forked
 from tests.support.killing import killed_between_renames
 from tests.support.terminal import SHORT, TINY, call_in, contents
 
-MOMENTS = 5
+MOMENTS = 3
 """Of each seed."""
 RESUMABLE = ("--set", "training.epochs=3", "--set", "pairs.count=24")
 BRIEF = ("--set", "training.epochs=2", "--set", "pairs.count=16")

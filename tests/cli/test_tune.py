@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from pasto_cli.core.recipe.load import load_stored_recipe
+from pasto_cli.workflows.tune import trial as trials_of
 from tests.support.terminal import SHORT, TINY, call_in, strict
 
 SPACE = "{training.lr: {low: 0.002, high: 0.02, log: true}, adapter.rank: [8, 16]}"
@@ -141,13 +142,14 @@ def test_one_that_is_killed_ends_as_one_that_is_not(tmp_path, searched):
 
 
 @whole
-def test_a_training_that_stays_behind_is_pruned(tmp_path):
-    """A rate that learns nothing, after four that did."""
+def test_a_training_that_stays_behind_is_pruned(tmp_path, monkeypatch):
+    """A rate that learns nothing, after two that did."""
+    monkeypatch.setattr(trials_of, "PEERS", 2)
     keys = "{training.lr: [0.01, 1.0e-9]}"
     found = found_by(
         tmp_path,
-        *(TINY, "--set", "training.epochs=4", "--set", "pairs.count=24"),
-        *("--set", f"tune.keys={keys}", "--set", "tune.finalists=0", "--trials", 9),
+        *(TINY, "--set", "training.epochs=3", "--set", "pairs.count=16"),
+        *("--set", f"tune.keys={keys}", "--set", "tune.finalists=0", "--trials", 5),
     )
     rates = {(t["settings"]["training.lr"], t["state"]) for t in found["trials"]}
     assert (1e-9, "pruned") in rates and (0.01, "pruned") not in rates
