@@ -22,6 +22,7 @@ from pasto_cli.core.models.chat import Chat
 from pasto_cli.core.models.forward import RowStates, hidden_states
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.tokentree import cut
+from pasto_cli.core.steering.overflow import require_true_logits
 from pasto_cli.core.steering.steerer import Steerer
 
 YES_NO = ("Yes", "No")
@@ -104,6 +105,9 @@ def score_answers(
         coefficients: c of them, in one forward pass.
         budget: Nodes of one token tree, the answers' own nodes left out.
         progress: Told how many questions each pass has answered.
+
+    Raises:
+        PastoError: If the states of the model overflow at a coefficient.
     """
 
     def answer(group: list[int]) -> dict[int, _Scored]:
@@ -114,7 +118,12 @@ def score_answers(
         passes = hidden_states(lm, rows, None, steer=steerer.at, coefficients=coefficients)
         found = {owners[n]: states for n, states in passes}
         return {
-            i: _score(lm, questions[i], {stem: found[i, stem] for stem in _stems(questions[i])})
+            i: _score(
+                lm,
+                questions[i],
+                {stem: found[i, stem] for stem in _stems(questions[i])},
+                coefficients,
+            )
             for i in group
         }
 
@@ -135,7 +144,12 @@ def _stems(question: TokenisedQuestion) -> list[Way]:
     return sorted({way[:-1] for ways in question.answers for way in ways} | {()})
 
 
-def _score(lm: LoadedModel, question: TokenisedQuestion, rows: dict[Way, RowStates]) -> _Scored:
+def _score(
+    lm: LoadedModel,
+    question: TokenisedQuestion,
+    rows: dict[Way, RowStates],
+    coefficients: Sequence[float],
+) -> _Scored:
     """Read one question's answers off the rows that end in its stems.
 
     The output head is a product with the whole vocabulary, so it is taken once for each node that a
@@ -148,7 +162,9 @@ def _score(lm: LoadedModel, question: TokenisedQuestion, rows: dict[Way, RowStat
             nodes[way[:length]] = int(path[len(question.ids) - 1 + length])
     # All rows come from one pass, so that a node of any of them is found in the states of each.
     last = rows[()].nodes.last[:, list(nodes.values())]  # (c, beginnings, d_model)
-    log_p = lm.head(last).log_softmax(-1).cpu().double()  # (c, beginnings, v)
+    logits = lm.head(last)  # (c, beginnings, v)
+    require_true_logits(logits[:, 0], coefficients)
+    log_p = logits.log_softmax(-1).cpu().double()
     at = {beginning: log_p[:, i] for i, beginning in enumerate(nodes)}  # (c, v) each
 
     def way_log_p(way: Way) -> Tensor:  # (c,)

@@ -20,6 +20,7 @@ from pasto_cli.core.serving.kv_batch import KVBatch
 from pasto_cli.core.serving.sampling import Sampler, logprob_of
 from pasto_cli.core.serving.text import TextWriter
 from pasto_cli.core.steering.generation import end_tokens
+from pasto_cli.core.steering.overflow import are_true
 from pasto_cli.core.steering.steerer import Steerer
 
 
@@ -158,10 +159,9 @@ class Scheduler:
 
     def _write(self, rows: Iterable[Row], logits: Tensor) -> None:
         """Choose each row's next token from logits (rows, v), and send what text it gives."""
-        best = logits.max(-1)
         # At once: each look at a GPU's result waits for it.
-        likeliest, finite = best.indices.tolist(), best.values.isfinite().tolist()
-        for row, own, token, sound in zip(rows, logits, likeliest, finite, strict=True):
+        likeliest, true = logits.argmax(-1).tolist(), are_true(logits).tolist()
+        for row, own, token, sound in zip(rows, logits, likeliest, true, strict=True):
             if not sound:
                 self._refuse(row)
                 continue

@@ -12,6 +12,12 @@ from transformers import LogitsProcessor
 from pasto_cli.base.errors import PastoError
 
 
+def are_true(logits: Tensor) -> Tensor:
+    """Whether logits (..., v) say something: (...,) bool."""
+    largest, smallest = logits.amax(-1), logits.amin(-1)  # NaN goes through both
+    return torch.isfinite(largest) & (largest > smallest)
+
+
 def require_true_logits(logits: Tensor, coefficients: Sequence[float]) -> None:
     """See that logits say something.
 
@@ -22,8 +28,7 @@ def require_true_logits(logits: Tensor, coefficients: Sequence[float]) -> None:
     Raises:
         PastoError: With the first coefficient at which they do not.
     """
-    largest, smallest = logits.amax(-1), logits.amin(-1)  # (b,); NaN goes through both
-    good = torch.isfinite(largest) & (largest > smallest)
+    good = are_true(logits)  # (b,)
     if bool(good.all()):
         return
     worst = coefficients[int(good.int().argmin())]

@@ -5,6 +5,7 @@ import torch
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.limits import require_coefficients, require_seed, require_temperature
+from pasto_cli.core.evaluation.questions import TokenisedQuestion, score_answers
 from pasto_cli.core.steering.generation import generate
 from pasto_cli.core.steering.overflow import require_true_logits
 from pasto_cli.core.steering.steerer import NoOpSteerer
@@ -25,6 +26,18 @@ def test_no_text_is_made_of_them(tiny):
     try:
         with pytest.raises(PastoError, match="overflow"):
             generate(lm, NoOpSteerer(), "Hello.", [0.0], 2)
+    finally:
+        handle.remove()
+
+
+def test_no_score_is_made_of_them(tiny):
+    lm = tiny()
+    head = lm.model.get_output_embeddings()
+    question = TokenisedQuestion(lm.chat.prompt("Yes or no?"), [[(40,)], [(41,)]])
+    handle = head.register_forward_hook(lambda _m, _i, out: out * 0)
+    try:
+        with pytest.raises(PastoError, match="at coefficient 0.5 the states"):
+            score_answers(lm, NoOpSteerer(), [question], [0.5], 512)
     finally:
         handle.remove()
 
