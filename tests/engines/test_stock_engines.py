@@ -91,6 +91,30 @@ def compare(name, run, service, needs_load):
     assert equal >= len(jobs) - 2  # near ties fall either way
 
 
+def show_speed(engine):
+    """Eight answers at once, at eight positions that are loaded, against eight of the base."""
+    eight = [{"mood": c} for c in (-1.0, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 1.0)]
+    prompts = bundled.lines("sentiment_prompts.txt")[:8]
+
+    async def together(positions):
+        await asyncio.gather(*(text(engine, p, c) for p, c in zip(prompts, positions, strict=True)))
+
+    seconds = {}
+    for name, positions in (("positions", eight), ("base", [{}] * 8)):
+        asyncio.run(together(positions))
+        taken = []
+        for _ in range(3):
+            started = time.perf_counter()
+            asyncio.run(together(positions))
+            taken.append(time.perf_counter() - started)
+        seconds[name] = sorted(taken)[1]
+    print(
+        f"vLLM, 8 x {TOKENS} tokens at once: base {seconds['base']:.2f} s, eight positions "
+        f"{seconds['positions']:.2f} s, {seconds['base'] / seconds['positions']:.2f} of its tokens "
+        f"per second"
+    )
+
+
 @pytest.mark.skipif(not VLLM, reason="PASTO_VLLM names no vLLM")
 def test_vllm(run):
     command = f"{VLLM} serve --enforce-eager --max-model-len 512"
@@ -98,6 +122,7 @@ def test_vllm(run):
     try:
         print(f"vLLM: ready after {seconds:.0f} s")
         compare("vLLM", run, service, needs_load=True)
+        show_speed(service.engine)
     finally:
         service.engine.close()
 
