@@ -5,9 +5,15 @@ operation that is asked for is done on those, so that results are those of the C
 takes a tensor of the CPU beside one of elsewhere is refused, as a GPU would refuse it. Tensors of
 the CPU without dimensions may take part, as they may there.
 
-PyTorch lends the key `PrivateUse1` to devices of one's own (`torch.utils.backend_registration`).
+PyTorch lends the key `PrivateUse1` to devices of one's own (`torch.utils.backend_registration`). It
+has to know them before its first backward pass: a process of its own runs the command line there,
+
+    python -m tests.support.elsewhere HOW ARGS...
+
+with the model moved away whole (HOW is `all`), or in its later layers (`half`).
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -148,3 +154,48 @@ def elsewhere() -> Iterator[torch.device]:
     device = register()
     with _Mode(), _Functions():
         yield device
+
+
+def split(model: Any, first: str, second: str, at: int = 3) -> dict[str, str]:
+    """A map of devices: embeddings, the head that is tied to them and the first layers, then the
+    rest."""
+    layers = range(len(model.model.layers))
+    return {
+        "model.embed_tokens": first,
+        "lm_head": first,
+        "model.rotary_emb": first,
+        **{f"model.layers.{i}": first if i < at else second for i in layers},
+        "model.norm": second,
+    }
+
+
+def main() -> None:
+    """`pasto ARGS` with what it loads moved away."""
+    how, *arguments = sys.argv[1:]
+    with elsewhere() as device:
+        from pasto_cli.cli import app
+        from pasto_cli.core.models.loading import load_model
+        from pasto_cli.core.models.spread import spread_out
+        from pasto_cli.workflows import dials, evaluate, prepare
+        from tests.support.runs import PROMPTS
+
+        def load(*spec: Any) -> Any:
+            lm = load_model(*spec)
+            if how == "all":
+                lm.model.to(device)
+                assert lm.device == device
+            else:
+                spread_out(lm.model, split(lm.model, "cpu", str(device)), main_device="cpu")
+                assert lm.device.type == "cpu"
+            assert lm.model.model.layers[-1].mlp.down_proj.weight.device == device
+            return lm
+
+        torch.set_num_threads(1)
+        dials.load_model = load
+        evaluate.PROBE_PROMPTS, prepare.ELICITATION_ITEMS = PROMPTS, 2  # as the other tests have it
+        sys.argv = ["pasto", *arguments]
+        app.main()
+
+
+if __name__ == "__main__":
+    main()

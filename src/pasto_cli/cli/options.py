@@ -97,7 +97,8 @@ Quantization = Annotated[
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option("--device", help="auto, cpu, mps, cuda or cuda:N.", show_default=False)
+    str | None,
+    typer.Option("--device", help="auto, cpu, mps, cuda, cuda:N or balanced.", show_default=False),
 ]
 NoVerify = Annotated[
     bool, typer.Option("--no-verify", help="Skip fingerprints and reference logits of the adapter.")

@@ -334,7 +334,7 @@ def _base_of(meta: Meta, options: LoadOptions) -> ModelSpec:
     except ValidationError as error:
         raise PastoError(
             f"{first_problem(error)}, not {error.errors()[0]['input']!r}",
-            "Quantization is none, 4bit or 8bit; device is auto, cpu, mps or cuda.",
+            "Quantization is none, 4bit or 8bit; device is auto, cpu, mps, cuda or balanced.",
         ) from None
     # A recipe that names no revision was trained on the commit of that day. What has a hash instead
     # of a commit is a local file.

@@ -16,6 +16,7 @@ from torch import Tensor
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.linears import is_linear, linear_sizes
 from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.models.spread import weight_here
 from pasto_cli.core.records.adapter import BaseInfo, Meta, Reference
 from pasto_cli.core.steering.adapter import Adapter, ModuleAdapter
 
@@ -26,7 +27,8 @@ REFERENCE_LOGITS = 16
 
 def fingerprint(module: Any) -> str:
     """SHA-256 of a weight's bytes, packed if it is quantised."""
-    data = module.weight.detach().cpu().contiguous()
+    with weight_here(module):
+        data = module.weight.detach().cpu().contiguous()
     return hashlib.sha256(data.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 

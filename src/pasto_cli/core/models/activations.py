@@ -113,4 +113,4 @@ def _keep_output(
 
 def _at_nodes(x: Tensor, nodes: Tensor) -> Tensor:
     """(s, n, d) -> float32 (nodes, d), on the cpu."""
-    return x.reshape(-1, x.shape[-1])[nodes].float().cpu()
+    return x.reshape(-1, x.shape[-1])[nodes.to(x.device)].float().cpu()

@@ -15,6 +15,9 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.recipe.schema import ModelSpec
 
+BALANCED = "balanced"
+"""The device of a model that is spread over several."""
+
 
 @contextlib.contextmanager
 def layer_precision(lm: LoadedModel, precision: str) -> Iterator[bool]:
@@ -60,10 +63,12 @@ def _cpu_has_bfloat16(device: torch.device) -> bool:
 def pick_device(name: str) -> torch.device:
     """The device that a recipe names; `auto` takes cuda, then mps, then cpu.
 
+    For `balanced` it is the first of them, where the embeddings stand.
+
     Raises:
         PastoError: If it is not there.
     """
-    if name == "auto":
+    if name in ("auto", BALANCED):
         return next(
             device for device in map(torch.device, ("cuda", "mps", "cpu")) if _there(device)
         )

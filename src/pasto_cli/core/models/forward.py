@@ -153,7 +153,9 @@ def run_packed(
             hook.remove()
     (last,) = at_end
     assert last.shape[0] == batch
-    return NodeStates(_flat(at_depth[0], copies) if at_depth else None, _flat(last, copies))
+    # Of a model on several devices, layers leave them where they stand.
+    last, *others = (x.to(lm.device) for x in (last, *at_depth))
+    return NodeStates(_flat(others[0], copies) if others else None, _flat(last, copies))
 
 
 def _flat(states: Tensor, copies: int) -> Tensor:

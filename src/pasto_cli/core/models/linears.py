@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.core.models.spread import weight_here
 
 # Both multiply, whatever the name of the first says.
 SCALES = ("weight_scale_inv", "weight_scale")
@@ -52,6 +53,11 @@ def dense_weight(module: Any) -> Tensor:
     Raises:
         PastoError: For a quantiser that is not known, or a weight without its scale.
     """
+    with weight_here(module):
+        return _dense(module)
+
+
+def _dense(module: Any) -> Tensor:
     weight: Any = getattr(module, "weight", None)
     kind = type(weight).__name__
     if kind == "Params4bit":

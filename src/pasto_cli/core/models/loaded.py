@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.chat import Chat
 from pasto_cli.core.models.linears import dense_weight, is_linear, linear_sizes
+from pasto_cli.core.models.spread import is_spread_out, weight_here
 from pasto_cli.core.recipe.schema import ModelSpec
 
 HEAD_ROWS = 16_384
@@ -77,7 +78,9 @@ class LoadedModel:
         Raises:
             PastoError: If the head is of another width, and no projection leads to it.
         """
-        head = self.model.get_output_embeddings().weight.detach().cpu().float()
+        module = self.model.get_output_embeddings()
+        with weight_here(module):
+            head = module.weight.detach().cpu().float()
         if head.shape[1] == self.hidden_size:
             return head
         inside = set(self.layers.modules())
@@ -105,6 +108,12 @@ class LoadedModel:
     def head(self, last: Tensor) -> Tensor:
         """Logits (..., v), float32 or float64, of hidden states (..., d_model) after the norm."""
         head = self.model.get_output_embeddings()
+        if is_spread_out(self.model):  # the head may stand elsewhere
+            with weight_here(head):
+                return self._logits(head, last.to(head.weight.device)).to(last.device)
+        return self._logits(head, last)
+
+    def _logits(self, head: Any, last: Tensor) -> Tensor:
         if self.dtype in (torch.float32, torch.float64) or head.weight.dtype != self.dtype:
             logits = at_least_single(head(last.to(self.dtype)))
         else:
@@ -144,6 +153,8 @@ class LoadedModel:
         scale = getattr(config, "logit_scale", None) or 1.0
         scale = scale / (getattr(config, "logits_scaling", None) or 1.0)
         weight = self.model.get_output_embeddings().weight
+        home = by_logits.device
+        by_logits = by_logits.to(weight.device)  # of a model that is spread out
         if self.autocast:
             low = weight.detach().bfloat16() if self.low_head is None else self.low_head
             self.low_head = low
@@ -155,4 +166,5 @@ class LoadedModel:
                 weight.detach().split(HEAD_ROWS), by_logits.split(HEAD_ROWS, dim=-1), strict=True
             )
             found = torch.stack([by @ part.to(by.dtype) for part, by in parts]).sum(0)
+        found = found.to(home)
         return found if scale == 1.0 else found * scale

@@ -15,7 +15,7 @@ import torch
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import writing
 from pasto_cli.core.models.chat import Chat, Limits, NoChat
-from pasto_cli.core.models.devices import pick_device, pick_dtype
+from pasto_cli.core.models.devices import BALANCED, pick_device, pick_dtype
 from pasto_cli.core.models.linears import is_plain
 from pasto_cli.core.models.load_errors import load_failure
 from pasto_cli.core.models.loaded import LoadedModel, Notify
@@ -28,6 +28,7 @@ from pasto_cli.core.models.published_quantization import (
 from pasto_cli.core.models.random_models import build_random, byte_tokenizer
 from pasto_cli.core.models.residual_writers import decoder_layers
 from pasto_cli.core.models.sources import Found, resolve_source
+from pasto_cli.core.models.spread import is_spread_out, spread_out
 from pasto_cli.core.recipe.schema import ModelSpec
 
 
@@ -58,7 +59,10 @@ def load_model(spec: ModelSpec, notify: Notify = lambda _: None) -> LoadedModel:
     check_finite(model, spec.source)
     if bits := published(model.config).bits:  # published so: the recipe need not say it
         spec = spec.model_copy(update={"quantization": bits})
-    if getattr(model, "hf_quantizer", None) is None:  # a quantised one is on its device already
+    if spec.device == BALANCED and found.source is None:
+        model = spread_out(model)
+    # A quantised one, and one that is spread out, is where it should be already.
+    if getattr(model, "hf_quantizer", None) is None and not is_spread_out(model):
         try:
             model = model.to(device)
         except torch.OutOfMemoryError as error:
@@ -180,6 +184,8 @@ def _from_pretrained(
     arguments: dict[str, Any] = which | {"dtype": dtype, "output_loading_info": True}
     if quantised := _quantization_config(spec.quantization, dtype):
         arguments |= {"quantization_config": quantised, "device_map": {"": str(device)}}
+    if spec.device == BALANCED:
+        arguments["device_map"] = BALANCED
     try:
         was = published(AutoConfig.from_pretrained(source, **which))
         arguments |= loading_arguments(was, spec, device)

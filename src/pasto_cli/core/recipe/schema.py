@@ -56,7 +56,8 @@ class ModelSpec(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: float32 on a CPU, else bfloat16."""
     device: str = "auto"
-    """auto takes cuda, then mps, then cpu."""
+    """auto takes cuda, then mps, then cpu; balanced spreads the layers over all GPUs, and what does
+    not fit there over memory and disk."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Only these two take the 4-D masks of token trees."""
     system: str | None = None
@@ -67,11 +68,11 @@ class ModelSpec(Section):
     @field_validator("device")
     @classmethod
     def _device(cls, value: str) -> str:
-        found = re.fullmatch(r"auto|cpu|mps|cuda(?::(0|[1-9][0-9]*))?", value)
+        found = re.fullmatch(r"auto|balanced|cpu|mps|cuda(?::(0|[1-9][0-9]*))?", value)
         if not found or (found[1] and int(found[1][:4]) > LARGEST_DEVICE):
             raise ValueError(
-                f"{value!r} is not a device; write auto, cpu, mps, cuda or cuda:N, N from 0 to "
-                f"{LARGEST_DEVICE}"
+                f"{value!r} is not a device; write auto, balanced, cpu, mps, cuda or cuda:N, N "
+                f"from 0 to {LARGEST_DEVICE}"
             )
         return value
 

@@ -29,15 +29,15 @@ def add_change(down: Tensor, mix: Tensor, up: Tensor, rows: Tensor | None) -> An
         up: E, (r, d_out).
         rows: Index of each batch row's coefficient (b,); None where one serves all rows.
     """
-    # The dtype is known when the first input comes; the casts then serve every later token.
-    cast: dict[torch.dtype, tuple[Tensor, Tensor, Tensor]] = {}
+    # Dtype and device are known when the first input comes; the casts then serve every later token.
+    cast: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
 
     def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]  # (b, t, d_in)
-        if x.dtype not in cast:
+        if (x.dtype, x.device) not in cast:
             spread = mix if rows is None else mix[rows.to(mix.device)]  # (b or 1, r, r)
-            cast[x.dtype] = down.to(x.dtype), spread.to(x.dtype), up.to(x.dtype)
-        d, m, e = cast[x.dtype]
+            cast[x.dtype, x.device] = down.to(x), spread.to(x), up.to(x)
+        d, m, e = cast[x.dtype, x.device]
         if x.dim() == 2 and m.shape[0] > 1 and x.shape[0] % m.shape[0] == 0:
             # Some architectures (OPT) flatten rows and positions before the MLP.
             x = x.reshape(m.shape[0], -1, x.shape[-1])  # (b t, d_in) -> (b, t, d_in)
@@ -46,7 +46,7 @@ def add_change(down: Tensor, mix: Tensor, up: Tensor, rows: Tensor | None) -> An
                 f"{m.shape[0]} coefficients for a batch of {x.shape[0]} rows",
                 "Give one coefficient, or one per row.",
             )
-        return output + ((x @ d) @ m @ e).reshape(output.shape).to(output.dtype)
+        return output + ((x @ d) @ m @ e).reshape(output.shape).to(output)
 
     return add
 

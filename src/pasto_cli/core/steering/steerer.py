@@ -141,8 +141,8 @@ def _add(shift: Tensor) -> Any:
 
     def hook(_module: Any, _inputs: Any, output: Any) -> Any:
         if isinstance(output, tuple):  # some architectures return attention weights as well
-            return (output[0] + shift.to(output[0].dtype), *output[1:])
-        return output + shift.to(output.dtype)
+            return (output[0] + shift.to(output[0]), *output[1:])
+        return output + shift.to(output)
 
     return hook
 
