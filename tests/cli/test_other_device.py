@@ -23,10 +23,11 @@ SMALL = (
     "training.batch_size=8",
     "pairs.count=12",
     "adapter.max_modules=4",
-    "losses.anchor={count: 2, tokens: 2}",
+    "losses.anchor={count: 2, tokens: 2, prompts: anchors.txt}",
     "evaluation.benchmark=sentiment",
 )
 SETTINGS = [x for key in SMALL for x in ("--set", key)]
+ANCHORS = "".join(f"What is {n} plus {n}?\n" for n in range(8))
 VERBS = {
     "eval": (*CANDOUR, "--baseline", "control-vector", "--baseline", "random-rotation"),
     "generate": ("Hello.", "-c", "-1", "-c", "0.5", "--max-new-tokens", "3"),
@@ -52,6 +53,7 @@ def whole(tmp_path_factory):
     """A folder with a dial that was trained on the CPU."""
     root = tmp_path_factory.mktemp("whole")
     (root / "own.yaml").write_text(OWN)
+    (root / "anchors.txt").write_text(ANCHORS)
     said = call_in(root, "train", TINY, *SETTINGS)
     assert said.code in (0, 1), said.err
     return root
@@ -81,6 +83,7 @@ with elsewhere() as device:
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["all", "half"])
 def test_a_training_ends_with_the_same_numbers(whole, tmp_path, how):
+    (tmp_path / "anchors.txt").write_text(ANCHORS)
     said = elsewhere(tmp_path, how, "train", TINY, *SETTINGS)
     assert said.code in (0, 1), said.err
     one, two = (

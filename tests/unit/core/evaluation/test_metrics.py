@@ -302,7 +302,7 @@ def test_every_frequent_value_ranks_the_oracles(items):
 
     What chance earns falls with the square root of the dilemmas: under 2 on 200 of them, under 5 on
     the 50 of the rarest."""
-    seeds = dict.fromkeys(ORACLES, 2) | {"yes-sayer": 15, "no-sayer": 15, "random": 15}
+    seeds = dict.fromkeys(ORACLES, 5) | {"yes-sayer": 25, "no-sayer": 25, "random": 25}
     counts = Counter(v for i in items for v in i.labels if ": " not in v)
     values = [v for v, n in counts.items() if n >= 100]
     assert len(values) >= 9
