@@ -23,6 +23,7 @@ from pasto_cli.workflows.progress import Watcher
 from pasto_cli.workflows.tune.space import own_values, suggest, trial_recipe
 from pasto_cli.workflows.tune.storage import (
     PROBLEM,
+    RECIPE,
     SLOT,
     WORKER,
     Place,
@@ -189,7 +190,7 @@ def finals_of(search: optuna.Study, where: Where, recipe: Recipe, spec: TuneSpec
     if not wanted:
         return None
     place = where.place._replace(name=f"{where.place.name}-seeds")
-    study, new = create(place, where.storage, search.user_attrs["recipe"])
+    study, new = create(place, where.storage, search.user_attrs[RECIPE])
     if new or not where.worker or not _is_ready(study):
         add_slots(study, wanted)
         study.set_user_attr(READY, True)
