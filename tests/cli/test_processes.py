@@ -1,13 +1,14 @@
 """The command line under a launcher: one run, one voice, the numbers of one process."""
 
 import os
+import socket
 import subprocess
 import sys
 
 import pytest
 from safetensors.torch import load_file
 
-from tests.support.terminal import SHORT, TINY, call_in
+from tests.support.terminal import SHORT, TINY, call_in, strict
 
 FAST = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -17,10 +18,25 @@ def launch(
     *words,
     launcher=("torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29613"),
 ):
-    code = [sys.executable, "-m", *launcher, "-m", "pasto_cli", *map(str, words)]
+    code = [sys.executable, *(("-m", *launcher) if launcher else ()), "-m", "pasto_cli"]
+    code += map(str, words)
     return subprocess.run(
         code, cwd=folder, capture_output=True, text=True, env=os.environ | FAST, timeout=300
     )
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def weights(run):
+    return load_file(run / "adapter" / "adapter.safetensors")
+
+
+def apart(one, other):
+    return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
 @pytest.mark.slow
@@ -34,11 +50,8 @@ def test_two_processes_train_and_measure_one_adapter(tmp_path):
     assert len(runs) == 2 and runs[1] == "latest"
     assert done.stdout.count("Certificate") == alone.out.count("Certificate") == 1
     assert done.stderr.count("validation") == alone.err.count("validation") == 2
-    two, one = (
-        load_file(tmp_path / root / "latest" / "adapter" / "adapter.safetensors")
-        for root in ("runs", "alone")
-    )
-    assert max((two[name] - one[name]).abs().max().item() for name in one) < 1e-5
+    two, one = (tmp_path / root / "latest" for root in ("runs", "alone"))
+    assert apart(weights(two), weights(one)) < 1e-5
 
     done = launch(tmp_path, "eval", "--benchmark", "mini-dilemmas", "--limit", "6")
     assert done.returncode == 0, done.stderr
@@ -54,3 +67,104 @@ def test_accelerate_on_a_cpu_is_told_how_to_get_more_than_one_process(tmp_path):
     done = launch(tmp_path, "train", tmp_path / "missing.yaml", launcher=launcher)
     assert done.returncode != 0
     assert "torchrun --nproc-per-node 2" in done.stderr and "no such" in done.stderr.lower()
+
+
+ENDS = (
+    *("--set", "training.precision=float32", "--set", "evaluation.precision=float32"),
+    *("--set", "calibration={prompts: 3, tokens: 8, kl: 0.05}"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_processes_share_the_search_for_ends_and_the_texts(tmp_path):
+    """The ends, the sentiment's texts and the disturbance are those of one process."""
+    done = launch(tmp_path, "train", TINY, *SHORT, *ENDS)
+    alone = launch(tmp_path, "train", TINY, *SHORT, *ENDS, "--out", "alone", launcher=())
+    assert (done.returncode == 0) == (alone.returncode == 0), done.stderr
+    two, one = (
+        strict((tmp_path / root / "latest" / "adapter" / "pasto.json").read_text())["calibration"]
+        for root in ("runs", "alone")
+    )
+    for end in ("1", "-1"):
+        # The search ends at 2 %, and KL grows as the square.
+        assert two["coefficients"][end] == pytest.approx(one["coefficients"][end], rel=0.02)
+        assert two["reached"][end]["value"] == pytest.approx(one["reached"][end]["value"], rel=0.05)
+        # Each prompt was measured once: the intervals have the same prompts behind them.
+        assert two["reached"][end]["n"] == one["reached"][end]["n"]
+    assert two["text"]["0"] == one["text"]["0"]
+
+    run = tmp_path / "alone" / "latest"
+    for name, found in (("sentiment", "texts"), ("mini-dilemmas", "disturbance")):
+        asked = ("eval", run, "--benchmark", name, "--limit", 3)
+        assert launch(tmp_path, *asked).returncode == 0
+        kept = run / "eval" / f"{name}.json"
+        together = strict(kept.read_text())[found]
+        kept.unlink()
+        assert launch(tmp_path, *asked, launcher=()).returncode == 0
+        by_one = strict(kept.read_text())[found]
+        if found == "texts":
+            assert [t["text"] for t in together] == [t["text"] for t in by_one]
+        else:
+            for a, reading in by_one.items():
+                for what, estimate in reading.items():
+                    assert together[a][what]["value"] == pytest.approx(
+                        estimate["value"], rel=1e-3, abs=1e-5
+                    )
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_two_nodes_train_one_adapter(tmp_path):
+    """Each node has a launcher and folders of its own; they meet at an address."""
+    arguments = ("train", TINY, *SHORT, "--set", "training.precision=float32")
+    common = ("--nnodes", "2", "--nproc-per-node", "1")
+    meet = ("--master-addr", "127.0.0.1", "--master-port", str(free_port()))
+    nodes = []
+    for rank in range(2):
+        (tmp_path / f"node{rank}").mkdir()
+        launcher = (*common, "--node-rank", str(rank), *meet, "-m", "pasto_cli")
+        nodes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "torch.distributed.run", *launcher, *map(str, arguments)],
+                cwd=tmp_path / f"node{rank}",
+                env=os.environ | FAST,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    (said, told), (silent, _) = (node.communicate(timeout=300) for node in nodes)
+    alone = call_in(tmp_path, *arguments, "--out", "alone")
+    assert (nodes[0].returncode == 0) == (alone.code == 0), told
+    assert said.count("Certificate") == 1 and "Certificate" not in silent
+    assert not (tmp_path / "node1" / "runs").exists()  # the first node's run is the run
+    one, two = (tmp_path / root / "latest" for root in ("alone", "node0/runs"))
+    assert apart(weights(one), weights(two)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_processes_train_each_trial_of_a_search_together(tmp_path):
+    """Trials, a finalist and a search that goes on: the numbers of one process."""
+    pytest.importorskip("optuna")
+    keys = "{training.lr: {low: 0.002, high: 0.02, log: true}}"
+    search = (
+        *("tune", TINY, *SHORT, "--set", f"tune.keys={keys}"),
+        *("--set", "training.precision=float32", "--set", "evaluation.precision=float32"),
+        *("--set", "tune.finalists=1", "--set", "tune.seeds=1", "--json"),
+    )
+    first = launch(tmp_path, *search, "--trials", 1)
+    assert first.returncode == 0, first.stderr
+    done = launch(tmp_path, *search, "--trials", 2, "--resume")
+    assert done.returncode == 0, done.stderr
+    together = strict(done.stdout)
+    alone = launch(tmp_path, *search, "--trials", 2, "--out", "alone", launcher=())
+    assert alone.returncode == 0, alone.stderr
+    by_one = strict(alone.stdout)
+    assert [t["state"] for t in together["trials"]] == ["complete"] * 2
+    for here, there in zip(together["trials"], by_one["trials"], strict=True):
+        assert here["settings"] == there["settings"]
+        assert here["objectives"] == pytest.approx(there["objectives"], rel=1e-2, abs=1e-3)
+    runs = [path.name for path in (tmp_path / "runs" / "tune" / "tiny").glob("*-tiny-*")]
+    assert len(runs) == 2 + len({t["number"] for t in together["finalists"]})

@@ -73,13 +73,20 @@ def dial(
     resolved = workflow.dial_recipe(wanted)
     from pasto_cli.cli.console import Screen, print_json
     from pasto_cli.cli.train import record_of, require_certificates
+    from pasto_cli.core.models.distributed import kept_by_the_first, rank
 
     if tune is not None:
         require_optuna()
         resolved = workflow.with_best_settings(resolved, tune, Screen(), out)
-    made = workflow.make_dial(
-        resolved, Screen(), out, recipe_out=recipe_out, force=force, prompt=prompt
-    )
+    with kept_by_the_first(out) as root:
+        made = workflow.make_dial(
+            resolved,
+            Screen(),
+            root,
+            recipe_out=recipe_out if rank() == 0 else None,
+            force=force,
+            prompt=prompt,
+        )
     if json:
         texts = zip(workflow.COEFFICIENTS, made.texts, strict=False)
         record = record_of(made.trained) | {

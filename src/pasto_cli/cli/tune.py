@@ -77,7 +77,9 @@ def tune(
     resolved = load_recipe(recipe, set_ or [])
     require_optuna()
     from pasto_cli.cli.console import Screen, print_json, print_line
+    from pasto_cli.core.models import distributed
     from pasto_cli.workflows.tune import study as workflow
+    from pasto_cli.workflows.tune.together import follow
 
     wanted = workflow.Wanted(resolved, trials, resume, worker, storage, study, out, force)
     if pick is not None:
@@ -86,6 +88,9 @@ def tune(
             print_json(found.model_dump(mode="json"))
         else:
             print_line(found.run or "")
+        return
+    if distributed.rank() > 0:
+        follow(Screen())
         return
     tuned = workflow.tune(wanted, Screen())
     if json:

@@ -9,6 +9,7 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.base.provenance import now
 from pasto_cli.core.evaluation.calibration import Found, find_ends
 from pasto_cli.core.evaluation.certificate import certify, measure_persona_llr
+from pasto_cli.core.models import distributed
 from pasto_cli.core.models.devices import layer_precision
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.memory import enough_memory
@@ -60,7 +61,8 @@ def calibrate(
     meta = dial.meta.model_copy(update={"calibration": found.calibration})
     turned = Dial(dial.lm, dial.adapter, meta, dial.folder)
     meta = meta.model_copy(update={"certificate": _certificate_there(turned, watch)})
-    rewrite_card(dial.folder, meta)
+    if distributed.rank() == 0:  # all have found the same
+        rewrite_card(dial.folder, meta)
     return dial.folder, found.calibration
 
 

@@ -16,11 +16,13 @@ from typing import NamedTuple
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import write_text
 from pasto_cli.base.format import format_bytes, format_settings
+from pasto_cli.core.models import distributed
 from pasto_cli.core.pairs.pairs import personas_of
 from pasto_cli.core.planning.planner import NoPlan
 from pasto_cli.core.recipe.load import dump_recipe, load_recipe, with_settings
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.plan import DevicePlan, Plan
+from pasto_cli.core.records.study import Setting
 from pasto_cli.workflows import generate
 from pasto_cli.workflows.dials import DialSet, open_dial
 from pasto_cli.workflows.plan import plan_recipe
@@ -151,6 +153,18 @@ def with_best_settings(recipe: Recipe, trials: int, watch: Watcher, root: Path) 
         KeyboardInterrupt: After Ctrl-C; the search goes on when the same is asked again.
         PastoError: For anything a user can mend.
     """
+    from pasto_cli.workflows.tune.together import follow
+
+    if distributed.rank() > 0:
+        follow(watch)
+        found = None
+    else:
+        found = _searched(recipe, trials, watch, root)
+    return with_settings(recipe, distributed.all_gather_object(found)[0])
+
+
+def _searched(recipe: Recipe, trials: int, watch: Watcher, root: Path) -> dict[str, Setting]:
+    """The best settings of a search."""
     from pasto_cli.workflows.tune.study import Wanted as Search
     from pasto_cli.workflows.tune.study import tune
 
@@ -171,7 +185,7 @@ def with_best_settings(recipe: Recipe, trials: int, watch: Watcher, root: Path) 
         )
     best = next(t for t in found.record.front if t.number == max(worth, key=worth.__getitem__))
     watch.note(f"the search chose trial {best.number}: {format_settings(best.settings)}")
-    return with_settings(recipe, best.settings)
+    return best.settings
 
 
 def say_whether_it_fits(plan: Plan, watch: Watcher) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pasto_cli.base.statistics import Estimate, Floats, cluster_bootstrap
+from pasto_cli.core.models import distributed
 from pasto_cli.core.models.forward import hidden_states
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.records.adapter import Specificity
@@ -41,7 +42,8 @@ class NeutralProbe(NamedTuple):
     answers: list[list[int]]
     """Token ids of the greedy answers."""
     base: list[Tensor]
-    """(t, d_model) each: the base's hidden states that the answer's tokens are predicted from."""
+    """(t, d_model) each: the base's hidden states that the answer's tokens are predicted from;
+    empty for prompts of another process."""
     words: list[int]
     """Number of tokens of each prompt's own text, without the chat template around it."""
     tail: int
@@ -79,10 +81,13 @@ def make_probe(
     head, tail = _common_prefix(ids), _common_prefix([row[::-1] for row in ids])
     # Where a template writes nothing before them, nothing predicts the first token.
     words = [len(row) - max(head, 1) - tail for row in ids]
-    answers = greedy_answers(lm, ids, tokens)
+    # Of the first process, so that another one's rounding does not make its answers others.
+    answers = distributed.all_gather_object(greedy_answers(lm, ids, tokens))[0]
     rows = [row + answer for row, answer in zip(ids, answers, strict=True)]
     base: list[Tensor] = [torch.empty(0)] * len(ids)
-    for index, states in hidden_states(lm, rows, budget):
+    mine = distributed.shard(range(len(rows)))
+    for place, states in hidden_states(lm, [rows[i] for i in mine], budget):
+        index = mine[place]
         # A token is predicted one position before it stands.
         predicting = slice(-(len(answers[index]) + 1), -1)
         base[index] = states.last(predicting)[0]  # (1, t, d_model) -> (t, d_model)
@@ -103,7 +108,7 @@ def measure_disturbance(
     coefficient: float,
     budget: int = 512,
 ) -> DisturbanceReading:
-    """Disturbance at one coefficient.
+    """Disturbance at one coefficient; processes share the prompts.
 
     A steerer that works by words is measured with its words before each prompt.
 
@@ -119,10 +124,12 @@ def measure_disturbance(
         lm.chat.prompt(prefix + prompt) + answer
         for prompt, answer in zip(probe.prompts, probe.answers, strict=True)
     ]
-    kl: list[Floats] = [np.empty(0)] * len(rows)
-    nll: list[Floats] = [np.empty(0)] * len(rows)
-    passes = hidden_states(lm, rows, budget, steer=steerer.at, coefficients=[coefficient])
-    for index, states in passes:
+    found: dict[int, tuple[Floats, Floats]] = {}
+    mine = distributed.shard(range(len(rows)))
+    own = [rows[i] for i in mine]
+    passes = hidden_states(lm, own, budget, steer=steerer.at, coefficients=[coefficient])
+    for place, states in passes:
+        index = mine[place]
         answer, words = len(probe.answers[index]), probe.words[index]
         end = len(rows[index]) - answer - probe.tail  # where the prompt's own text ends
         # From the position that predicts the first word to the one that predicts the last token.
@@ -130,10 +137,12 @@ def measure_disturbance(
         log_p = lm.head(last).log_softmax(-1)  # (words + tail + answer, v)
         log_p0 = lm.head(probe.base[index]).log_softmax(-1)  # (answer, v)
         log_pa = log_p[-answer:] if answer else log_p[:0]  # (answer, v)
-        kl[index] = (log_p0.exp() * (log_p0 - log_pa)).sum(-1).cpu().double().numpy()
-        own = torch.tensor(rows[index][end - words : end], device=log_p.device)  # (words,)
-        nll[index] = -log_p[:words].gather(-1, own[:, None])[:, 0].cpu().double().numpy()
-    return DisturbanceReading(kl, nll)
+        kl = (log_p0.exp() * (log_p0 - log_pa)).sum(-1)  # (answer,)
+        text = torch.tensor(rows[index][end - words : end], device=log_p.device)  # (words,)
+        nll = -log_p[:words].gather(-1, text[:, None])[:, 0]  # (words,)
+        found[index] = kl.cpu().double().numpy(), nll.cpu().double().numpy()
+    read = [tokens for _, tokens in sorted(distributed.merge(found).items())]
+    return DisturbanceReading([kl for kl, _ in read], [nll for _, nll in read])
 
 
 def summarise_disturbance(

@@ -134,11 +134,17 @@ def map_groups(
     pieces = Pieces(run)
     for group in shard(groups):
         pieces(group)
+    merged = merge(own)
+    if len(merged) > len(own):
+        progress(len(merged) - len(own))
+    return merged
+
+
+def merge(own: dict[int, T]) -> dict[int, T]:
+    """The results of all processes by index: the same in each, tensors on the cpu if several."""
     if size() == 1:
         return own
-    merged = {i: result for part in all_gather_object(own) for i, result in part.items()}
-    progress(len(merged) - len(own))
-    return merged
+    return {i: result for part in all_gather_object(own) for i, result in part.items()}
 
 
 def to_device(item: Any, device: torch.device | str) -> Any:

@@ -5,7 +5,7 @@ many tokens follow. Rows of one batch are equally long: padding on the left woul
 some architectures round differently with, and a text must not depend on its neighbours.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from transformers import LogitsProcessorList
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.limits import require_seed, require_temperature
 from pasto_cli.base.text import half_character
+from pasto_cli.core.models import distributed
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.steering.overflow import TrueLogits
 from pasto_cli.core.steering.steerer import Steerer
@@ -79,16 +80,6 @@ def generate(
     return _decode(lm, steerer, rows, coefficients, how)
 
 
-class _Task(NamedTuple):
-    """One answer to be written."""
-
-    row: list[int]
-    prompt: int
-    """Index of its prompt."""
-    coefficient: int
-    """Index of its coefficient."""
-
-
 def generate_many(
     lm: LoadedModel,
     steerer: Steerer,
@@ -98,7 +89,7 @@ def generate_many(
     rows: int = 24,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[list[str]]:
-    """Greedy answers to many prompts at several coefficients.
+    """Greedy answers to many prompts at several coefficients; processes share the batches.
 
     Args:
         lm: The base model.
@@ -112,34 +103,32 @@ def generate_many(
     Returns:
         [n][c] texts.
     """
-    texts = [[""] * len(coefficients) for _ in prompts]
-    tasks = [
-        _Task(_prompt(lm, steerer, prompt, a), i, c)
-        for i, prompt in enumerate(prompts)
-        for c, a in enumerate(coefficients)
-    ]
-    done = 0
-    for batch in _equally_long(tasks, rows):
-        ids, own = [task.row for task in batch], [coefficients[task.coefficient] for task in batch]
-        found = _decode(lm, steerer, ids, own, Decoding(max_new_tokens))
-        for task, text in zip(batch, found, strict=True):
-            texts[task.prompt][task.coefficient] = text
-        before, done = done, done + len(batch)
+    count, done = len(coefficients), 0
+    ids = [_prompt(lm, steerer, prompt, a) for prompt in prompts for a in coefficients]
+
+    def answer(batch: list[int]) -> dict[int, str]:
+        own = [coefficients[i % count] for i in batch]
+        found = _decode(lm, steerer, [ids[i] for i in batch], own, Decoding(max_new_tokens))
+        return dict(zip(batch, found, strict=True))
+
+    def answered(texts: int) -> None:
+        nonlocal done
+        before, done = done, done + texts
         # Rounded down on both sides, so that the steps add up to the number of prompts.
-        progress(done // len(coefficients) - before // len(coefficients))
-    return texts
+        progress(done // count - before // count)
+
+    texts = distributed.map_groups(_equally_long(ids, rows), answer, answered)
+    return [[texts[n * count + c] for c in range(count)] for n in range(len(prompts))]
 
 
-def _equally_long(tasks: Sequence[_Task], rows: int) -> Iterator[list[_Task]]:
-    """Batches of at most `rows` tasks whose prompts have one length."""
+def _equally_long(ids: Sequence[Sequence[int]], rows: int) -> list[list[int]]:
+    """Batches of at most `rows` prompts of one length, as indices."""
 
-    def length(task: _Task) -> int:
-        return len(task.row)
+    def length(i: int) -> int:
+        return len(ids[i])
 
-    for _, group in groupby(sorted(tasks, key=length), key=length):
-        alike = list(group)
-        for start in range(0, len(alike), rows):
-            yield alike[start : start + rows]
+    groups = [list(group) for _, group in groupby(sorted(range(len(ids)), key=length), key=length)]
+    return [alike[at : at + rows] for alike in groups for at in range(0, len(alike), rows)]
 
 
 def _prompt(lm: LoadedModel, steerer: Steerer, prompt: str, coefficient: float) -> list[int]:
@@ -211,14 +200,13 @@ def sampled_answers(
         progress: Told how many answers each batch gave.
     """
     answers: list[list[int]] = [[] for _ in rows]
-    tasks = [_Task(list(row), i, 0) for i, row in enumerate(rows)]
     # fork_rng: the caller's random numbers stay as they were.
     with torch.random.fork_rng():
         torch.manual_seed(how.seed)
-        for batch in _equally_long(tasks, SAMPLED_TOGETHER):
-            found = _answers(lm, [task.row for task in batch], how)
-            for task, answer in zip(batch, found, strict=True):
-                answers[task.prompt] = answer
+        for batch in _equally_long(rows, SAMPLED_TOGETHER):
+            found = _answers(lm, [list(rows[i]) for i in batch], how)
+            for index, answer in zip(batch, found, strict=True):
+                answers[index] = answer
             progress(len(batch))
     return answers
 

@@ -13,8 +13,10 @@ import optuna
 from optuna.trial import TrialState
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.files import NotWritten
 from pasto_cli.base.format import format_settings
 from pasto_cli.base.scratch import this_process
+from pasto_cli.core.models import distributed
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.recipe.tune_spec import TuneSpec
 from pasto_cli.core.records.study import Setting
@@ -33,12 +35,14 @@ from pasto_cli.workflows.tune.storage import (
     give_again,
     recover,
 )
+from pasto_cli.workflows.tune.together import agreed_reason, announce
 from pasto_cli.workflows.tune.trial import (
     Curve,
     Interrupted,
     Pruned,
     TrialWatcher,
     is_behind,
+    job_of,
     run_trial,
     strength_of,
 )
@@ -52,6 +56,10 @@ PER_FINALIST = 10_000
 
 Named = Callable[[optuna.Trial], tuple[Recipe, str]]
 """Of a trial that was just taken: its recipe, and what to say of it."""
+
+
+class Apart(Exception):
+    """What ended a trial in this process alone, while the others go on with it."""
 
 
 class NotGiven(Exception):
@@ -113,6 +121,8 @@ def _take_one(work: Work, watch: Watcher) -> None:
             watch.note(f"pruned: {why}")
             raise optuna.TrialPruned from None
         except PastoError as error:
+            if isinstance(error, NotWritten) and distributed.size() > 1:
+                raise Apart from error
             trial.set_user_attr(PROBLEM, error.message)
             watch.warn(f"this trial failed: {error.message}")
             raise
@@ -120,9 +130,11 @@ def _take_one(work: Work, watch: Watcher) -> None:
     work.study.sampler = _sampler(work)
     try:
         work.study.optimize(objective, n_trials=1, catch=(PastoError, NotGiven))
-    except (KeyboardInterrupt, Interrupted):
+    except (KeyboardInterrupt, Interrupted, Apart) as end:
         if taken:
             give_again(work.study, work.study.trials[taken[0]])
+        if end.__cause__ is not None:
+            raise end.__cause__ from None
         raise KeyboardInterrupt from None
 
 
@@ -153,11 +165,13 @@ def _train(work: Work, trial: optuna.Trial, watch: Watcher) -> tuple[float, floa
             for t in work.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
             if CURVE in t.user_attrs
         ]
-        if work.prune and (why := is_behind(curve, others)):
+        if why := agreed_reason(is_behind(curve, others) if work.prune else ""):
             raise Pruned(why)
 
     root = work.where.folder
-    folder, found = run_trial(recipe, root, TrialWatcher(watch, validated), force=work.where.force)
+    job = job_of(recipe, root, force=work.where.force)
+    announce(job)
+    folder, found = run_trial(job, root, TrialWatcher(watch, validated))
     trial.set_user_attr(RUN, str(folder))
     watch.note(f"strength {found.strength:+.2f}, disturbance {found.disturbance:.2f} nats")
     return found

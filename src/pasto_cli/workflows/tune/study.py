@@ -20,6 +20,7 @@ from pasto_cli.workflows.tune.result import record_of
 from pasto_cli.workflows.tune.search import do_all, finals_of, search_of
 from pasto_cli.workflows.tune.space import require_valid, spec_of
 from pasto_cli.workflows.tune.storage import Place, reaching
+from pasto_cli.workflows.tune.together import announce
 from pasto_cli.workflows.tune.where import Where
 
 FOLDER, FILE, PAGE = "tune", "study.db", "report.html"
@@ -76,6 +77,7 @@ def tune(wanted: Wanted, watch: Watcher) -> Tuned:
             finals = finals_of(study, where, wanted.recipe, spec)
             if finals is not None:
                 do_all(finals, watch)
+            announce(None)
         except KeyboardInterrupt:
             interrupted = True
             watch.warn("interrupted: the trial in progress keeps its checkpoint")

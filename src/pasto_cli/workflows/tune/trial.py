@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.artifact import store
 from pasto_cli.core.evaluation.disturbance import measure_disturbance
+from pasto_cli.core.models.distributed import copied_by_the_others
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.adapter import Meta
 from pasto_cli.core.records.study import Objectives
@@ -18,7 +20,7 @@ from pasto_cli.core.training import checkpoint
 from pasto_cli.workflows.dials import open_dial
 from pasto_cli.workflows.evaluate import neutral_probe
 from pasto_cli.workflows.progress import Silent, Watcher
-from pasto_cli.workflows.train import resume_run, train_recipe
+from pasto_cli.workflows.train import Trained, resume_run, train_recipe
 
 ENDS = ("1", "-1")
 PEERS = 4
@@ -93,16 +95,31 @@ def is_behind(own: Curve, others: Sequence[Curve]) -> str:
     )
 
 
-def run_trial(
-    recipe: Recipe, root: Path, watch: Watcher, *, force: bool
-) -> tuple[Path, Objectives]:
+class Job(NamedTuple):
+    """A trial to be trained."""
+
+    recipe: Recipe
+    begun: Path | None
+    """Its run, where there is one."""
+    finished: bool
+    """Whether that is trained to its end."""
+    force: bool
+    """Train although no template passes the screen."""
+
+
+def job_of(recipe: Recipe, root: Path, *, force: bool) -> Job:
+    """What is left to do for a recipe, whose name is its own among the runs in `root`."""
+    begun = max((path.parent for path in root.glob(f"*-{recipe.name}/recipe.yaml")), default=None)
+    return Job(recipe, begun, begun is not None and _is_finished(begun), force)
+
+
+def run_trial(job: Job, root: Path, watch: Watcher) -> tuple[Path, Objectives]:
     """Train, or go on, and judge.
 
     Args:
-        recipe: Of the trial; its name is its own among the runs in `root`.
-        root: Folder of the study.
+        job: What to train.
+        root: Folder for a run that is not begun.
         watch: A `TrialWatcher`, or one that hears nothing.
-        force: Train although no template passes the screen.
 
     Returns:
         The run's folder, and how good its dial is.
@@ -111,26 +128,26 @@ def run_trial(
         Interrupted: After Ctrl-C.
         PastoError: If it cannot be trained.
     """
-    folder = run_of(recipe.name, root)
-    if folder is None or not _is_finished(folder):
-        trained = (
-            train_recipe(recipe, watch, root, force=force)
-            if folder is None
-            else resume_run(folder, watch)
-        )
-        if trained.result.interrupted:
-            raise Interrupted
-        folder = trained.folder
+    if job.begun is None:
+        trained = train_recipe(job.recipe, watch, root, force=job.force)
+        return _judged(_uninterrupted(trained), watch)
+    with nullcontext(job.begun) if job.finished else copied_by_the_others(job.begun) as folder:
+        if not job.finished:
+            _uninterrupted(resume_run(folder, watch))
+        return _judged(folder, watch)
+
+
+def _uninterrupted(trained: Trained) -> Path:
+    if trained.result.interrupted:
+        raise Interrupted
+    return trained.folder
+
+
+def _judged(folder: Path, watch: Watcher) -> tuple[Path, Objectives]:
     found = objectives_of(folder, watch)
     if not all(map(math.isfinite, found)):
         raise PastoError(f"strength or disturbance is not finite: {found}", "Lower training.lr.")
     return folder, found
-
-
-def run_of(name: str, root: Path) -> Path | None:
-    """The run of a recipe's name; None where none was begun."""
-    found = [path.parent for path in root.glob(f"*-{name}/recipe.yaml")]
-    return max(found, default=None)
 
 
 def _is_finished(folder: Path) -> bool:
