@@ -69,50 +69,6 @@ def test_accelerate_on_a_cpu_is_told_how_to_get_more_than_one_process(tmp_path):
     assert "torchrun --nproc-per-node 2" in done.stderr and "no such" in done.stderr.lower()
 
 
-ENDS = (
-    *("--set", "training.precision=float32", "--set", "evaluation.precision=float32"),
-    *("--set", "calibration={prompts: 3, tokens: 8, kl: 0.05}"),
-)
-
-
-@pytest.mark.slow
-@pytest.mark.long
-def test_processes_share_the_search_for_ends_and_the_texts(tmp_path):
-    """The ends, the sentiment's texts and the disturbance are those of one process."""
-    done = launch(tmp_path, "train", TINY, *SHORT, *ENDS)
-    alone = launch(tmp_path, "train", TINY, *SHORT, *ENDS, "--out", "alone", launcher=())
-    assert (done.returncode == 0) == (alone.returncode == 0), done.stderr
-    two, one = (
-        strict((tmp_path / root / "latest" / "adapter" / "pasto.json").read_text())["calibration"]
-        for root in ("runs", "alone")
-    )
-    for end in ("1", "-1"):
-        # The search ends at 2 %, and KL grows as the square.
-        assert two["coefficients"][end] == pytest.approx(one["coefficients"][end], rel=0.02)
-        assert two["reached"][end]["value"] == pytest.approx(one["reached"][end]["value"], rel=0.05)
-        # Each prompt was measured once: the intervals have the same prompts behind them.
-        assert two["reached"][end]["n"] == one["reached"][end]["n"]
-    assert two["text"]["0"] == one["text"]["0"]
-
-    run = tmp_path / "alone" / "latest"
-    for name, found in (("sentiment", "texts"), ("mini-dilemmas", "disturbance")):
-        asked = ("eval", run, "--benchmark", name, "--limit", 3)
-        assert launch(tmp_path, *asked).returncode == 0
-        kept = run / "eval" / f"{name}.json"
-        together = strict(kept.read_text())[found]
-        kept.unlink()
-        assert launch(tmp_path, *asked, launcher=()).returncode == 0
-        by_one = strict(kept.read_text())[found]
-        if found == "texts":
-            assert [t["text"] for t in together] == [t["text"] for t in by_one]
-        else:
-            for a, reading in by_one.items():
-                for what, estimate in reading.items():
-                    assert together[a][what]["value"] == pytest.approx(
-                        estimate["value"], rel=1e-3, abs=1e-5
-                    )
-
-
 @pytest.mark.slow
 @pytest.mark.long
 def test_two_nodes_train_one_adapter(tmp_path):

@@ -30,8 +30,14 @@ def meet(rank, world, port):
 
 
 def train_and_ask(rank, world, port, folder, spec):
-    """A short training in float64 and some questions; every process keeps what it ended with."""
+    """A short training in float64, questions, texts and disturbances; every process keeps what it
+    ended with."""
     from pasto_cli.core.evaluation.certificate import measure_persona_llr
+    from pasto_cli.core.evaluation.disturbance import (
+        coefficient_at_budget,
+        make_probe,
+        measure_disturbance,
+    )
     from pasto_cli.core.evaluation.questions import ask, score_answers
     from pasto_cli.core.models.chat import tokenise_pairs
     from pasto_cli.core.models.linears import dense_weight
@@ -47,6 +53,7 @@ def train_and_ask(rank, world, port, folder, spec):
         TrainingSpec,
     )
     from pasto_cli.core.steering.factors import decompose, select_directions
+    from pasto_cli.core.steering.generation import generate_many
     from pasto_cli.core.steering.kinds import create_adapter
     from pasto_cli.core.steering.steerer import AdapterSteerer
     from pasto_cli.core.training.anchors import Anchors
@@ -102,20 +109,29 @@ def train_and_ask(rank, world, port, folder, spec):
     answers = score_answers(lm, steerer, questions, [-1.0, 1.0], 64, progress.append)
     assert sum(progress) == len(questions)
     llr = measure_persona_llr(lm, steerer, tokens[9:], [1.0, -1.0], 64)
+    # Fewer prompts than four processes, of unlike length.
+    prompts = ["Name a tree.", "What do you see from the window today?", "Why?"]
+    progress = []
+    texts = generate_many(lm, steerer, prompts, [-1.0, 1.0], 6, 2, progress.append)
+    assert sum(progress) == len(prompts)
+    probe = make_probe(lm, prompts, 4)
+    moved = measure_disturbance(lm, steerer, probe, 1.0)
+    end = coefficient_at_budget(lm, steerer, probe, -1.0, moved.kl_p95)
     found = {
         "adapter": torch.cat([p.detach().flatten() for p in adapter.parameters()]),
         "answers": answers.log_p,
         "persona_llr": torch.tensor([*llr.steered[1.0], *llr.steered[-1.0], *llr.chosen]),
+        "moved": torch.tensor([x for tokens in [*moved.kl, *moved.nll] for x in tokens]),
+        "end": torch.tensor(end, dtype=torch.float64),
     }
-    save_file(
-        found, f"{folder}/{world}-{rank}.safetensors", {"said": json.dumps(answers.top_token)}
-    )
+    said = json.dumps([answers.top_token, texts, probe.answers])
+    save_file(found, f"{folder}/{world}-{rank}.safetensors", {"said": said})
     if world > 1:
         distributed.leave(0)
 
 
 def read(path):
-    """(tensors, answers' first words) of a process."""
+    """(tensors, answers' first words and texts) of a process."""
     with safe_open(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["said"]  # noqa: SIM118
 
@@ -146,7 +162,8 @@ def test_processes_end_with_the_adapter_of_one(tmp_path, world, spec):
         other, also_said = read(tmp_path / f"{world}-{rank}.safetensors")
         torch.testing.assert_close(other["adapter"], one["adapter"], rtol=0, atol=1e-9)
         torch.testing.assert_close(other["answers"], one["answers"], rtol=0, atol=1e-8)
-        torch.testing.assert_close(other["persona_llr"], one["persona_llr"], rtol=0, atol=1e-8)
+        for name in ("persona_llr", "moved", "end"):
+            torch.testing.assert_close(other[name], one[name], rtol=1e-7, atol=1e-8)
         assert also_said == said
 
 
