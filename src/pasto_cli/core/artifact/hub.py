@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.hub_reach import prefer_cache_off_network
 from pasto_cli.core.artifact.store import CARD, META, TENSORS
 from pasto_cli.core.models.load_errors import disk_failure
 
@@ -61,6 +62,7 @@ def download(repo: str, files: Sequence[str] = FILES, revision: str | None = Non
     """
     from huggingface_hub import snapshot_download
 
+    prefer_cache_off_network()
     try:
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(files)))
     except Exception as error:

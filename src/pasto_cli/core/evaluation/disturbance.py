@@ -12,14 +12,14 @@ Legend: t tokens of an answer or of a prompt's own text, v vocabulary.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pasto_cli.base.statistics import Estimate, Floats, cluster_bootstrap
+from pasto_cli.base.statistics import Estimate, Floats, Indices, cluster_bootstrap
 from pasto_cli.core.models import distributed
 from pasto_cli.core.models.forward import hidden_states
 from pasto_cli.core.models.loaded import LoadedModel
@@ -157,17 +157,19 @@ def summarise_disturbance(
     """
     names = [str(i) for i in range(len(reading.kl))]
 
-    def joined(arrays: list[Floats], index: np.ndarray) -> Floats:
-        return np.concatenate([arrays[i] for i in index])
+    def p95(index: Indices) -> float:
+        return float(np.quantile(np.concatenate([reading.kl[i] for i in index]), PERCENTILE))
 
-    def estimate(statistic: Callable[[np.ndarray], float]) -> Estimate:
-        return cluster_bootstrap(statistic, names, seed)
+    def mean(arrays: list[Floats]) -> Estimate:
+        """Over all tokens; prompts with more of them count for more."""
+        sums, counts = np.array([a.sum() for a in arrays]), np.array([len(a) for a in arrays])
+        return cluster_bootstrap(lambda i: float(sums[i].sum() / counts[i].sum()), names, seed)
 
     return Disturbance(
-        kl_p95=estimate(lambda i: float(np.quantile(joined(reading.kl, i), PERCENTILE))),
-        kl_mean=estimate(lambda i: float(joined(reading.kl, i).mean())),
-        nll=estimate(lambda i: float(joined(reading.nll, i).mean())),
-        nll_shift=estimate(lambda i: float((joined(reading.nll, i) - joined(zero.nll, i)).mean())),
+        kl_p95=cluster_bootstrap(p95, names, seed),
+        kl_mean=mean(reading.kl),
+        nll=mean(reading.nll),
+        nll_shift=mean([now - base for now, base in zip(reading.nll, zero.nll, strict=True)]),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.hub_ids import looks_like_path
+from pasto_cli.base.hub_reach import prefer_cache_off_network
 from pasto_cli.base.paths import expanded
 from pasto_cli.core.models.gguf import dequantised_folder, file_in_package
 from pasto_cli.core.models.load_errors import load_failure
@@ -113,6 +114,7 @@ def _gguf_in_cache(spec: ModelSpec) -> Path:
 
 
 def _on_hub(spec: ModelSpec, recipe: Path | None) -> BaseFiles:
+    prefer_cache_off_network()
     try:
         config = _config(spec.source, spec, revision=spec.revision)
     except PastoError:

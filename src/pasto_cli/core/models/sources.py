@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.hub_ids import looks_like_path
+from pasto_cli.base.hub_reach import prefer_cache_off_network
 from pasto_cli.base.paths import expanded
 from pasto_cli.core.models.checkpoint_files import check_folder
 from pasto_cli.core.models.gguf import dequantised, file_in_package, file_on_hub
@@ -53,6 +54,7 @@ def resolve_source(spec: ModelSpec, notify: Notify) -> Found:
             f"{source}: no such folder",
             "Give a folder with config.json, a GGUF file or a Hub id (org/name).",
         )
+    prefer_cache_off_network(notify)
     return Found(source)
 
 
@@ -66,6 +68,7 @@ def gguf_file(spec: ModelSpec) -> Path | None:
     if source.startswith("package:"):
         source = str(file_in_package(source.removeprefix("package:")))
     if source.startswith("hf:"):
+        prefer_cache_off_network()
         try:
             source = str(file_on_hub(source.removeprefix("hf:"), spec.revision))
         except PastoError:

@@ -139,8 +139,9 @@ def _reading(kind: Kind, stage: Stage, files: BaseFiles, weights: int) -> int:
     """What reading the weights needs beside them, in the memory of the process."""
     if kind.device == "cuda" or files.stored == 0:
         return 0
-    if files.dequantise:  # the file, its float32 weights, and the model that they are copied into
-        return weights + (files.stored or 0)
+    if files.dequantise:  # the file, and a weight of it at a time
+        largest = max(p.numel() for p in stage.lm.model.parameters())
+        return (files.stored or 0) + largest * F32
     numbers = sum(p.numel() for p in stage.lm.model.parameters())
     stored = files.stored or 2 * numbers
     # Weights that are stored as they are used stay mapped. Others are read, then converted; what
