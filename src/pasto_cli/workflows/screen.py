@@ -13,6 +13,7 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import write_text
 from pasto_cli.base.provenance import versions
 from pasto_cli.core.evaluation.screen import ScreenSettings, screen_templates
+from pasto_cli.core.models import distributed
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.pairs.corpora import load_suffixes
 from pasto_cli.core.pairs.pairs import personas_of
@@ -137,7 +138,9 @@ def _screen(spec: PairsSpec, lm: LoadedModel, settings: ScreenSettings, watch: W
     questions = bundled.lines("questions.txt")
     suffixes = [suffix for _, suffix in load_suffixes(spec.suffixes)]
     path = _cached(spec, lm, settings, templates, [*questions, *suffixes])
-    if path is not None and (kept := _read(path)) is not None:
+    # One of several processes decides: another one, on a machine of its own, has another cache.
+    kept = distributed.all_gather_object(_read(path) if path is not None else None)[0]
+    if kept is not None:
         watch.note(f"screen of {len(kept.templates)} templates: from an earlier run")
         return kept
     count = min(len(templates), settings.at_most or len(templates))
@@ -146,6 +149,7 @@ def _screen(spec: PairsSpec, lm: LoadedModel, settings: ScreenSettings, watch: W
         found = screen_templates(
             lm, templates, personas_of(spec), questions, suffixes, settings, advance
         )
+    found = distributed.all_gather_object(found)[0]  # others may round otherwise
     keep(path, lambda scratch: scratch.write_text(found.model_dump_json(), encoding="utf-8"))
     return found
 
