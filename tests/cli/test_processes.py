@@ -124,3 +124,14 @@ def test_processes_train_each_trial_of_a_search_together(tmp_path):
         assert here["objectives"] == pytest.approx(there["objectives"], rel=1e-2, abs=1e-3)
     runs = [path.name for path in (tmp_path / "runs" / "tune" / "tiny").glob("*-tiny-*")]
     assert len(runs) == 2 + len({t["number"] for t in together["finalists"]})
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_processes_make_a_dial(tmp_path):
+    words = ("dial", "random:llama", "honest", "dishonest", "--quick", "--recipe-out", "own.yaml")
+    off = ("pairs.screen=off", "calibration=off", "losses.anchor=null", "pairs.count=24")
+    done = launch(tmp_path, *words, *(part for key in off for part in ("--set", key)))
+    assert "Traceback" not in done.stderr and done.stdout.count("Certificate") == 1
+    assert "now: pasto chat" in done.stdout and (tmp_path / "own.yaml").is_file()
+    assert len(list((tmp_path / "runs").glob("*-honest-dishonest"))) == 1

@@ -63,7 +63,7 @@ class Made(NamedTuple):
 
     trained: Trained
     plan: Plan | None
-    """None where the model cannot be planned."""
+    """None where the model cannot be planned, and in several processes."""
     prompt: str
     texts: list[str]
     """At -1, 0 and +1; empty for a training that was interrupted."""
@@ -123,11 +123,12 @@ def make_dial(
     if recipe_out is not None and recipe_out.exists():
         raise PastoError(f"{recipe_out} exists", "Give another file with --recipe-out.")
     plan = None
-    try:
-        plan = plan_recipe(recipe, watch)
-        say_whether_it_fits(plan, watch)
-    except NoPlan as error:
-        watch.note(error.message)
+    if distributed.size() == 1:  # the plan's step, which has no numbers, cannot be shared
+        try:
+            plan = plan_recipe(recipe, watch)
+            say_whether_it_fits(plan, watch)
+        except NoPlan as error:
+            watch.note(error.message)
     if recipe_out is not None:
         write_text(recipe_out, dump_recipe(recipe))
     trained = train_recipe(recipe, watch, root, force=force)
