@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart honesty test test-fast test-long test-families test-plan test-tune-postgres test-faults test-mutations test-llama-cpp test-harness test-engines bench bench-serve bench-gemma bench-shape bench-scale check format docs docs-cli lock check-lock hooks build clean
+.PHONY: quickstart honesty test test-fast test-long test-families test-plan test-tune-postgres test-processes test-faults test-mutations test-llama-cpp test-harness test-engines bench bench-serve bench-gemma bench-shape bench-scale check format docs docs-cli lock check-lock hooks build clean
 
 # torch comes first and alone: where a CPU build of the pinned version is to be had, nothing later pulls CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -54,14 +54,14 @@ honesty: $(VENV)/.installed
 
 # Under ten minutes on two cores.
 test: $(VENV)/.dev $(VENV)/.demo
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long and not families and not plans and not postgres"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long and not families and not plans and not postgres and not processes"
 
 # The rest of what a change must pass: the demo model, real kills, several processes, a real Hub server.
 test-long: $(VENV)/.dev $(VENV)/.demo
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "long and not families and not plans and not postgres"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "long and not families and not plans and not postgres and not processes"
 
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not long and not families and not plans and not postgres"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not long and not families and not plans and not postgres and not processes"
 
 # Training, resuming and export on a tiny model of each family, and the law of what writes to the residual stream.
 test-families: $(VENV)/.dev
@@ -75,6 +75,10 @@ test-plan: $(VENV)/.dev $(VENV)/.demo
 test-tune-postgres: $(VENV)/.dev
 	@ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || command -v initdb > /dev/null || { echo "no PostgreSQL here: apt-get install postgresql"; exit 1; }
 	$(BIN)/python -m pytest -m postgres
+
+# A search and a dial in two processes (torchrun); what else they share is in test-long.
+test-processes: $(VENV)/.dev
+	$(BIN)/python -m pytest -m processes
 
 # A full disk, or a kill, at every write of a training; what is left goes on to the same bytes. Anew after rm -r build/faults.
 test-faults: $(VENV)/.dev

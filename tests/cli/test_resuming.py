@@ -29,7 +29,7 @@ TERMS = {
         "losses.preference={count: 2}",
     ),
     1: ("--set", "adapter.kind=lora"),
-    3: ("--set", "losses.anchor={count: 2, tokens: 2}"),
+    3: ("--set", "losses.anchor={count: 2, tokens: 2, prompts: FEW}"),
 }
 """Seed -> terms that are off by default."""
 
@@ -38,7 +38,10 @@ TERMS = {
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [0, *TERMS])
 def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tmp_path, seed):
-    args = (TINY, tmp_path, seed, MOMENTS, *BRIEF, *TERMS.get(seed, ()))
+    few = tmp_path / "few.txt"
+    few.write_text("".join(f"What is {n} plus {n}?\n" for n in range(12)))
+    terms = [term.replace("FEW", str(few)) for term in TERMS.get(seed, ())]
+    args = (TINY, tmp_path, seed, MOMENTS, *BRIEF, *terms)
     done = run_forked(
         "tests.support.kills:moments",
         [str(arg) for arg in args],
