@@ -141,7 +141,7 @@ def test_a_second_process_is_refused(pasto, interrupted):
     ("name", "change", "error"),
     [
         ("pairs.jsonl", None, "pairs.jsonl"),
-        ("recipe.yaml", None, "recipe.yaml is missing"),
+        ("recipe.yaml", None, "recipe.yaml is missing: its training had not begun"),
         ("checkpoint/state.safetensors", b"\xff" * 100, "state.safetensors: damaged"),
         ("checkpoint/start.safetensors", b"", "start.safetensors: damaged"),
     ],

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pasto_cli.cli import console
 from pasto_cli.core.pairs.pairs import read_pairs
 from pasto_cli.core.recipe.load import load_recipe
 from tests.support.terminal import SHORT, TINY, contents, strict
@@ -34,6 +35,15 @@ def test_train_leaves_a_whole_run(trained):
     )
     assert "Certificate passed" in said.out if said.code == 0 else "Certificate FAILED" in said.out
     assert f"{run.name}/adapter" in said.out
+
+
+def test_a_log_hears_of_what_takes_long(pasto, monkeypatch):
+    monkeypatch.setattr(console, "LOG_SECONDS", 0.0)
+    said = pasto("train", TINY, *SHORT)
+    lines = [line for line in said.err.splitlines() if "epoch" in line or "base's side" in line]
+    assert lines[0] == "the base's side of pairs and anchors: 19 of 19"  # 5 make the certificate
+    assert lines[1].startswith("epoch 1  step 1/") and "loss" in lines[1]
+    assert sum("validation" in line for line in lines) == 2
 
 
 def test_train_history_has_a_line_for_each_step(trained):

@@ -29,7 +29,7 @@ from pasto_cli.core.training import trainer
 from pasto_cli.workflows import train
 from pasto_cli.workflows.progress import Silent
 from tests.support.faults import FREES, Faults, disk_full
-from tests.support.kills import finish, result, runs_of
+from tests.support.kills import begun, finish, result, runs_of
 from tests.support.terminal import TINY
 
 SETTINGS = (
@@ -178,18 +178,13 @@ class Sweep:
             return self._same(point.full, "went on, the same bytes")
         if said.count("error:") != 1 or "No space left" not in said:
             return f"WRONG: {said[-500:]}"
-        found = self._run(point.full)
+        found = begun(point.full)
         if found is not None and "pasto train --resume" not in said:
             return "WRONG: no way to go on is named"
         return self._go_on(point.full)
 
-    def _run(self, folder: Path) -> Path | None:
-        """The run of a folder, if training has begun there."""
-        found = runs_of(folder) if (folder / "runs").is_dir() else []
-        return found[0] if found and (found[0] / "recipe.yaml").exists() else None
-
     def _go_on(self, folder: Path) -> str:
-        run = self._run(folder)
+        run = begun(folder)
         if run is None:
             return "nothing was begun"
         state = digest(run)

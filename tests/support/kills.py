@@ -67,6 +67,12 @@ def runs_of(folder: Path) -> list[Path]:
     return sorted(p for p in (folder / "runs").glob("*") if p.is_dir() and not p.is_symlink())
 
 
+def begun(folder: Path) -> Path | None:
+    """The run of a folder, if there is one that can be gone on with: its recipe is written last."""
+    found = runs_of(folder)
+    return found[0] if found and (found[0] / "recipe.yaml").exists() else None
+
+
 def moments() -> None:
     """One run as it is, then `count` that are killed and resumed."""
     recipe, root, seed, count, *changes = sys.argv[1:]
@@ -84,10 +90,10 @@ def moments() -> None:
         folder.mkdir()
         at = [rng.uniform(0, length)]
         codes = [kill_after(start(folder, *command), at[0])]
-        if not runs_of(folder) or not (runs_of(folder)[0] / "pairs.jsonl").exists():
+        run = begun(folder)
+        if run is None:
             print(json.dumps({"at": at, "codes": codes, "begun": False}), flush=True)
             continue
-        (run,) = runs_of(folder)
         had = (run / "checkpoint" / "state.safetensors").exists()
         if number % 2:  # twice
             at.append(rng.uniform(0, length))

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -26,13 +26,17 @@ from rich.table import Table
 from pasto_cli.base.errors import PastoError
 from pasto_cli.cli.streams import fits_output
 from pasto_cli.core.records.evaluation import without_nan
-
-if TYPE_CHECKING:
-    from pasto_cli.core.records.training import Elicitation, Step
+from pasto_cli.core.records.training import BaseSide, Elicitation, Step
 
 # Elsewhere than on a terminal a width of our own: lines of a log do not depend on who started it.
 out = Console(emoji=False, width=None if sys.stdout.isatty() else 110)
 err = Console(stderr=True, emoji=False, width=None if sys.stderr.isatty() else 110)
+
+
+LOG_SECONDS = 60.0
+"""Elsewhere than on a terminal, how long nothing is said of something that goes on."""
+BASE_SIDE = "the base's side of pairs and anchors"
+"""What a training computes before its first step."""
 
 
 def show_error(error: PastoError) -> None:
@@ -80,8 +84,8 @@ class Screen:
 
     @contextmanager
     def task(self, label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Progress bar (or spinner) on a terminal; one line with the time elsewhere."""
-        started = time.monotonic()
+        """Progress bar (or spinner) on a terminal; elsewhere a line a minute and one at the end."""
+        started, done, due = time.monotonic(), 0, _Due()
         columns = [SpinnerColumn(), TextColumn("{task.description}")]
         if total is not None:
             columns += [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
@@ -89,10 +93,18 @@ class Screen:
             *columns, console=err, transient=True, disable=not err.is_terminal
         ) as progress:
             task = progress.add_task(escape(label), total=total)
-            yield lambda n: progress.advance(task, n)
+
+            def advance(count: int) -> None:
+                nonlocal done
+                done += count
+                progress.advance(task, count)
+                if total is not None and not err.is_terminal and done < total and due():
+                    _dim(f"{label}: {done} of {total}")
+
+            yield advance
         err.print(f"[dim]{escape(label)}: {time.monotonic() - started:.1f} s[/]", highlight=False)
 
-    def elicitation(self, found: "Elicitation") -> None:
+    def elicitation(self, found: Elicitation) -> None:
         """How far the personas move the clean model."""
         span, y = found.span, found.y
         moved = f"{span.value:.3f} [{span.low:.3f}, {span.high:.3f}] nats per token"
@@ -105,27 +117,27 @@ class Screen:
         err.print(lines, highlight=False, markup=False)
 
     @contextmanager
-    def training(self) -> Iterator[Callable[["Step"], None]]:
-        """Live view on a terminal; a line for each validation elsewhere."""
+    def training(self) -> Iterator[Callable[[BaseSide | Step], None]]:
+        """Live view on a terminal; lines of a log elsewhere."""
         if not err.is_terminal:
-            yield _plain_step
+            yield _TrainingLog()
             return
         view = _TrainingView()
         with Live(view.render(), console=err, refresh_per_second=4, transient=False) as live:
 
-            def show(step: "Step") -> None:
-                view.add(step)
+            def show(what: BaseSide | Step) -> None:
+                view.add(what)
                 live.update(view.render())
 
             yield show
 
 
-def _parts(step: "Step") -> str:
+def _parts(step: Step) -> str:
     """The terms of the loss."""
     return "  ".join(f"{name} {value:.2f}" for name, value in step.parts.items())
 
 
-def _strength(step: "Step") -> str:
+def _strength(step: Step) -> str:
     """Strength at +1 and -1, prompt-equivalents; nothing without a neutral branch."""
     d = step.diagnostics
     if "strength_pos" not in d:
@@ -133,16 +145,41 @@ def _strength(step: "Step") -> str:
     return f"{d['strength_pos']:+.2f} at +1, {d['strength_neg']:+.2f} at -1"
 
 
-def _plain_step(step: "Step") -> None:
-    """A line for each validation; one for each step would fill a log."""
-    if not step.validation:
-        return
-    strength = f"strength {found}" if (found := _strength(step)) else ""
-    line = (
-        f"epoch {step.epoch}  step {step.step}/{step.total_steps}  validation {step.loss:.2f}  "
-        f"({_parts(step)})  {strength}  {step.seconds:.0f} s"
-    )
-    err.print(line, highlight=False, soft_wrap=True)
+def _dim(text: str) -> None:
+    err.print(f"[dim]{escape(text)}[/]", highlight=False, soft_wrap=True)
+
+
+class _Due:
+    """Whether nothing was said for `LOG_SECONDS`."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def __call__(self) -> bool:
+        due = time.monotonic() - self.last >= LOG_SECONDS
+        self.last = time.monotonic() if due else self.last
+        return due
+
+
+class _TrainingLog:
+    """A line for each validation, and one a minute in between: one a step would fill a log."""
+
+    def __init__(self) -> None:
+        self.due = _Due()
+
+    def __call__(self, what: BaseSide | Step) -> None:
+        if isinstance(what, BaseSide):
+            if self.due():
+                _dim(f"{BASE_SIDE}: {what.done} of {what.total}")
+            return
+        place = f"epoch {what.epoch}  step {what.step}/{what.total_steps}"
+        if what.validation:
+            strength = f"strength {found}" if (found := _strength(what)) else ""
+            line = f"{place}  validation {what.loss:.2f}  ({_parts(what)})  {strength}"
+            err.print(f"{line}  {what.seconds:.0f} s", highlight=False, soft_wrap=True)
+            self.due = _Due()
+        elif self.due():
+            _dim(f"{place}  loss {what.loss:.2f}  {what.seconds:.0f} s")
 
 
 class _TrainingView:
@@ -150,19 +187,25 @@ class _TrainingView:
 
     def __init__(self) -> None:
         self.progress = Progress(
-            TextColumn("training"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("steps"),
             TimeRemainingColumn(),
             console=err,
         )
-        self.bar = self.progress.add_task("training", total=None)
+        self.bar = self.progress.add_task("training steps", total=None)
         self.last: dict[str, Step] = {}
 
-    def add(self, step: "Step") -> None:
-        self.last["validation" if step.validation else "training"] = step
-        self.progress.update(self.bar, total=step.total_steps, completed=step.step)
+    def add(self, what: BaseSide | Step) -> None:
+        if isinstance(what, BaseSide):
+            self.progress.update(
+                self.bar, total=what.total, completed=what.done, description=BASE_SIDE
+            )
+            return
+        self.last["validation" if what.validation else "training"] = what
+        self.progress.update(
+            self.bar, total=what.total_steps, completed=what.step, description="training steps"
+        )
 
     def render(self) -> Group:
         table = Table(box=None, pad_edge=False)

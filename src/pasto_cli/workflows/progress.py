@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError
-from pasto_cli.core.records.training import Elicitation, Step
+from pasto_cli.core.records.training import BaseSide, Elicitation, Step
 
 
 class Watcher(Protocol):
@@ -31,8 +31,10 @@ class Watcher(Protocol):
         """What the personas do to the clean base model."""
         ...
 
-    def training(self) -> AbstractContextManager[Callable[[Step], None]]:
-        """Live view of training; yields a function that receives each step."""
+    def training(self) -> AbstractContextManager[Callable[[BaseSide | Step], None]]:
+        """Live view of training; yields a function that receives what stands before the first step,
+        and each step.
+        """
         ...
 
 
@@ -54,7 +56,7 @@ class Silent:
         yield lambda _: None
 
     @contextmanager
-    def training(self) -> Iterator[Callable[[Step], None]]:
+    def training(self) -> Iterator[Callable[[BaseSide | Step], None]]:
         """Ignore."""
         yield lambda _: None
 

@@ -142,9 +142,15 @@ def resume_run(run: Path, watch: Watcher) -> Trained:
     """
     run = runs.followed(run).resolve()
     if not (run / "recipe.yaml").is_file():
+        begun = (run / "pairs.jsonl").is_file()  # written first, the recipe last
         raise PastoError(
-            f"{run}: no run here (recipe.yaml is missing)",
-            "Give the folder of a run, such as runs/TIME-NAME.",
+            f"{run}: recipe.yaml is missing: "
+            + (
+                "its training had not begun, or the file was taken away" if begun else "no run here"
+            ),
+            "Put it back, or begin again: pasto train RECIPE."
+            if begun
+            else "Give the folder of a run, such as runs/TIME-NAME.",
         )
     recipe = load_stored_recipe(run / "recipe.yaml")
     _refuse_finished(run, watch)

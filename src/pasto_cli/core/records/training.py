@@ -1,6 +1,7 @@
 """What a training tells while it runs, where it stands and how it ended. Records only, no torch.
 
     Elicitation       before training: what the personas do to the clean base model
+    BaseSide          before the first step: how much of the base's side is computed
     Step              one line of history.jsonl
     TrainingState     the JSON part of a checkpoint
     TrainResult       how a training ended, for the program that called it
@@ -44,6 +45,14 @@ class Elicitation(NamedTuple):
     def weak(self) -> bool:
         """Whether the personas hardly move the model."""
         return self.span.value < WEAK_SPAN
+
+
+class BaseSide(NamedTuple):
+    """How far the base's side of the loss is computed, before the first step."""
+
+    done: int
+    """Pairs and anchors."""
+    total: int
 
 
 class Step(NamedTuple):

@@ -165,13 +165,19 @@ def _decode(
     return [text.strip() for text in texts]
 
 
-def greedy_answers(lm: LoadedModel, rows: list[list[int]], tokens: int) -> list[list[int]]:
+def greedy_answers(
+    lm: LoadedModel,
+    rows: list[list[int]],
+    tokens: int,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[list[int]]:
     """The clean model's greedy answer to each row, token ids, with the token that ends it.
 
     Args:
         lm: The base model.
         rows: Token ids of prompts.
         tokens: Longest answer.
+        progress: Told how many answers each batch gave.
     """
     answers: list[list[int]] = [[] for _ in rows]
     # Rows of equal length share a batch, so that none is padded: padding would change rounding.
@@ -180,6 +186,7 @@ def greedy_answers(lm: LoadedModel, rows: list[list[int]], tokens: int) -> list[
         found = _answers(lm, [rows[i] for i in alike], Decoding(tokens))
         for index, answer in zip(alike, found, strict=True):
             answers[index] = answer
+        progress(len(alike))
     return answers
 
 

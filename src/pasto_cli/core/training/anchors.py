@@ -11,7 +11,7 @@ coefficients +1, -1.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -63,10 +63,10 @@ class Anchors:
         self.rows: list[AnchorRow] = []
 
     @torch.no_grad()
-    def remember(self, budget: int) -> None:
+    def remember(self, budget: int, progress: Callable[[int], None] = lambda _: None) -> None:
         """Let the base answer every anchor, and keep its side of the KL."""
         prompts = [self.lm.chat.prompt(prompt) for prompt in self.prompts]
-        answers = greedy_answers(self.lm, prompts, self.spec.tokens)
+        answers = greedy_answers(self.lm, prompts, self.spec.tokens, progress)
         rows = [(*ids, *answer) for ids, answer in zip(prompts, answers, strict=True)]
         found: dict[int, AnchorRow] = {}
         for index, states in hidden_states(self.lm, rows, budget):

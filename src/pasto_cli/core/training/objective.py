@@ -11,7 +11,7 @@ keep.
 Legend: b pairs, c coefficients, w window (positions of one row that count), d d_model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -23,6 +23,7 @@ from pasto_cli.core.models.forward import RowStates, hidden_states
 from pasto_cli.core.models.loaded import LoadedModel, at_least_single
 from pasto_cli.core.recipe.losses_spec import LossesSpec
 from pasto_cli.core.recipe.schema import SubspaceSpec
+from pasto_cli.core.records.training import BaseSide
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.core.training import readout, terms
 from pasto_cli.core.training.anchors import AnchorRow, Anchors, kl_per_token
@@ -107,10 +108,20 @@ class Objective:
         self._room = cache_mb * 2**20
         self._cache: dict[TokenPair, BasePair] = {}
 
-    def remember(self, pairs: Sequence[TokenPair]) -> None:
+    def remember(
+        self, pairs: Sequence[TokenPair], tell: Callable[[BaseSide], None] = lambda _: None
+    ) -> None:
         """Compute the base side of anchors and answers, and that of pairs as far as it fits."""
+        done, total = 0, len(pairs)
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            tell(BaseSide(done, total))
+
         if self.anchors is not None and not self.anchors.rows:
-            self.anchors.remember(self.budget)
+            total += len(self.anchors.prompts)
+            self.anchors.remember(self.budget, advance)
         if self.preferences is not None and not self.preferences.train:
             self.preferences.remember(self.budget, self._head_positions())
         for start in range(0, len(pairs), REMEMBERED_TOGETHER):
@@ -123,6 +134,7 @@ class Objective:
                     return
                 self._room -= base.size
                 self._cache[pair] = base
+            advance(len(together))
 
     def __call__(
         self,

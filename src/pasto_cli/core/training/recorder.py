@@ -16,7 +16,7 @@ from typing import Self
 
 from pasto_cli.base.files import write_text, writing
 from pasto_cli.core.models.chat import TokenPair
-from pasto_cli.core.records.training import Step, TrainingRecord
+from pasto_cli.core.records.training import BaseSide, Step, TrainingRecord
 from pasto_cli.core.training import checkpoint
 from pasto_cli.core.training.checkpoint import Snapshot
 
@@ -25,6 +25,9 @@ HISTORY = "history.jsonl"
 
 class Recorder:
     """Hears what happens while a training runs; this one keeps nothing of it."""
+
+    def on_base(self, side: BaseSide) -> None:
+        """Some more of the base's side is computed."""
 
     def on_step(self, step: Step) -> None:
         """An optimiser step was done, or a validation."""
@@ -45,7 +48,7 @@ class RunRecorder(Recorder):
     Args:
         folder: Folder of the run.
         save_adapter: Saves the adapter as it is now, with what is to be said of its training.
-        show: Receives each step, for a live view.
+        show: Receives each step, and what stands before the first, for a live view.
         warn: Receives what may matter to the result.
         resume_from: The snapshot that the training goes on from.
     """
@@ -55,7 +58,7 @@ class RunRecorder(Recorder):
         folder: Path,
         save_adapter: Callable[[TrainingRecord], None],
         *,
-        show: Callable[[Step], None],
+        show: Callable[[BaseSide | Step], None],
         warn: Callable[[str], None],
         resume_from: Snapshot | None = None,
     ) -> None:
@@ -78,6 +81,10 @@ class RunRecorder(Recorder):
     def __exit__(self, *_: object) -> None:
         with writing(self._path):
             self._history.close()
+
+    def on_base(self, side: BaseSide) -> None:
+        """Show it."""
+        self._show(side)
 
     def on_step(self, step: Step) -> None:
         """Append a line to history.jsonl and show it."""

@@ -157,7 +157,7 @@ class _Loop:
         now = self.objective.budget
         self.objective.budget = self.first_budget or now
         pairs = [*self.split.train, *self.split.validation]
-        self.sparing(lambda: self.objective.remember(pairs))
+        self.sparing(lambda: self.objective.remember(pairs, self.recorder.on_base))
         if self.first_budget is None:
             self.first_budget = self.objective.budget
         else:

@@ -15,7 +15,7 @@ from pasto_cli.core.models.distributed import copied_by_the_others
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.adapter import Meta
 from pasto_cli.core.records.study import Objectives
-from pasto_cli.core.records.training import Step
+from pasto_cli.core.records.training import BaseSide, Step
 from pasto_cli.core.training import checkpoint
 from pasto_cli.workflows.dials import open_dial
 from pasto_cli.workflows.evaluate import neutral_probe
@@ -50,14 +50,14 @@ class TrialWatcher(Silent):
         self.watch.warn(text)
 
     @contextmanager
-    def training(self) -> Iterator[Callable[[Step], None]]:
+    def training(self) -> Iterator[Callable[[BaseSide | Step], None]]:
         """Show the steps, and look at validations."""
         with self.watch.training() as show:
 
-            def seen(step: Step) -> None:
-                show(step)
-                if step.validation:
-                    self.validated(step)
+            def seen(what: BaseSide | Step) -> None:
+                show(what)
+                if isinstance(what, Step) and what.validation:
+                    self.validated(what)
 
             yield seen
 
