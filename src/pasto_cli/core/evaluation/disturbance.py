@@ -25,7 +25,7 @@ from pasto_cli.core.models.forward import hidden_states
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.records.adapter import Specificity
 from pasto_cli.core.records.scores import Disturbance
-from pasto_cli.core.steering.generation import greedy_answers
+from pasto_cli.core.steering.kept_answers import kept_greedy_answers
 from pasto_cli.core.steering.steerer import Steerer
 
 PERCENTILE = 0.95
@@ -82,7 +82,7 @@ def make_probe(
     # Where a template writes nothing before them, nothing predicts the first token.
     words = [len(row) - max(head, 1) - tail for row in ids]
     # Of the first process, so that another one's rounding does not make its answers others.
-    answers = distributed.all_gather_object(greedy_answers(lm, ids, tokens))[0]
+    answers = distributed.all_gather_object(kept_greedy_answers(lm, ids, tokens))[0]
     rows = [row + answer for row, answer in zip(ids, answers, strict=True)]
     base: list[Tensor] = [torch.empty(0)] * len(ids)
     mine = distributed.shard(range(len(rows)))

@@ -13,7 +13,7 @@ import torch
 
 from pasto_cli.core.models.forward import hidden_states
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.steering.generation import greedy_answers
+from pasto_cli.core.steering.kept_answers import kept_greedy_answers
 from pasto_cli.core.steering.overflow import require_true_logits
 from pasto_cli.core.steering.steerer import Steerer
 
@@ -42,7 +42,7 @@ def ends_apart(
         PastoError: If the dial overflows the model at an end.
     """
     ids = [lm.chat.prompt(prompt) for prompt in prompts]
-    answers = greedy_answers(lm, ids, tokens)
+    answers = kept_greedy_answers(lm, ids, tokens)
     rows = [row + answer for row, answer in zip(ids, answers, strict=True)]
     apart = [0.0] * len(rows)
     for index, states in hidden_states(lm, rows, budget, steer=steerer.at, coefficients=ENDS):

@@ -20,7 +20,7 @@ from torch import Tensor
 from pasto_cli.core.models.forward import hidden_states
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.recipe.losses_spec import AnchorSpec
-from pasto_cli.core.steering.generation import greedy_answers
+from pasto_cli.core.steering.kept_answers import kept_greedy_answers
 
 VALIDATED = 2
 """Validation looks at this many times as many anchors as a step, the same ones each time."""
@@ -66,7 +66,7 @@ class Anchors:
     def remember(self, budget: int, progress: Callable[[int], None] = lambda _: None) -> None:
         """Let the base answer every anchor, and keep its side of the KL."""
         prompts = [self.lm.chat.prompt(prompt) for prompt in self.prompts]
-        answers = greedy_answers(self.lm, prompts, self.spec.tokens, progress)
+        answers = kept_greedy_answers(self.lm, prompts, self.spec.tokens, progress)
         rows = [(*ids, *answer) for ids, answer in zip(prompts, answers, strict=True)]
         found: dict[int, AnchorRow] = {}
         for index, states in hidden_states(self.lm, rows, budget):

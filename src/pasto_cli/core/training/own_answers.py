@@ -1,28 +1,19 @@
-"""Asking the model under each persona, and keeping what it said on disk.
+"""Asking the model under each persona; what it said is kept on disk (`kept_answers`).
 
-One JSON file per set of answers in $PASTO_CACHE/answers, token ids only. Its name is a hash of all
-that the answers depend on: the prompts in tokens, how they are sampled, the bytes of all weights,
-how these are computed with. A run with a full cache has the same answers as one with an empty one.
-The folder may be deleted at any time.
+The cache names the base by the bytes of all its weights: these answers are trained on.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from pasto_cli.base.cache import cached_file, keep
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.pairs.answers import AnswerPair, Asked
 from pasto_cli.core.recipe.schema import AnswersSpec
 from pasto_cli.core.steering.generation import Decoding, sampled_answers
-
-_TOKENS = TypeAdapter(list[list[int]])
+from pasto_cli.core.steering.kept_answers import kept_answers
 
 
 def ask_model(
@@ -41,14 +32,11 @@ def ask_model(
     """
     prompts = [lm.chat.prompt(message) for one in asked for message in one.messages]
     how = Decoding(spec.tokens, spec.temperature, spec.seed)
-    path = cached_file("answers", f"{_key(lm, prompts, how)}.json")
-    answers = None if path is None else _read(path, len(prompts))
-    if answers is None:
-        answers = sampled_answers(lm, prompts, how, progress)
-        text = json.dumps(answers)
-        keep(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
-    else:
-        progress(len(prompts))
+
+    def ask() -> list[list[int]]:
+        return sampled_answers(lm, prompts, how, progress)
+
+    answers = kept_answers(lm, prompts, how, _digest(lm), ask, progress)
     texts = lm.tokenizer.batch_decode(answers, skip_special_tokens=True)
     return [
         AnswerPair(
@@ -64,21 +52,6 @@ def ask_model(
     ]
 
 
-def _key(lm: LoadedModel, prompts: list[list[int]], how: Decoding) -> str:
-    """Name of the file of a set of answers."""
-    facts = {
-        "prompts": prompts,
-        "decoding": how._asdict(),
-        "weights": _digest(lm),
-        "spec": lm.spec.model_dump(mode="json", exclude={"source", "revision"}),
-        "dtype": str(lm.dtype),
-        "device": lm.device.type,
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
-
-
 def _digest(lm: LoadedModel) -> str:
     """SHA-256 over the bytes of all weights, packed if they are quantised, and the configuration.
 
@@ -91,12 +64,3 @@ def _digest(lm: LoadedModel) -> str:
             found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             found.update(content.numpy().data)
     return found.hexdigest()
-
-
-def _read(path: Path, count: int) -> list[list[int]] | None:
-    """The answers of a file, if it is whole and holds as many as there are prompts."""
-    try:
-        answers = _TOKENS.validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return answers if len(answers) == count else None
