@@ -14,8 +14,9 @@ Sources: AntiPaSTO, arXiv 2601.07473 (Steering F1, Surgical Informedness); arXiv
 Legend: n target rows, m control rows, r all rows, c coefficients.
 """
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -178,6 +179,16 @@ class Table:
         self.y = {c: np.array([a.y for a in each]) for c, each in answers.items()}  # (r,) each
         self.pmass = {c: np.array([a.pmass for a in each]) for c, each in answers.items()}
         self.valid = {c: mass >= threshold for c, mass in self.pmass.items()}
+
+    def answered(self, y: Mapping[float, Floats]) -> "Table":
+        """The same rows with other answers, for many draws of simulated ones.
+
+        Args:
+            y: Coefficient -> (r,) nats, in the order of `rows`.
+        """
+        other = copy.copy(self)
+        other.y = dict(y)
+        return other
 
     @property
     def every(self) -> Indices:

@@ -12,7 +12,7 @@ from pasto_cli.base.statistics import cluster_bootstrap, spread
 from pasto_cli.core.evaluation.benchmarks import load_benchmark, subset
 from pasto_cli.core.evaluation.details import invalid_top_tokens
 from pasto_cli.core.evaluation.metrics import Ends, Table, steering_f1
-from pasto_cli.core.evaluation.oracles import ORACLES, score_oracles, simulate
+from pasto_cli.core.evaluation.oracles import ORACLES, oracle_tables, score_oracles, simulate
 from pasto_cli.core.evaluation.scores import scores, slope_difference
 from pasto_cli.core.records.evaluation import Answer, EvalRun, dump, parse
 from pasto_cli.core.records.scores import key
@@ -29,9 +29,24 @@ def items(request):
     return load_benchmark(request.param, data).items
 
 
-def f1(items, oracle, value="honesty", seed=0, **options):
-    table = Table(simulate(items, value, oracle, seed), value, C, 0.05, **options)
-    return table.f1(np.arange(len(table.rows))).f1
+def f1(items, oracle, value="honesty", seeds=(0,), **options):
+    """Mean over seeds."""
+    tables = oracle_tables(items, value, oracle, seeds, **options)
+    return np.mean([table.f1(table.every).f1 for table in tables])
+
+
+@pytest.mark.parametrize("label_sign", ["own", "original"])
+def test_tables_of_many_seeds_are_those_of_the_rows(items, label_sign):
+    some = items[::9]
+    for oracle in ORACLES:
+        tables = oracle_tables(some, "honesty", oracle, (3, 4), label_sign)
+        for seed, table in zip((3, 4), tables, strict=True):
+            rows = simulate(some, "honesty", oracle, seed)
+            own = Table(rows, "honesty", C, 0.05, label_sign=label_sign)
+            assert own.groups == table.groups and (own.label == table.label).all()
+            for c in C:
+                assert (own.score(c, own.every) == table.score(c, table.every)).all()
+            assert own.f1(own.every) == table.f1(table.every)
 
 
 def test_the_metric_ranks_simulated_steerers_as_a_person_would(items):
@@ -39,14 +54,12 @@ def test_the_metric_ranks_simulated_steerers_as_a_person_would(items):
     assert f1(items, "inverted") == 0 == f1(items, "no-op")
 
 
-@pytest.mark.slow
-@pytest.mark.long
 def test_chance_earns_under_two(items):
     """Over 200 draws; net is clamped at 0, so that chance earns something, less the more dilemmas
     there are."""
     carrying = [i for i in items if "honesty" in i.labels or i.kind != "target"]
     for oracle in ("yes-sayer", "no-sayer", "random"):
-        assert np.mean([f1(carrying, oracle, seed=s) for s in range(200)]) < 2, oracle
+        assert f1(carrying, oracle, seeds=range(200)) < 2, oracle
     assert score_oracles(items, "honesty", draws=1)[-1].f1.low == 0  # random's interval reaches 0
 
 
@@ -294,8 +307,6 @@ def test_subset_keeps_whole_dilemmas_and_all_controls(items):
     )
 
 
-@pytest.mark.slow
-@pytest.mark.long
 def test_every_frequent_value_ranks_the_oracles(items):
     """For each value with at least 100 labelled rows: perfect far above all, inverted and no-op
     nothing, Yes and No little.
@@ -308,7 +319,7 @@ def test_every_frequent_value_ranks_the_oracles(items):
     assert len(values) >= 9
     for value in values:
         carrying = [i for i in items if value in i.labels or i.kind != "target"]
-        got = {o: np.mean([f1(carrying, o, value, s) for s in range(n)]) for o, n in seeds.items()}
+        got = {o: f1(carrying, o, value, range(n)) for o, n in seeds.items()}
         rest = max(score for o, score in got.items() if o != "perfect")
         assert got["perfect"] > 50 and got["perfect"] > 10 * rest, (value, got)
         assert got["inverted"] == 0 == got["no-op"], (value, got)
