@@ -58,7 +58,7 @@ test: $(VENV)/.dev $(VENV)/.demo
 
 # The rest of what a change must pass: the demo model, real kills, several processes, a real Hub server.
 test-long: $(VENV)/.dev $(VENV)/.demo
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "long and not families and not plans and not postgres and not processes"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "long and not families and not plans and not postgres and not processes"
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not long and not families and not plans and not postgres and not processes"

@@ -15,11 +15,19 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+LONGEST = ("test_resuming.py", "test_demo_model.py", "test_tune.py")
+"""Minutes each; `make test-long` gives a process whole files."""
+
 
 def pytest_addoption(parser):
     golden, dilemmas = os.environ.get("PASTO_GOLDEN"), os.environ.get("PASTO_DAILYDILEMMAS")
     parser.addoption("--golden", default=golden, help="folder of golden numbers")
     parser.addoption("--dailydilemmas", default=dilemmas, help="folder of the real benchmark")
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take longest come first, so that no process waits for another one's at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def given_folder(request, option: str, what: str) -> Path:
