@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pasto_cli.base.statistics import Estimate, Floats, Indices, cluster_bootstrap
+from pasto_cli.base.statistics import Estimate, Floats, Indices, cluster_bootstrap, quantile
 from pasto_cli.core.models import distributed
 from pasto_cli.core.models.forward import hidden_states
 from pasto_cli.core.models.loaded import LoadedModel
@@ -158,7 +158,7 @@ def summarise_disturbance(
     names = [str(i) for i in range(len(reading.kl))]
 
     def p95(index: Indices) -> float:
-        return float(np.quantile(np.concatenate([reading.kl[i] for i in index]), PERCENTILE))
+        return quantile(np.concatenate([reading.kl[i] for i in index]), PERCENTILE)
 
     def mean(arrays: list[Floats]) -> Estimate:
         """Over all tokens; prompts with more of them count for more."""
