@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from pasto_cli.core.evaluation.tell_apart import ends_apart
 from pasto_cli.core.recipe.load import load_recipe
 from pasto_cli.core.records.plan import Measured, Plan, PlanRecord, Remedy
-from pasto_cli.workflows.dial import say_whether_it_fits
+from pasto_cli.workflows import dials
+from pasto_cli.workflows.dial import TRIED, say_whether_it_fits
 from pasto_cli.workflows.plan import comparison
 from pasto_cli.workflows.progress import Silent
+from pasto_cli.workflows.telling import everyday_prompts
 from tests.support.terminal import call_in, strict
 
 DIAL = ("dial", "random:llama", "honest", "dishonest", "--recipe", "tiny")
@@ -34,6 +37,16 @@ def test_a_dial_is_planned_trained_and_tried(made):
     assert (root / found["run"] / "adapter" / "pasto.json").is_file()
     assert "plan: " in said.err
     assert Path(found["run"]).name.endswith("-honest-dishonest")
+
+
+def test_it_is_asked_what_tells_its_ends_apart(made):
+    root, said = made
+    found = strict(said.out)
+    run = root / found["run"]
+    dial = dials.open_dial(str(run), Silent(), packing=False)
+    asked = everyday_prompts(run, 3, TRIED)
+    distances = {prompt: ends_apart(dial.lm, dial.steerer, [prompt])[0] for prompt in asked}
+    assert len(distances) == TRIED and found["prompt"] == max(distances, key=distances.get)
 
 
 def test_the_recipe_that_it_ran_is_written_down(made):

@@ -35,8 +35,13 @@ def dial(
         bool, typer.Option("--quick", help="60 pairs, two epochs: a first look, not a result.")
     ] = False,
     prompt: Annotated[
-        str, typer.Option(help="What the dial is asked at -1, 0 and +1.")
-    ] = "Tell me about your day.",
+        str | None,
+        typer.Option(
+            help="What the dial is asked at -1, 0 and +1; by default the one of 16 everyday "
+            "prompts at which its ends are furthest apart.",
+            show_default=False,
+        ),
+    ] = None,
     out: options.Runs = Path("runs"),
     recipe_out: Annotated[
         Path | None,

@@ -27,6 +27,7 @@ from pasto_cli.workflows import generate
 from pasto_cli.workflows.dials import DialSet, open_dial
 from pasto_cli.workflows.plan import plan_recipe
 from pasto_cli.workflows.progress import Watcher
+from pasto_cli.workflows.telling import everyday_prompts, most_telling
 from pasto_cli.workflows.train import Trained, train_recipe
 
 START = "honesty/instruct"
@@ -40,7 +41,8 @@ QUICK = (
 )
 """Settings of a dial that is made to be looked at, not to be published."""
 COEFFICIENTS = (-1.0, 0.0, 1.0)
-PROMPT = "Tell me about your day."
+TRIED = 16
+"""Everyday prompts of which the finished dial is asked the one that shows it best."""
 TOKENS = 64
 
 
@@ -65,6 +67,7 @@ class Made(NamedTuple):
     plan: Plan | None
     """None where the model cannot be planned, and in several processes."""
     prompt: str
+    """What it was asked; empty, as `texts`, for a training that was interrupted."""
     texts: list[str]
     """At -1, 0 and +1; empty for a training that was interrupted."""
 
@@ -105,7 +108,7 @@ def make_dial(
     *,
     recipe_out: Path | None = None,
     force: bool = False,
-    prompt: str = PROMPT,
+    prompt: str | None = None,
 ) -> Made:
     """Plan, train, calibrate, certify and try a dial.
 
@@ -115,7 +118,8 @@ def make_dial(
         root: Folder that holds the runs.
         recipe_out: File for the recipe, beside the copy that the run keeps.
         force: Train although no template passes the screen.
-        prompt: What the finished dial is asked.
+        prompt: What the finished dial is asked; None takes the one of `TRIED` everyday prompts at
+            which its ends are furthest apart.
 
     Raises:
         PastoError: For anything a user can mend.
@@ -133,8 +137,12 @@ def make_dial(
         write_text(recipe_out, dump_recipe(recipe))
     trained = train_recipe(recipe, watch, root, force=force)
     if trained.result.interrupted:
-        return Made(trained, plan, prompt, [])
+        return Made(trained, plan, prompt or "", [])
     dial = open_dial(str(trained.folder), watch, packing=False)
+    if prompt is None:
+        with watch.task(f"looking for the prompt that shows the dial, of {TRIED}"):
+            asked = everyday_prompts(trained.folder, recipe.training.seed, TRIED)
+            prompt = most_telling(dial, asked)
     dials = DialSet([dial], [1.0], COEFFICIENTS)
     sampling = generate.Sampling(TOKENS, 0.0, recipe.training.seed)
     (answers,) = generate.generate(dials, [prompt], sampling, watch)

@@ -1,19 +1,17 @@
 """The verb of `pasto report`: gather what a run left and write it as one page. No printing."""
 
 import json
-import random
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from pasto_cli.base import bundled, runs
+from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import read_text, require_file_name, write_text
 from pasto_cli.base.format import format_coefficient
 from pasto_cli.core.artifact import store
 from pasto_cli.core.evaluation.details import with_details
 from pasto_cli.core.pairs.anchors import load_anchors, read_anchors
-from pasto_cli.core.pairs.answers import read_answers
 from pasto_cli.core.records.evaluation import SentimentRun
 from pasto_cli.core.records.training import Step
 from pasto_cli.core.report.page import Contents, Sample, render
@@ -22,6 +20,7 @@ from pasto_cli.workflows.evaluate import SENTIMENT
 from pasto_cli.workflows.progress import Watcher
 from pasto_cli.workflows.publish import evaluations_of
 from pasto_cli.workflows.screen import read_screen
+from pasto_cli.workflows.telling import everyday_prompts
 
 HISTORY, SAMPLES = "history.jsonl", "samples.json"
 CANDIDATES = 54
@@ -156,7 +155,7 @@ def _new_samples(name: str, root: Path, count: int, watch: Watcher) -> list[Samp
     dial = open_dial(name, watch)
     recipe = recipe_of(dial.meta, dial.folder)
     coefficients = recipe.evaluation.coefficients
-    asked, control = _candidates(root, recipe.training.seed), _control(root)
+    asked, control = everyday_prompts(root, recipe.training.seed, CANDIDATES), _control(root)
     with watch.task(f"looking for the prompts that show the dial, of {len(asked)}"):
         apart = ends_apart(dial.lm, dial.steerer, [*asked, control])
     order = sorted(range(len(asked)), key=lambda i: -apart[i])[:count]
@@ -171,16 +170,6 @@ def _new_samples(name: str, root: Path, count: int, watch: Watcher) -> list[Samp
     kept = json.dumps([sample._asdict() for sample in made], indent=1, ensure_ascii=False)
     write_text(root / SAMPLES, kept)
     return made
-
-
-def _candidates(root: Path, seed: int) -> list[str]:
-    """Everyday prompts that the run did not train on."""
-    prompts = bundled.lines("questions.txt") + bundled.lines("sentiment_prompts.txt")
-    if (root / runs.ANSWERS).is_file():
-        split = read_answers(root / runs.ANSWERS)
-        seen = {pair.question for pair in (*split.train, *split.held_out)}
-        prompts = [prompt for prompt in prompts if prompt not in seen]
-    return random.Random(seed).sample(prompts, min(CANDIDATES, len(prompts)))
 
 
 def _control(root: Path) -> str:
