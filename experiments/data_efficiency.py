@@ -40,7 +40,7 @@ from pasto_cli.workflows import dials, progress, train
 
 COUNTS = (10, 20, 40, 80, 160, 400)
 EPOCHS = {10: 20, 20: 10, 40: 5, 80: 4, 160: 4, 400: 2}
-"""20, 20, 20, 28, 56 and 70 optimiser steps of eight pairs."""
+"""20, 20, 20, 32, 56 and 70 optimiser steps or so, of eight pairs."""
 HELD_OUT = 40
 """Openings that measure every dial."""
 PROBE = 16
@@ -153,18 +153,25 @@ def table(records: list[dict[str, Any]]) -> str:
     ]
     for count in sorted({r["pairs"] for r in records}):
         some = [r for r in records if r["pairs"] == count]
-        ends = [[r["strength"]["equal"][end]["value"] for r in some] for end in ("+1", "-1")]
         cells = [
             str(count),
             str(len(some)),
             str(some[0]["steps"]),
             f"{np.median([r['seconds_per_step'] for r in some]):.1f}",
             _spread([dose(r, "equal") for r in some]),
-            *map(_spread, ends),
+            *(_end(some, end) for end in ("+1", "-1")),
             f"{sum(map(both_ways, some))} of {len(some)}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _end(some: list[dict[str, Any]], end: str) -> str:
+    """Mean and spread over seeds; the interval over openings where there is one seed."""
+    found = [r["strength"]["equal"][end] for r in some]
+    if len(found) > 1:
+        return _spread([x["value"] for x in found])
+    return f"{found[0]['value']:+.2f} [{found[0]['low']:+.2f}, {found[0]['high']:+.2f}]"
 
 
 def _spread(values: list[float]) -> str:
