@@ -196,10 +196,10 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
         right.plot(
             r["pairs"], r["steps"] * r["seconds_per_step"] / 60, "o", color="#b5541c", alpha=0.6
         )
-    left.set(ylabel="strength at 1 nat, prompt-equivalents", ylim=(0, None))
-    right.set(ylabel="minutes of training steps", ylim=(0, None))
+    left.set(ylabel="strength at 1 nat, prompt-equivalents")
+    right.set(ylabel="minutes of training steps")
     for axis in (left, right):
-        axis.set(xlabel="pairs", xscale="log")
+        axis.set(xlabel="pairs", xscale="log", ylim=(0, 1.1 * axis.dataLim.y1))
         axis.set_xticks(counts, [str(n) for n in counts])
         axis.minorticks_off()
         axis.spines[["top", "right"]].set_visible(False)
