@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from pasto_cli.cli.console import Screen
 from pasto_cli.core.artifact import store
+from pasto_cli.core.records.training import Step
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.workflows import dials, train
 from tests.support.runs import GENERATE, TRAIN
@@ -19,8 +20,8 @@ def interrupt_when(patch, when):
 
     @contextmanager
     def training(self):
-        def show(step):
-            if when(step):
+        def show(what):
+            if isinstance(what, Step) and when(what):
                 raise KeyboardInterrupt
 
         yield show
