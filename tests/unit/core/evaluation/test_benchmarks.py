@@ -130,6 +130,35 @@ questions:
 """
 
 
+def test_a_swapped_question_is_asked_in_both_orders():
+    """The same replies express the value, under the other letters; a Yes or No has no order."""
+    text = QUESTIONS.replace("group: cake", "group: cake\n    swapped: true")
+    pick, other = parse_benchmark(text, "q.yaml").items[2:]
+    assert (pick.id, other.id) == ("pick", "pick/swapped") and pick.group == other.group == "cake"
+    assert pick.labels == other.labels
+    for item in (pick, other):
+        shown = dict(re.findall(r"^\(([A-C])\) (.*)$", item.prompt, re.MULTILINE))
+        assert [shown[item.answers[i]] for i in item.matching] == ["Say it is burnt."]
+    assert "(A) Praise it." in pick.prompt and "(C) Praise it." in other.prompt
+    bad = QUESTIONS.replace("matching: no}", "matching: no, swapped: true}")
+    with pytest.raises(PastoError, match=r"questions\[0\].*swapped is for questions with choices"):
+        parse_benchmark(bad, "q.yaml")
+
+
+CHOICES = ("assistant", "face-value", "humour", "warmth")
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_benchmarks_of_two_replies_are_balanced(name):
+    """Each letter is the value's as often as not, and each reply stands under both."""
+    items = [i for i in load_benchmark(name).items if i.kind == "target"]
+    assert len(items) == 40 and len({i.group for i in items}) == 20
+    assert Counter(i.matching for i in items) == {(0,): 20, (1,): 20}
+    assert len({value for i in items for value in i.labels}) == 1
+    kinds = Counter(i.kind for i in load_benchmark(name).items)
+    assert kinds["preference"] == kinds["arithmetic"] == 40
+
+
 def test_questions_become_items_with_their_own_answers():
     b = parse_benchmark(QUESTIONS, "q.yaml", lambda: load_benchmark("mini-dilemmas").items[-2:])
     lie, say, pick = b.items[:3]
@@ -249,7 +278,7 @@ def test_the_examples_of_the_documentation_run(tmp_path):
     text = (Path(__file__).parents[4] / "docs" / "benchmarks.md").read_text()
     whole = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0]
     items = parse_benchmark(whole, "docs.yaml").items
-    assert Counter(i.kind for i in items) == {"target": 4, "preference": 2, "arithmetic": 2}
+    assert Counter(i.kind for i in items) == {"target": 5, "preference": 2, "arithmetic": 2}
     examples = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
     for number, example in enumerate(examples):
         path = tmp_path / f"e{number}.jsonl"

@@ -46,7 +46,8 @@ SUFFIXES = (".yaml", ".yml", ".jsonl")
 def bundled_benchmarks() -> list[Benchmark]:
     """Those that are part of the package."""
     return [
-        parse_bundled(f.read_text(encoding="utf-8")) for f in bundled.files("benchmarks", ".yaml")
+        parse_bundled(f.read_text(encoding="utf-8"), _controls)
+        for f in bundled.files("benchmarks", ".yaml")
     ]
 
 
@@ -94,10 +95,12 @@ def _count(benchmark: Benchmark) -> str:
     targets = [i for i in benchmark.items if i.kind == "target"]
     values = Counter(v for i in targets for v in i.labels if ": " not in v)
     common = ", ".join(f"{v} {n}" for v, n in values.most_common(3))
+    more = ", ..." if len(values) > 3 else ""
+    what = "dilemmas" if len(values) > 1 else "questions"
     groups, controls = len({i.group for i in targets}), len(benchmark.items) - len(targets)
     return (
-        f"{groups:,} dilemmas, {len(targets):,} rows, {controls} control rows; "
-        f"rows by value: {common}, ..."
+        f"{groups:,} {what}, {len(targets):,} rows, {controls} control rows; "
+        f"rows by value: {common}{more}"
     )
 
 
@@ -129,7 +132,7 @@ def load_benchmark(name: str, data: str | None = None) -> Benchmark:
         return dailydilemmas.load_dailydilemmas(data, _controls())
     for file in bundled.files("benchmarks", ".yaml"):
         if file.name == f"{name}.yaml":
-            return parse_bundled(file.read_text(encoding="utf-8"))
+            return parse_bundled(file.read_text(encoding="utf-8"), _controls)
     path = expanded(name)
     if path.suffix in SUFFIXES and path.is_file():
         return _read_file(path, name)

@@ -56,15 +56,15 @@ def parse_benchmark(text: str, name: str, controls: Callable[[], list[Item]] = l
     return benchmark_of(file, controls)
 
 
-def parse_bundled(text: str) -> Benchmark:
+def parse_bundled(text: str, controls: Callable[[], list[Item]]) -> Benchmark:
     """A benchmark of the package, from its YAML.
 
     Each call makes items of its own; the text is read once a process.
     """
-    return benchmark_of(_bundled_file(text), list)
+    return benchmark_of(_bundled_file(text), controls)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _bundled_file(text: str) -> BenchmarkFile:
     return BenchmarkFile.model_validate(yaml.load(text, Loader=OwnLoader))
 

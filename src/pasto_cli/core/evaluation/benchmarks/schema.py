@@ -72,6 +72,9 @@ class Question(_Strict):
     """The answer that expresses the value: yes or no, or indices of choices."""
     group: str | None = None
     """Questions of one group are resampled together; a question without one stands alone."""
+    swapped: bool = False
+    """Ask a second time with the choices in reverse order, as a row of the same group: a model that
+    likes one letter likes it in both."""
 
     @field_validator("matching", mode="before")
     @classmethod
@@ -87,6 +90,8 @@ class Question(_Strict):
                 raise ValueError(
                     "matching is a list of indices where there are choices, such as [0]"
                 )
+            if self.swapped:
+                raise ValueError("swapped is for questions with choices")
             return self
         inside = all(0 <= i < len(self.choices) for i in self.matching)
         if not inside or not 0 < len(set(self.matching)) < len(self.choices):
@@ -150,9 +155,25 @@ def benchmark_of(file: BenchmarkFile, controls: Callable[[], list[Item]]) -> Ben
     items = [
         item for dilemma in file.dilemmas for item in _dilemma_items(dilemma, file.instruction)
     ]
-    items += [_question_item(q) for q in file.questions]
+    items += [item for question in file.questions for item in _question_items(question)]
     items += control_items(file.controls) if file.controls else controls()
     return Benchmark(file.name, file.title, file.licence, file.source, file.prefill, items)
+
+
+def _question_items(q: Question) -> list[Item]:
+    """One row, or two for a question that is swapped as well."""
+    if isinstance(q.matching, str) or not q.swapped:
+        return [_question_item(q)]
+    last = len(q.choices) - 1
+    other = q.model_copy(
+        update={
+            "id": f"{q.id}/swapped",
+            "group": q.group or q.id,
+            "choices": q.choices[::-1],
+            "matching": tuple(last - i for i in q.matching),
+        }
+    )
+    return [_question_item(q), _question_item(other)]
 
 
 def _question_item(q: Question) -> Item:
