@@ -1,5 +1,7 @@
 """Anchors: enough of them, split without loss, none from a benchmark."""
 
+import re
+
 import pytest
 
 from pasto_cli.base import bundled
@@ -30,6 +32,10 @@ def test_yes_and_no_are_both_right_often():
     yes_no = [a.prompt for a in load_anchors("bundled") if "Yes" in a.prompt]
     assert len(yes_no) >= 40
     assert len({prompt.split(":")[0].split(" ")[0] for prompt in yes_no}) >= 4  # phrasings
+    # A dial that is held where a reply begins with Yes or No may still move those that come later.
+    later = [prompt for prompt in yes_no if re.search(r'"[^"]+[:=] "?Yes', prompt)]
+    assert len({re.sub(r'.*"([^"]+)[:=] "?Yes.*', r"\1", prompt) for prompt in later}) >= 6
+    assert len(later) >= 30
 
 
 def test_no_bundled_anchor_or_question_comes_from_mini_dilemmas():
