@@ -266,7 +266,8 @@ def test_bad_lines_are_named_with_their_number(tmp_path, line, expected):
 
 def test_listing_names_every_benchmark_with_n_and_licence(dailydilemmas):
     entries = {e.name: e for e in listing()}
-    assert set(entries) == {"dailydilemmas", "mini-dilemmas", "sentiment"}
+    assert set(entries) == {"dailydilemmas", "mini-dilemmas", "sentiment", *CHOICES}
+    assert entries["warmth"].n.startswith("20 questions, 40 rows, 80 control rows")
     assert all(e.n and e.licence and e.source for e in entries.values())
     assert "2,720 rows" in entries["dailydilemmas"].n
     assert "1,360 dilemmas, 2,720 rows" in next(
