@@ -10,7 +10,7 @@ trains the recipe as it is; winners are to be trained so. Every dial is measured
 dilemmas and controls, where it disturbs neutral prompts by 1 nat of KL (95th percentile).
 
 Appends a line for each variant, length and seed and skips those that are there. Dials stand in
-`--keep` and are found again there; a training that was stopped goes on.
+`--keep` and are found again there; a training that was stopped is done again.
 """
 
 import argparse
@@ -39,12 +39,10 @@ VARIANTS: dict[str, list[str]] = {
 """Changes of the recipe; by default eight anchors a step, of weight 30."""
 
 
-def trained(model: str, name: str, seed: int, full: bool, keep: Path) -> Path:
-    """The folder of a variant's run, trained where there is none."""
-    root = keep / f"{name.replace(' ', '-').replace(',', '')}-{'full' if full else 'short'}-{seed}"
-    found = next(iter(root.glob("*/adapter")), None) if root.exists() else None
-    if found is not None:
-        return found.parent
+def trained(model: str, name: str, seed: int, full: bool, root: Path) -> Path:
+    """The folder of a variant's run, trained where there is no finished one."""
+    if (done := root / "latest").exists():  # stands there once a training has ended
+        return done.resolve()
     root.mkdir(parents=True, exist_ok=True)
     changes = [
         f"model.source={model}",
@@ -137,7 +135,9 @@ def main() -> None:
             if (name, anchors, given.full, seed) in done:
                 continue
             started = time.monotonic()
-            folder = trained(given.model, name, seed, given.full, given.keep)
+            place = f"{name}-{anchors}-{'full' if given.full else 'short'}-{seed}"
+            root = given.keep / place.replace(" ", "-").replace(",", "")
+            folder = trained(given.model, name, seed, given.full, root)
             middle = time.monotonic()
             history = (folder / "history.jsonl").read_text().splitlines()
             steps = [s for s in map(json.loads, history) if not s["validation"]]

@@ -143,6 +143,8 @@ def test_a_swapped_question_is_asked_in_both_orders():
     bad = QUESTIONS.replace("matching: no}", "matching: no, swapped: true}")
     with pytest.raises(PastoError, match=r"questions\[0\].*swapped is for questions with choices"):
         parse_benchmark(bad, "q.yaml")
+    with pytest.raises(PastoError, match="'pick/swapped' is the id of the second row of 'pick'"):
+        parse_benchmark(text.replace("id: say,", "id: pick/swapped,"), "q.yaml")
 
 
 CHOICES = ("assistant", "face-value", "humour", "warmth")

@@ -145,6 +145,10 @@ class BenchmarkFile(Head):
     def _consistent(self) -> "BenchmarkFile":
         if not self.dilemmas and not self.questions:
             raise ValueError("there are neither dilemmas nor questions")
+        ids = {question.id for question in self.questions}
+        for question in self.questions:
+            if question.swapped and (twice := _swapped_id(question)) in ids:
+                raise ValueError(f"{twice!r} is the id of the second row of {question.id!r}")
         if "{situation}" not in self.instruction or "{action}" not in self.instruction:
             raise ValueError("instruction must hold {situation} and {action}")
         return self
@@ -160,6 +164,11 @@ def benchmark_of(file: BenchmarkFile, controls: Callable[[], list[Item]]) -> Ben
     return Benchmark(file.name, file.title, file.licence, file.source, file.prefill, items)
 
 
+def _swapped_id(q: Question) -> str:
+    """Id of the row with the choices in reverse order."""
+    return f"{q.id}/swapped"
+
+
 def _question_items(q: Question) -> list[Item]:
     """One row, or two for a question that is swapped as well."""
     if isinstance(q.matching, str) or not q.swapped:
@@ -167,7 +176,7 @@ def _question_items(q: Question) -> list[Item]:
     last = len(q.choices) - 1
     other = q.model_copy(
         update={
-            "id": f"{q.id}/swapped",
+            "id": _swapped_id(q),
             "group": q.group or q.id,
             "choices": q.choices[::-1],
             "matching": tuple(last - i for i in q.matching),
