@@ -120,6 +120,10 @@ class AnchorSpec(Section):
     aggregate: Literal["mean", "root", "rms", "p95"] = "mean"
     """Over the token positions of a step: root, the mean of square roots, is felt where the KL is
     small; rms and p95 see a loop in a few tokens, which a mean hides."""
+    choice: NonNegative = 0.0
+    """Weight of the mean squared change, nats, of the log-odds of the base's two likeliest tokens,
+    where its answer is least decided between them: a Yes or No is held where the base is sure too,
+    where no KL feels it."""
 
 
 class PreferenceSpec(Section):

@@ -86,10 +86,19 @@ class Anchors:
         return rng.sample(self.rows, min(count, len(self.rows)))
 
 
-def kl_per_token(
+class AnchorRead(NamedTuple):
+    """What the terms need of one drawn anchor at +1 and -1."""
+
+    kl: Tensor
+    """(2, t): KL(p_0 || p_a) at every answer token, nats."""
+    choice: Tensor
+    """(2,): m_a - m_0, nats, at the answer token where |m_0| is smallest."""
+
+
+def read_anchors(
     lm: LoadedModel, anchors: Sequence[AnchorRow], steered: Sequence[Tensor]
-) -> list[Tensor]:
-    """KL(p_0 || p_a) at every answer token, nats.
+) -> list[AnchorRead]:
+    """KL at every answer token and the change of the base's nearest choice.
 
     Args:
         lm: The model whose output head is used.
@@ -97,7 +106,7 @@ def kl_per_token(
         steered: Hidden states before the head at +1 and -1, (2, t, d) per anchor.
 
     Returns:
-        (2, t) per anchor, differentiable in `steered`.
+        One per anchor, differentiable in `steered`.
     """
     if not anchors:
         return []
@@ -105,19 +114,25 @@ def kl_per_token(
     log_p = lm.head(torch.cat(list(steered), dim=1)).log_softmax(-1)  # (2, sum of t, v)
     with torch.no_grad():
         log_p0 = lm.head(torch.cat([a.base for a in anchors])).log_softmax(-1)  # (sum of t, v)
+        top, likeliest = log_p0.topk(2)  # (sum of t, 2)
+        m_0 = top[:, 0] - top[:, 1]  # (sum of t,)
     kl = (log_p0.exp() * (log_p0 - log_p)).sum(-1)  # (2, sum of t)
-    return list(kl.split([a.base.shape[0] for a in anchors], dim=1))
+    chosen, other = log_p.gather(-1, likeliest.expand(2, -1, -1)).unbind(-1)
+    change = chosen - other - m_0  # (2, sum of t)
+    lengths = [a.base.shape[0] for a in anchors]
+    each = zip(kl.split(lengths, 1), change.split(lengths, 1), m_0.split(lengths), strict=True)
+    return [AnchorRead(kl_of, moved[:, base.argmin()]) for kl_of, moved, base in each]
 
 
-def anchor_loss(kl: Sequence[Tensor], spec: AnchorSpec) -> Tensor:
-    """The weighted term from KL at the answer tokens of all drawn anchors, (2, t) each; scalar.
+def anchor_loss(reads: Sequence[AnchorRead], spec: AnchorSpec) -> Tensor:
+    """Both weighted terms of all drawn anchors, L_anchor + L_choice; scalar.
 
     `mean` over positions; `root`, the mean of their square roots; `rms`, the root of the mean
     square; `p95`, the 95th percentile. A KL grows with the square of a small shift (0.5 nats in an
     even Yes or No are 0.03), its root with the shift itself, so that `root` still holds a dial back
     where a mean no longer feels it. The last two see a text that falls apart in a few tokens.
     """
-    values = torch.cat([x.flatten() for x in kl])
+    values = torch.cat([x.kl.flatten() for x in reads])
     if spec.aggregate == "mean":
         found = values.mean()
     elif spec.aggregate == "root":
@@ -127,4 +142,5 @@ def anchor_loss(kl: Sequence[Tensor], spec: AnchorSpec) -> Tensor:
         found = values.square().mean().clamp_min(1e-12).sqrt()
     else:
         found = torch.quantile(values, 0.95)
-    return spec.weight * found
+    choice = torch.stack([x.choice for x in reads]).square().mean()
+    return spec.weight * found + spec.choice * choice

@@ -26,7 +26,7 @@ from pasto_cli.core.recipe.schema import SubspaceSpec
 from pasto_cli.core.records.training import BaseSide
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.core.training import readout, terms
-from pasto_cli.core.training.anchors import AnchorRow, Anchors, kl_per_token
+from pasto_cli.core.training.anchors import AnchorRead, AnchorRow, Anchors, read_anchors
 from pasto_cli.core.training.preference import (
     AnswerRow,
     LogRatios,
@@ -64,8 +64,7 @@ class Found(NamedTuple):
     """What was read of the steered model in a step."""
 
     pairs: list[SteeredPair]
-    kl: list[Tensor]
-    """(2, t) for each anchor."""
+    anchors: list[AnchorRead]
     ratios: list[LogRatios]
     """For each pair of answers."""
 
@@ -166,8 +165,8 @@ class Objective:
         report = terms.combine(base, pairs, self.basis, self.spec, ramp)
         # No ramp: at the start the dial is the base and the term is 0; it only ever grows with it.
         if self.spec.anchor is not None and drawn.anchors:
-            kl = self._gathered(mine.kl, len(drawn.anchors))
-            report = terms.with_anchors(report, kl, self.spec.anchor)
+            reads = self._gathered(mine.anchors, len(drawn.anchors))
+            report = terms.with_anchors(report, reads, self.spec.anchor)
         # No ramp either: it is what the dial is for.
         if self.spec.preference is not None and drawn.preferences:
             ratios = self._gathered(mine.ratios, len(drawn.preferences))
@@ -382,6 +381,6 @@ class Objective:
         cut = len(drawn.anchors)
         return Found(
             steered,
-            kl_per_token(self.lm, drawn.anchors, answers[:cut]),
+            read_anchors(self.lm, drawn.anchors, answers[:cut]),
             log_ratios(self.lm, drawn.preferences, answers[cut:], self._head_positions()),
         )

@@ -23,7 +23,7 @@ from torch import Tensor
 from pasto_cli.base.statistics import cluster_bootstrap
 from pasto_cli.core.recipe.losses_spec import AnchorSpec, LossesSpec, PreferenceSpec
 from pasto_cli.core.training import losses
-from pasto_cli.core.training.anchors import anchor_loss
+from pasto_cli.core.training.anchors import AnchorRead, anchor_loss
 from pasto_cli.core.training.losses import PersonaLLR
 from pasto_cli.core.training.preference import LogRatios, preference_loss
 from pasto_cli.core.training.readout import NEUTRAL, WATCHED, BaseRead, SteeredRead
@@ -249,21 +249,23 @@ def _neutral_parts(
     return parts, diagnostics
 
 
-def with_anchors(report: LossReport, kl: Sequence[Tensor], spec: AnchorSpec) -> LossReport:
-    """A report with the anchors' term added.
+def with_anchors(report: LossReport, reads: Sequence[AnchorRead], spec: AnchorSpec) -> LossReport:
+    """A report with the anchors' terms added.
 
     Args:
         report: Terms of the batch's pairs, without anchors.
-        kl: KL at the answer tokens of all drawn anchors, (2, t) each.
-        spec: Weight and aggregate.
+        reads: All drawn anchors.
+        spec: Weights and aggregate.
     """
-    loss = anchor_loss(kl, spec)
-    at_ends = torch.cat(list(kl), dim=1).mean(1)  # (2,): mean over tokens, at +1 and at -1
+    loss = anchor_loss(reads, spec)
+    kl_pos, kl_neg = torch.cat([x.kl for x in reads], dim=1).mean(1).tolist()  # over tokens
+    moved_pos, moved_neg = torch.stack([x.choice for x in reads]).abs().mean(0).tolist()
     return LossReport(
         total=report.total + loss,
         parts=report.parts | {"anchor": loss.item()},
         diagnostics=report.diagnostics
-        | {"anchor_kl_pos": at_ends[0].item(), "anchor_kl_neg": at_ends[1].item()},
+        | {"anchor_kl_pos": kl_pos, "anchor_kl_neg": kl_neg}
+        | {"anchor_choice_pos": moved_pos, "anchor_choice_neg": moved_neg},
     )
 
 

@@ -5,7 +5,13 @@ import torch
 
 from pasto_cli.core.recipe.losses_spec import AnchorSpec, LossesSpec
 from pasto_cli.core.recipe.schema import SubspaceSpec
-from pasto_cli.core.training.anchors import Anchors, anchor_loss
+from pasto_cli.core.training.anchors import (
+    AnchorRead,
+    AnchorRow,
+    Anchors,
+    anchor_loss,
+    read_anchors,
+)
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.subspaces import random_basis
 
@@ -34,6 +40,28 @@ def plain_kl(lm, adapter, anchor):
             log_p = lm.model(input_ids=row).logits[0, anchor.window].log_softmax(-1)
         each.append((log_p0.exp() * (log_p0 - log_p)).sum(-1))
     return torch.stack(each)
+
+
+def plain_choice(lm, adapter, anchor):
+    """Change of the log-odds of the base's two likeliest tokens where nearest, at +1, -1: (2,)."""
+    row = torch.tensor([anchor.row])
+    with torch.no_grad():
+        base = lm.model(input_ids=row).logits[0, anchor.window].float()
+    sorted_logits, tokens = base.sort(descending=True)
+    margins = sorted_logits[:, 0] - sorted_logits[:, 1]
+    place = min(range(len(margins)), key=lambda t: margins[t].item())
+    each = []
+    for coefficient in (1.0, -1.0):
+        with adapter.at(lm.model, coefficient):
+            logits = lm.model(input_ids=row).logits[0, anchor.window].float()[place]
+        first, second = tokens[place, :2].tolist()
+        each.append(logits[first] - logits[second] - margins[place])
+    return torch.stack(each)
+
+
+def kl_only(kl):
+    """A read whose nearest choice has not moved."""
+    return AnchorRead(kl, torch.zeros(2))
 
 
 @pytest.mark.parametrize("aggregate", ["mean", "root", "rms", "p95"])
@@ -70,13 +98,35 @@ def test_the_term_and_its_gradient_are_those_of_plain_forwards(
         torch.testing.assert_close(x, y, rtol=2e-2, atol=2e-3 * float(y.abs().max()) + 1e-7)
 
 
+def test_the_choice_and_its_gradient_are_those_of_plain_forwards(tiny, tiny_pairs, make_adapter):
+    lm, adapter = tiny(), make_adapter(tiny())
+    objective = objective_of(lm, AnchorSpec(weight=0.0, count=5, tokens=4, choice=2.0))
+    report = objective(adapter, tiny_pairs[:4], step=5)
+    drawn = objective.anchors.drawn(5)
+    objective.anchors = None
+    without = objective(adapter, tiny_pairs[:4])
+
+    moved = torch.stack([plain_choice(lm, adapter, anchor) for anchor in drawn])
+    by_hand = 2.0 * moved.square().mean()
+    assert report.parts["anchor"] == pytest.approx(by_hand.item(), rel=1e-3)
+    assert by_hand > 1e-3  # there was something to compare
+    pos, neg = moved.abs().mean(0).tolist()
+    assert report.diagnostics["anchor_choice_pos"] == pytest.approx(pos, rel=1e-3)
+    assert report.diagnostics["anchor_choice_neg"] == pytest.approx(neg, rel=1e-3)
+    parameters = list(adapter.parameters())
+    own = torch.autograd.grad(report.total - without.total, parameters)
+    plain = torch.autograd.grad(by_hand, parameters)
+    for x, y in zip(own, plain, strict=True):
+        torch.testing.assert_close(x, y, rtol=2e-2, atol=2e-3 * float(y.abs().max()) + 1e-7)
+
+
 def test_the_base_pays_nothing(tiny, tiny_pairs, make_adapter):
     lm = tiny()
     adapter = make_adapter(lm)
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.zero_()
-    report = objective_of(lm, AnchorSpec(weight=30.0))(adapter, tiny_pairs[:2], step=0)
+    report = objective_of(lm, AnchorSpec(weight=30.0, choice=5.0))(adapter, tiny_pairs[:2], step=0)
     assert report.parts["anchor"] == pytest.approx(0.0, abs=1e-5)
     assert report.diagnostics["anchor_kl_pos"] == pytest.approx(0.0, abs=1e-6)
 
@@ -84,7 +134,9 @@ def test_the_base_pays_nothing(tiny, tiny_pairs, make_adapter):
 def test_the_term_does_not_depend_on_how_rows_are_grouped(tiny, tiny_pairs, make_adapter):
     lm, adapter = tiny(), make_adapter(tiny())
     each = [
-        objective_of(lm, AnchorSpec(), budget)(adapter, tiny_pairs[:4], step=1).parts["anchor"]
+        objective_of(lm, AnchorSpec(choice=5.0), budget)(adapter, tiny_pairs[:4], step=1).parts[
+            "anchor"
+        ]
         for budget in (64, 4096)
     ]
     assert each[0] == pytest.approx(each[1], rel=1e-4)
@@ -105,8 +157,9 @@ def test_draws_depend_on_seed_and_step_only(tiny):
 
 
 def test_a_loop_in_one_token_shows_in_rms_and_p95_more_than_in_the_mean():
-    even, loop = [torch.full((2, 10), 0.1)], [torch.zeros(2, 10)]
-    loop[0][:, 0] = 1.0
+    once = torch.zeros(2, 10)
+    once[:, 0] = 1.0
+    even, loop = [kl_only(torch.full((2, 10), 0.1))], [kl_only(once)]
     each = {a: AnchorSpec(weight=1.0, aggregate=a) for a in ("mean", "rms", "p95")}
     assert anchor_loss(loop, each["mean"]) == pytest.approx(anchor_loss(even, each["mean"]))
     for name in ("rms", "p95"):
@@ -121,8 +174,23 @@ def test_root_is_felt_where_a_mean_is_not():
         return (even * (even / moved).log()).sum().expand(2, 1)
 
     mean, root = (AnchorSpec(weight=1.0, aggregate=a) for a in ("mean", "root"))
-    large, small = [kl(0.5)], [kl(0.05)]
+    large, small = [kl_only(kl(0.5))], [kl_only(kl(0.05))]
     assert anchor_loss(large, mean) == pytest.approx(0.031, abs=1e-3)
     assert anchor_loss(small, mean) < anchor_loss(large, mean) / 90
     assert anchor_loss(small, root) > anchor_loss(large, root) / 20
-    assert anchor_loss([torch.zeros(2, 5)], root) == pytest.approx(0.0, abs=1e-7)
+    assert anchor_loss([kl_only(torch.zeros(2, 5))], root) == pytest.approx(0.0, abs=1e-7)
+
+
+def test_a_choice_is_felt_where_the_base_is_sure_and_no_kl_is():
+    """A Yes of 99.9 % moved by one nat, through a head that is the identity over three tokens."""
+
+    class Head:
+        head = staticmethod(lambda states: states)
+
+    sure = AnchorRow((0, 1), 1, torch.tensor([[7.0, 0.0, -20.0]]))
+    moved = torch.tensor([[[6.0, 0.0, -20.0]], [[7.0, 0.0, -20.0]]])  # at +1 by -1, at -1 not
+    (read,) = read_anchors(Head, [sure], [moved])
+    assert read.kl[0].item() < 1e-3
+    torch.testing.assert_close(read.choice, torch.tensor([-1.0, 0.0]), atol=1e-5, rtol=0)
+    spec = AnchorSpec(weight=0.0, choice=4.0)
+    assert anchor_loss([read], spec) == pytest.approx(2.0)
