@@ -34,7 +34,6 @@ VARIANTS: dict[str, list[str]] = {
     "root 100, 12 of two tokens": [
         "losses.anchor={weight: 100, count: 12, tokens: 2, aggregate: root}",
     ],
-    "choice 5, 16 a step": ["losses.anchor={count: 16, choice: 5}"],
     "choice 20, 16 a step": ["losses.anchor={count: 16, choice: 20}"],
     "root 100, 16 a step": ["losses.anchor={weight: 100, count: 16, aggregate: root}"],
 }
