@@ -6,6 +6,14 @@ on the base's own greedy answer to each prompt. Nothing else in the losses says 
 should *not* act: a dial that says Yes to everything, facts included, pays nothing for it. The
 base's side does not change while training runs and is kept as hidden states before the head.
 
+A KL hardly feels a shift where the base is sure: one nat on the log-odds of a Yes of 99 % is a KL
+of 0.005. A second term, off by default, looks at the log-odds themselves:
+
+    L_choice = w_c mean over prompts and a in {+1, -1} of (m_a - m_0)^2
+
+with m = log p(first) - log p(second) of the base's two likeliest tokens, at the token of its answer
+where these are nearest: the Yes or No of "Verdict: Yes".
+
 Legend: m drawn anchors, t answer tokens of one, d d_model, v vocabulary; the axis of two is the
 coefficients +1, -1.
 """
