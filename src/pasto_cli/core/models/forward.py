@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.loaded import LoadedModel, Notify
+from pasto_cli.core.models.recompute import recomputed_activations
 from pasto_cli.core.models.tokentree import Packed, pack, pack_groups
 
 Steer = Callable[[list[float]], AbstractContextManager[None]]
@@ -138,7 +139,7 @@ def run_packed(
         hooks.append(lm.layers[stop - 1].register_forward_hook(keep_and_exit))
     try:
         low = torch.autocast(lm.device.type, torch.bfloat16) if lm.autocast else nullcontext()
-        with low, contextlib.suppress(_EarlyExit):
+        with low, recomputed_activations(lm.hidden_size), contextlib.suppress(_EarlyExit):
             positions = packed.position_ids.repeat(copies, 1)
             output = lm.model.base_model(
                 input_ids=packed.input_ids.repeat(copies, 1),  # (c s, n)

@@ -48,9 +48,10 @@ def head_bytes(vocabulary: int, width: int) -> int:
     """Bytes of vocabulary-wide rows that a training step holds at once, a pair's at least.
 
     A few such tensors come and go. Each product reads the whole output head (vocabulary, width),
-    which has to pay: half of what that holds in float32.
+    which has to pay: a quarter of what that holds in float32, rows as many as a quarter of `width`,
+    takes no longer than more of them at once.
     """
-    return max(2**25, vocabulary * width * 2)
+    return max(2**25, vocabulary * width)
 
 
 class Drawn(NamedTuple):
