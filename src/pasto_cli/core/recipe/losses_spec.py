@@ -124,6 +124,9 @@ class AnchorSpec(Section):
     """Weight of the mean squared change, nats, of the log-odds of the base's two likeliest tokens,
     where its answer is least decided between them: a Yes or No is held where the base is sure too,
     where no KL feels it."""
+    reach: Annotated[Real, Field(ge=1.0)] = 1.0
+    """Anchors are held at +-r with r drawn for each step from 1 to this: calibrated ends lie beyond
+    the coefficients of training, and what holds at +-1 need not hold there."""
 
 
 class PreferenceSpec(Section):

@@ -93,6 +93,12 @@ class Anchors:
         rng = random.Random(f"{self.seed}/{name}")
         return rng.sample(self.rows, min(count, len(self.rows)))
 
+    def coefficient(self, step: int | None) -> float:
+        """r of an optimiser step, uniform from 1 to `reach`, or (None) the middle of them."""
+        if step is None:
+            return (1.0 + self.spec.reach) / 2
+        return random.Random(f"{self.seed}/{step}/reach").uniform(1.0, self.spec.reach)
+
 
 class AnchorRead(NamedTuple):
     """What the terms need of one drawn anchor at +1 and -1."""

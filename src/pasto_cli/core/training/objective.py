@@ -59,6 +59,8 @@ class Drawn(NamedTuple):
 
     anchors: Sequence[AnchorRow]
     preferences: Sequence[PreferencePair]
+    reach: float = 1.0
+    """Anchors are read at +-this."""
 
 
 class Found(NamedTuple):
@@ -160,7 +162,10 @@ class Objective:
         # span of strength are taken over the whole batch.
         own, own_base = distributed.shard(batch), distributed.shard(base)
         drawn = self._drawn(step)
-        own_drawn = Drawn(distributed.shard(drawn.anchors), distributed.shard(drawn.preferences))
+        own_drawn = drawn._replace(
+            anchors=distributed.shard(drawn.anchors),
+            preferences=distributed.shard(drawn.preferences),
+        )
         mine = self._read_steered(adapter, own, own_base, own_drawn, neutral)
         pairs = self._gathered(mine.pairs, len(batch))
         report = terms.combine(base, pairs, self.basis, self.spec, ramp)
@@ -181,6 +186,7 @@ class Objective:
             self.preferences.drawn(step)
             if self.preferences is not None and step is not None
             else [],
+            self.anchors.coefficient(step) if self.anchors is not None else 1.0,
         )
 
     @torch.no_grad()
@@ -266,8 +272,9 @@ class Objective:
         pairs: Sequence[TokenPair],
         answered: Sequence[AnchorRow | AnswerRow],
         neutral: bool,
+        coefficients: Sequence[float] = SIGNS,
     ) -> tuple[list[list[Side]], list[Tensor]]:
-        """Run pairs, and prompts with answers, at +1 and -1.
+        """Run pairs, and prompts with answers, at +1 and -1 or two other coefficients.
 
         Returns:
             For each pair its sides, depth (2, d) and last (2, w, d), and for each answer its states
@@ -283,7 +290,7 @@ class Objective:
             rows,
             self.budget,
             steer=lambda coefficients: adapter.at(self.lm.model, coefficients),
-            coefficients=SIGNS,
+            coefficients=coefficients,
             depth=self.depth,
         ):
             if index < len(pair_rows):
@@ -354,10 +361,16 @@ class Objective:
         neutral: bool,
     ) -> Found:
         """The steered side of pairs, anchors and answers: one run, then the head."""
-        if not pairs and not any(drawn):  # a process may have none of a small batch
+        preferred = [row for pair in drawn.preferences for row in pair.sides]
+        together = list(drawn.anchors) if drawn.reach == 1.0 else []
+        if not pairs and not drawn.anchors and not preferred:  # a process of a small batch
             return Found([], [], [])
-        answered = [*drawn.anchors, *(row for pair in drawn.preferences for row in pair.sides)]
-        sides, answers = self._steered(adapter, pairs, answered, neutral)
+        sides, answers = self._steered(adapter, pairs, [*together, *preferred], neutral)
+        cut = len(together)
+        anchored, preferred_states = answers[:cut], answers[cut:]
+        if drawn.anchors and not together:
+            ends = (drawn.reach, -drawn.reach)
+            _, anchored = self._steered(adapter, [], drawn.anchors, neutral, ends)
         each = [
             readout.Sides(
                 last=[side.last for side in of_pair],
@@ -379,9 +392,8 @@ class Objective:
             )
             for pair, known, of_pair, read in zip(pairs, base, sides, reads, strict=True)
         ]
-        cut = len(drawn.anchors)
         return Found(
             steered,
-            read_anchors(self.lm, drawn.anchors, answers[:cut]),
-            log_ratios(self.lm, drawn.preferences, answers[cut:], self._head_positions()),
+            read_anchors(self.lm, drawn.anchors, anchored),
+            log_ratios(self.lm, drawn.preferences, preferred_states, self._head_positions()),
         )

@@ -29,13 +29,13 @@ def objective_of(lm, spec, budget=512, seed=0):
     return found
 
 
-def plain_kl(lm, adapter, anchor):
-    """KL(p_0 || p_a) at +1 and -1 at every answer token, one unpadded forward each: (2, t)."""
+def plain_kl(lm, adapter, anchor, reach=1.0):
+    """KL(p_0 || p_a) at +-reach at every answer token, one unpadded forward each: (2, t)."""
     row = torch.tensor([anchor.row])
     with torch.no_grad():
         log_p0 = lm.model(input_ids=row).logits[0, anchor.window].log_softmax(-1)
     each = []
-    for coefficient in (1.0, -1.0):
+    for coefficient in (reach, -reach):
         with adapter.at(lm.model, coefficient):
             log_p = lm.model(input_ids=row).logits[0, anchor.window].log_softmax(-1)
         each.append((log_p0.exp() * (log_p0 - log_p)).sum(-1))
@@ -120,6 +120,28 @@ def test_the_choice_and_its_gradient_are_those_of_plain_forwards(tiny, tiny_pair
         torch.testing.assert_close(x, y, rtol=2e-2, atol=2e-3 * float(y.abs().max()) + 1e-7)
 
 
+def test_anchors_are_held_at_the_coefficient_drawn_for_the_step(tiny, tiny_pairs, make_adapter):
+    lm, adapter = tiny(), make_adapter(tiny())
+    objective = objective_of(lm, AnchorSpec(weight=3.0, count=3, tokens=4, reach=2.5))
+    batch = tiny_pairs[:4]
+    report = objective(adapter, batch, step=3)
+    drawn, reach = objective.anchors.drawn(3), objective.anchors.coefficient(3)
+    assert 1.2 < reach < 2.5
+    by_hand = 3.0 * torch.cat([plain_kl(lm, adapter, x, reach).flatten() for x in drawn]).mean()
+    assert report.parts["anchor"] == pytest.approx(by_hand.item(), rel=1e-3)
+    assert objective.anchors.coefficient(None) == 1.75
+
+    # The pairs are read at +-1 as before, and the gradient is that of both.
+    objective.anchors = None
+    without = objective(adapter, batch)
+    assert report.total.item() == pytest.approx(without.total.item() + by_hand.item(), rel=1e-4)
+    parameters = list(adapter.parameters())
+    own = torch.autograd.grad(report.total - without.total, parameters)
+    plain = torch.autograd.grad(by_hand, parameters)
+    for x, y in zip(own, plain, strict=True):
+        torch.testing.assert_close(x, y, rtol=2e-2, atol=2e-3 * float(y.abs().max()) + 1e-7)
+
+
 def test_the_base_pays_nothing(tiny, tiny_pairs, make_adapter):
     lm = tiny()
     adapter = make_adapter(lm)
@@ -154,6 +176,16 @@ def test_draws_depend_on_seed_and_step_only(tiny):
     assert [x.row for x in other.drawn(7)] != rows[0]
     seen = [anchor.row for anchor in first.drawn(None)]
     assert len(seen) == 6 and seen == [anchor.row for anchor in second.drawn(None)]
+
+
+def test_the_coefficient_depends_on_seed_and_step_only(tiny):
+    spec = AnchorSpec(reach=2.0)
+    one, same = (Anchors(tiny(), PROMPTS, spec, 3) for _ in range(2))
+    found = [one.coefficient(step) for step in range(40)]
+    assert found == [same.coefficient(step) for step in range(40)]
+    assert found != [Anchors(tiny(), PROMPTS, spec, 4).coefficient(step) for step in range(40)]
+    assert 1.0 <= min(found) < 1.2 and 1.8 < max(found) <= 2.0
+    assert Anchors(tiny(), PROMPTS, AnchorSpec(), 3).coefficient(7) == 1.0
 
 
 def test_a_loop_in_one_token_shows_in_rms_and_p95_more_than_in_the_mean():
