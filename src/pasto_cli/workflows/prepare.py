@@ -280,8 +280,7 @@ def make_objective(
     spec = recipe.training
     trained = preferences = None
     if recipe.losses.anchor is not None and anchors is not None:
-        prompts = [anchor.prompt for anchor in anchors.train]
-        trained = Anchors(lm, prompts, recipe.losses.anchor, spec.seed)
+        trained = Anchors(lm, anchors.train, recipe.losses.anchor, spec.seed)
     if recipe.losses.preference is not None and answers is not None:
         preferences = Preferences(lm, answers, recipe.losses.preference, spec.seed)
     return Objective(

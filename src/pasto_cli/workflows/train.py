@@ -333,7 +333,7 @@ class _Run:
         certificate = certify(llr, tokens.num_prompts, spec.seed, at_ends=at_ends)
         if self.anchors is None or self.recipe.losses.anchor is None:
             return certificate
-        held_out = [anchor.prompt for anchor in self.anchors.held_out]
+        held_out = self.anchors.held_out
         with watch.task(f"specificity: {len(held_out)} held-out anchors"):
             found = measure_specificity(
                 self.lm,

@@ -23,6 +23,7 @@ from pasto_cli.base.statistics import Estimate, Floats, Indices, cluster_bootstr
 from pasto_cli.core.models import distributed
 from pasto_cli.core.models.forward import hidden_states
 from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.pairs.anchors import Anchor
 from pasto_cli.core.records.adapter import Specificity
 from pasto_cli.core.records.scores import Disturbance
 from pasto_cli.core.steering.kept_answers import kept_greedy_answers
@@ -39,6 +40,8 @@ class NeutralProbe(NamedTuple):
     """Neutral prompts and the base model's own answers to them."""
 
     prompts: list[str]
+    openings: list[str]
+    """How each reply begins, before the answer; mostly nothing."""
     answers: list[list[int]]
     """Token ids of the greedy answers."""
     base: list[Tensor]
@@ -66,7 +69,11 @@ class DisturbanceReading(NamedTuple):
 
 @torch.no_grad()
 def make_probe(
-    lm: LoadedModel, prompts: Sequence[str], tokens: int = 12, budget: int = 512
+    lm: LoadedModel,
+    prompts: Sequence[str],
+    tokens: int = 12,
+    budget: int = 512,
+    openings: Sequence[str] | None = None,
 ) -> NeutralProbe:
     """Greedy answers of the clean base model to neutral prompts.
 
@@ -75,8 +82,10 @@ def make_probe(
         prompts: At least two, without a persona.
         tokens: Length of the longest answer.
         budget: Nodes of one token tree.
+        openings: How each reply begins; None or an empty one begins nothing for the base.
     """
-    ids = [lm.chat.prompt(prompt) for prompt in prompts]
+    openings = list(openings or [""] * len(prompts))
+    ids = [lm.chat.continued(*both) for both in zip(prompts, openings, strict=True)]
     # What all prompts begin and end with is the chat template; the rest is their own text.
     head, tail = _common_prefix(ids), _common_prefix([row[::-1] for row in ids])
     # Where a template writes nothing before them, nothing predicts the first token.
@@ -91,7 +100,7 @@ def make_probe(
         # A token is predicted one position before it stands.
         predicting = slice(-(len(answers[index]) + 1), -1)
         base[index] = states.last(predicting)[0]  # (1, t, d_model) -> (t, d_model)
-    return NeutralProbe(list(prompts), answers, base, words, tail)
+    return NeutralProbe(list(prompts), openings, answers, base, words, tail)
 
 
 def _common_prefix(rows: Sequence[Sequence[int]]) -> int:
@@ -121,8 +130,10 @@ def measure_disturbance(
     """
     prefix = steerer.prompt_prefix(coefficient) or ""
     rows = [
-        lm.chat.prompt(prefix + prompt) + answer
-        for prompt, answer in zip(probe.prompts, probe.answers, strict=True)
+        lm.chat.continued(prefix + prompt, opening) + answer
+        for prompt, opening, answer in zip(
+            probe.prompts, probe.openings, probe.answers, strict=True
+        )
     ]
     found: dict[int, tuple[Floats, Floats]] = {}
     mine = distributed.shard(range(len(rows)))
@@ -176,7 +187,7 @@ def summarise_disturbance(
 def measure_specificity(
     lm: LoadedModel,
     steerer: Steerer,
-    prompts: Sequence[str],
+    anchors: Sequence[Anchor],
     *,
     tokens: int,
     budget: int,
@@ -187,12 +198,13 @@ def measure_specificity(
     Args:
         lm: The base model.
         steerer: What is measured.
-        prompts: Anchors that were not trained on.
+        anchors: Those that were not trained on.
         tokens: Longest answer.
         budget: Nodes of one token tree.
         seed: Seed of the bootstrap.
     """
-    probe = make_probe(lm, prompts, tokens, budget)
+    prompts, openings = [a.prompt for a in anchors], [a.opening for a in anchors]
+    probe = make_probe(lm, prompts, tokens, budget, openings)
     zero = measure_disturbance(lm, steerer, probe, 0.0, budget)
     found = {}
     for name, coefficient in (("1", 1.0), ("-1", -1.0)):

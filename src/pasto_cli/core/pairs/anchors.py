@@ -4,6 +4,9 @@ Facts, arithmetic, code, formats, translations, trivia: what has the same right 
 speaks. Training holds the steered model to the base's own answers on some of them; the others are
 held out, and the certificate says how far the dial moves those. No anchor may come from a
 benchmark, or its controls would be trained on.
+
+An anchor may begin the reply for the base ("Verdict:", a tab before it in a file): what a dial does
+to Yes against No differs between a reply's first token and one that follows such a beginning.
 """
 
 import hashlib
@@ -13,7 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError
@@ -32,6 +35,19 @@ class Anchor(NamedTuple):
     prompt: str
     source: str
     """Kind of the bundled corpus, or the file that it stands in."""
+    opening: str = ""
+    """How the reply begins; what is held follows it."""
+
+    @property
+    def line(self) -> str:
+        """As it stands in a file: the prompt, then, after a tab, the opening where it has one."""
+        return f"{self.prompt}\t{self.opening}" if self.opening else self.prompt
+
+    @classmethod
+    def of_line(cls, line: str, source: str) -> "Anchor":
+        """An anchor from a line of a file."""
+        prompt, _, opening = line.partition("\t")
+        return cls(prompt.strip(), source, opening.strip())
 
 
 class AnchorSplit(NamedTuple):
@@ -42,8 +58,8 @@ class AnchorSplit(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the prompts of both parts in order: names the set in an artifact."""
-        lines = [a.prompt for a in self.train] + ["---"] + [a.prompt for a in self.held_out]
+        """SHA-256 over the lines of both parts in order: names the set in an artifact."""
+        lines = [a.line for a in self.train] + ["---"] + [a.line for a in self.held_out]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -55,14 +71,14 @@ def load_anchors(origin: str) -> list[Anchor]:
     """
     if origin == "bundled":
         found = [
-            Anchor(prompt, file.name.removesuffix(".txt"))
+            Anchor.of_line(line, file.name.removesuffix(".txt"))
             for file in bundled.files("anchors", ".txt")
-            for prompt in bundled.lines(f"anchors/{file.name}")
+            for line in bundled.lines(f"anchors/{file.name}")
         ]
     else:
-        prompts = bundled.read_lines(origin, "anchors")
-        found = [Anchor(prompt.strip(), Path(origin).stem) for prompt in prompts]
-    unique = list({anchor.prompt: anchor for anchor in found}.values())
+        lines = bundled.read_lines(origin, "anchors")
+        found = [Anchor.of_line(line, Path(origin).stem) for line in lines]
+    unique = list({anchor.line: anchor for anchor in found}.values())
     if len(unique) < MIN_ANCHORS:
         raise PastoError(
             f"{origin} holds {len(unique)} different anchors, at least {MIN_ANCHORS} are needed",
@@ -96,7 +112,7 @@ def split_anchors(anchors: Sequence[Anchor], held_out: float, seed: int) -> Anch
 
 
 def write_anchors(split: AnchorSplit, path: Path) -> None:
-    """Write a split as JSON lines: prompt, source, part.
+    """Write a split as JSON lines: prompt, source, opening, part.
 
     Raises:
         PastoError: If it cannot be written.
@@ -115,9 +131,12 @@ def read_anchors(path: Path) -> AnchorSplit:
     Raises:
         PastoError: If the file is missing or damaged.
     """
-    return AnchorSplit(
-        *read_split(path, lambda record: Anchor(str(record["prompt"]), str(record["source"])))
-    )
+
+    def parse(record: dict[str, Any]) -> Anchor:
+        # Runs of before have no openings.
+        return Anchor(str(record["prompt"]), str(record["source"]), str(record.get("opening", "")))
+
+    return AnchorSplit(*read_split(path, parse))
 
 
 def require_no_overlap(

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from pasto_cli.core.models.forward import hidden_states
 from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.pairs.anchors import Anchor
 from pasto_cli.core.recipe.losses_spec import AnchorSpec
 from pasto_cli.core.steering.kept_answers import kept_greedy_answers
 
@@ -42,7 +43,7 @@ class AnchorRow(NamedTuple):
     """One anchor in tokens, with the base's side of it."""
 
     row: tuple[int, ...]
-    """Prompt and answer."""
+    """Prompt, opening and answer."""
     length: int
     """Tokens of the answer, t."""
     base: Tensor
@@ -59,22 +60,27 @@ class Anchors:
 
     Args:
         lm: The base model.
-        prompts: User messages, without the held-out ones.
+        asked: The anchors, without the held-out ones.
         spec: The recipe's `losses.anchor`.
         seed: Seed of the draws.
     """
 
     def __init__(
-        self, lm: LoadedModel, prompts: Sequence[str], spec: AnchorSpec, seed: int
+        self, lm: LoadedModel, asked: Sequence[Anchor], spec: AnchorSpec, seed: int
     ) -> None:
-        self.lm, self.prompts, self.spec, self.seed = lm, list(prompts), spec, seed
+        self.lm, self.asked, self.spec, self.seed = lm, list(asked), spec, seed
         self.rows: list[AnchorRow] = []
 
     @torch.no_grad()
     def remember(self, budget: int, progress: Callable[[int], None] = lambda _: None) -> None:
         """Let the base answer every anchor, and keep its side of the KL."""
-        prompts = [self.lm.chat.prompt(prompt) for prompt in self.prompts]
+        prompts = [self.lm.chat.continued(x.prompt, x.opening) for x in self.asked]
         answers = kept_greedy_answers(self.lm, prompts, self.spec.tokens, progress)
+        # Where the reply is begun, the choice is in the token that follows: that one is held.
+        answers = [
+            answer[:1] if anchor.opening else answer
+            for anchor, answer in zip(self.asked, answers, strict=True)
+        ]
         rows = [(*ids, *answer) for ids, answer in zip(prompts, answers, strict=True)]
         found: dict[int, AnchorRow] = {}
         for index, states in hidden_states(self.lm, rows, budget):
@@ -94,7 +100,7 @@ class Anchors:
         return rng.sample(self.rows, min(count, len(self.rows)))
 
     def coefficient(self, step: int | None) -> float:
-        """r of an optimiser step, uniform from 1 to `reach`, or (None) the middle of them."""
+        """R of an optimiser step, uniform from 1 to `reach`, or (None) the middle of them."""
         if step is None:
             return (1.0 + self.spec.reach) / 2
         return random.Random(f"{self.seed}/{step}/reach").uniform(1.0, self.spec.reach)

@@ -122,7 +122,7 @@ class Objective:
             tell(BaseSide(done, total))
 
         if self.anchors is not None and not self.anchors.rows:
-            total += len(self.anchors.prompts)
+            total += len(self.anchors.asked)
             self.anchors.remember(self.budget, advance)
         if self.preferences is not None and not self.preferences.train:
             self.preferences.remember(self.budget, self._head_positions())

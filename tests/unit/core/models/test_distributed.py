@@ -43,6 +43,7 @@ def train_and_ask(rank, world, port, folder, spec):
     from pasto_cli.core.models.linears import dense_weight
     from pasto_cli.core.models.loading import load_model
     from pasto_cli.core.models.residual_writers import find_writers
+    from pasto_cli.core.pairs.anchors import Anchor
     from pasto_cli.core.pairs.pairs import make_pairs
     from pasto_cli.core.recipe.losses_spec import LossesSpec
     from pasto_cli.core.recipe.schema import (
@@ -81,7 +82,8 @@ def train_and_ask(rank, world, port, folder, spec):
     basis = random_basis(lm.hidden_size, 4, 0).columns.double()
     losses, anchors = LossesSpec.model_validate(spec), None
     if losses.anchor is not None:
-        anchors = Anchors(lm, [f"What is {n} and {n}?" for n in range(6)], losses.anchor, 0)
+        asked = [Anchor(f"What is {n} and {n}?", "own") for n in range(6)]
+        anchors = Anchors(lm, asked, losses.anchor, 0)
     preferences = None
     if losses.preference is not None:
         preferences = Preferences(lm, answers_of(), losses.preference, 0)

@@ -9,9 +9,12 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.core.evaluation.benchmarks import load_benchmark
 from pasto_cli.core.pairs.anchors import (
     Anchor,
+    AnchorSplit,
     load_anchors,
+    read_anchors,
     require_no_overlap,
     split_anchors,
+    write_anchors,
 )
 
 
@@ -36,6 +39,10 @@ def test_yes_and_no_are_both_right_often():
     later = [prompt for prompt in yes_no if re.search(r'"[^"]+[:=] "?Yes', prompt)]
     assert len({re.sub(r'.*"([^"]+)[:=] "?Yes.*', r"\1", prompt) for prompt in later}) >= 6
     assert len(later) >= 30
+
+    openings = [a.opening for a in load_anchors("bundled") if a.opening]
+    assert len(openings) >= 80 and len(set(openings)) >= 20
+    assert "My choice:" not in openings  # the benchmarks' own
 
 
 def test_no_bundled_anchor_or_question_comes_from_mini_dilemmas():
@@ -67,6 +74,19 @@ def test_the_split_loses_nothing_and_is_seeded():
     assert {a.source for a in split.held_out} == {a.source for a in anchors}
     assert split == split_anchors(anchors, 0.25, seed=3)
     assert split.digest != split_anchors(anchors, 0.25, seed=4).digest
+
+
+def test_an_opening_stands_after_a_tab_and_survives_a_run(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("\n".join(f"Is {n} even?\tVerdict:" for n in range(8)) + "\nIs 8 odd?\n")
+    anchors = load_anchors(str(path))
+    assert anchors[0] == Anchor("Is 0 even?", "mine", "Verdict:")
+    assert anchors[-1] == Anchor("Is 8 odd?", "mine")
+    split = split_anchors(anchors, 0.25, seed=0)
+    write_anchors(split, tmp_path / "anchors.jsonl")
+    assert read_anchors(tmp_path / "anchors.jsonl") == split
+    bare = AnchorSplit(*([a._replace(opening="") for a in part] for part in split))
+    assert bare.digest != split.digest
 
 
 def test_some_are_trained_on_whatever_is_held_out():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pasto_cli.core.pairs.anchors import Anchor
 from pasto_cli.core.recipe.losses_spec import AnchorSpec, LossesSpec
 from pasto_cli.core.recipe.schema import SubspaceSpec
 from pasto_cli.core.training.anchors import (
@@ -15,11 +16,11 @@ from pasto_cli.core.training.anchors import (
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.subspaces import random_basis
 
-PROMPTS = [f"What is {n} plus {n}?" for n in range(2, 9)]
+ASKED = [Anchor(f"What is {n} plus {n}?", "own") for n in range(2, 9)]
 
 
 def objective_of(lm, spec, budget=512, seed=0):
-    anchors = Anchors(lm, PROMPTS, spec, seed)
+    anchors = Anchors(lm, ASKED, spec, seed)
     basis = random_basis(lm.hidden_size, 4, 0).columns
     losses = LossesSpec(anchor=spec)
     found = Objective(
@@ -178,14 +179,35 @@ def test_draws_depend_on_seed_and_step_only(tiny):
     assert len(seen) == 6 and seen == [anchor.row for anchor in second.drawn(None)]
 
 
+def test_after_an_opening_the_token_that_follows_is_held(tiny, tiny_pairs, make_adapter):
+    lm, adapter = tiny(), make_adapter(tiny())
+    begun = [anchor._replace(opening="Verdict:") for anchor in ASKED]
+    anchors = Anchors(lm, begun, AnchorSpec(weight=3.0, count=3, tokens=4), 0)
+    anchors.remember(512)
+    for row, anchor in zip(anchors.rows, begun, strict=True):
+        head = lm.chat.continued(anchor.prompt, "Verdict:")
+        assert head != lm.chat.prompt(anchor.prompt)
+        assert row.row[:-1] == tuple(head) and row.length == 1 and row.base.shape[0] == 1
+        with torch.no_grad():
+            logits = lm.model(input_ids=torch.tensor([head])).logits[0, -1]
+        assert row.row[-1] == logits.argmax()
+
+    objective = objective_of(lm, anchors.spec)
+    objective.anchors = anchors
+    report = objective(adapter, tiny_pairs[:4], step=5)
+    by_hand = torch.cat([plain_kl(lm, adapter, x).flatten() for x in anchors.drawn(5)])
+    assert by_hand.shape == (6,)
+    assert report.parts["anchor"] == pytest.approx(3.0 * by_hand.mean().item(), rel=1e-3)
+
+
 def test_the_coefficient_depends_on_seed_and_step_only(tiny):
     spec = AnchorSpec(reach=2.0)
-    one, same = (Anchors(tiny(), PROMPTS, spec, 3) for _ in range(2))
+    one, same = (Anchors(tiny(), ASKED, spec, 3) for _ in range(2))
     found = [one.coefficient(step) for step in range(40)]
     assert found == [same.coefficient(step) for step in range(40)]
-    assert found != [Anchors(tiny(), PROMPTS, spec, 4).coefficient(step) for step in range(40)]
+    assert found != [Anchors(tiny(), ASKED, spec, 4).coefficient(step) for step in range(40)]
     assert 1.0 <= min(found) < 1.2 and 1.8 < max(found) <= 2.0
-    assert Anchors(tiny(), PROMPTS, AnchorSpec(), 3).coefficient(7) == 1.0
+    assert Anchors(tiny(), ASKED, AnchorSpec(), 3).coefficient(7) == 1.0
 
 
 def test_a_loop_in_one_token_shows_in_rms_and_p95_more_than_in_the_mean():
