@@ -35,8 +35,8 @@ VARIANTS: dict[str, list[str]] = {
         "losses.anchor={weight: 100, count: 12, tokens: 2, aggregate: root}",
     ],
     "choice 20, 16 a step": ["losses.anchor={count: 16, choice: 20}"],
+    "choice 5": ["losses.anchor={count: 8, choice: 5}"],
     "choice 5, reach 2.5": ["losses.anchor={count: 8, choice: 5, reach: 2.5}"],
-    "choice 20, reach 2.5": ["losses.anchor={count: 8, choice: 20, reach: 2.5}"],
     "root 100, 16 a step": ["losses.anchor={weight: 100, count: 16, aggregate: root}"],
 }
 """Changes of the recipe; by default eight anchors a step, of weight 30."""
