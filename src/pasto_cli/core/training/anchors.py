@@ -12,7 +12,7 @@ of 0.005. A second term, off by default, looks at the log-odds themselves:
     L_choice = w_c mean over prompts and a in {+1, -1} of (m_a - m_0)^2
 
 with m = log p(first) - log p(second) of the base's two likeliest tokens, at the token of its answer
-where these are nearest: the Yes or No of "Verdict: Yes".
+where these are nearest: the Yes or No of "Verdict: Yes". With `reach` both are read at +-r instead.
 
 Legend: m drawn anchors, t answer tokens of one, d d_model, v vocabulary; the axis of two is the
 coefficients +1, -1.
@@ -100,7 +100,7 @@ class Anchors:
         return rng.sample(self.rows, min(count, len(self.rows)))
 
     def coefficient(self, step: int | None) -> float:
-        """R of an optimiser step, uniform from 1 to `reach`, or (None) the middle of them."""
+        """Size r of a step's coefficients, uniform from 1 to `reach`, or (None) the middle."""
         if step is None:
             return (1.0 + self.spec.reach) / 2
         return random.Random(f"{self.seed}/{step}/reach").uniform(1.0, self.spec.reach)

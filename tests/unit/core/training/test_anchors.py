@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from pasto_cli.core.evaluation.disturbance import measure_specificity
 from pasto_cli.core.pairs.anchors import Anchor
 from pasto_cli.core.recipe.losses_spec import AnchorSpec, LossesSpec
 from pasto_cli.core.recipe.schema import SubspaceSpec
+from pasto_cli.core.steering.steerer import AdapterSteerer
 from pasto_cli.core.training.anchors import (
     AnchorRead,
     AnchorRow,
@@ -198,6 +200,19 @@ def test_after_an_opening_the_token_that_follows_is_held(tiny, tiny_pairs, make_
     by_hand = torch.cat([plain_kl(lm, adapter, x).flatten() for x in anchors.drawn(5)])
     assert by_hand.shape == (6,)
     assert report.parts["anchor"] == pytest.approx(3.0 * by_hand.mean().item(), rel=1e-3)
+
+
+def test_specificity_is_read_after_the_opening(tiny, make_adapter):
+    lm, adapter = tiny(), make_adapter(tiny())
+    begun = [anchor._replace(opening="Verdict:") for anchor in ASKED]
+    found = measure_specificity(
+        lm, AdapterSteerer(adapter, lm), begun, tokens=1, budget=512, seed=0
+    )
+    anchors = Anchors(lm, begun, AnchorSpec(tokens=1), 0)
+    anchors.remember(512)
+    by_hand = torch.cat([plain_kl(lm, adapter, row) for row in anchors.rows], dim=1).mean(1)
+    for name, kl in zip(("1", "-1"), by_hand.tolist(), strict=True):
+        assert found[name].kl_mean.value == pytest.approx(kl, rel=1e-3)
 
 
 def test_the_coefficient_depends_on_seed_and_step_only(tiny):
