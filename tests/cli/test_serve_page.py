@@ -287,7 +287,7 @@ def test_a_server_that_asks_for_a_key(browser, address, door, monkeypatch):
     monkeypatch.setattr(door, "key", b"open sesame")
     browser.open(f"{address}/")
     browser.wait("!document.querySelector('#key').hidden")
-    assert browser.js("document.querySelector('#lead').textContent") == "no such key"
+    browser.wait("document.querySelector('#lead').textContent === 'no such key'")
     browser.js("document.querySelector('#secret').focus()")
     browser.type("open sesame")
     browser.press("Enter", 13, "\r")
