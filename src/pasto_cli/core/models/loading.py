@@ -14,6 +14,7 @@ import torch
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import writing
+from pasto_cli.core.models import four_bit
 from pasto_cli.core.models.chat import Chat, Limits, NoChat
 from pasto_cli.core.models.devices import BALANCED, pick_device, pick_dtype
 from pasto_cli.core.models.linears import is_plain
@@ -67,7 +68,8 @@ def load_model(spec: ModelSpec, notify: Notify = lambda _: None) -> LoadedModel:
             model = model.to(device)
         except torch.OutOfMemoryError as error:
             raise load_failure(spec, error) from None
-    _plain_4bit_kernels(model)
+    four_bit.check_round_trip(model)
+    four_bit.plain_kernels(model)
     model.eval().requires_grad_(False)
     _, layers = decoder_layers(model)
     if tokenizer is None:
@@ -251,18 +253,6 @@ def _quantization_config(kind: str, dtype: torch.dtype) -> Any:
         raise PastoError(
             "model.quantization needs bitsandbytes", "Install it: pip install bitsandbytes."
         ) from None
-
-
-def _plain_4bit_kernels(model: Any) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights in place on the first inference on a CPU.
-
-    The packed kernel rounds to bfloat16, so that a prompt's logits would depend on what else is in
-    the batch (0.5 of 38 on SmolLM2-135M), and `dequantize_4bit` does not know its layout, so that a
-    later decomposition would be of noise.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def _quiet_libraries() -> None:

@@ -8,21 +8,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.core.models import four_bit
 from pasto_cli.core.models.loading import load_model
 from pasto_cli.core.models.random_models import byte_tokenizer
 from pasto_cli.core.recipe.schema import ModelSpec
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A folder with a model of two layers."""
+def write(folder, width):
+    """A model of two layers."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    folder = tmp_path_factory.mktemp("whole")
     torch.manual_seed(0)
     config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=32,
+        hidden_size=width,
+        intermediate_size=width,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,
@@ -33,6 +32,12 @@ def whole(tmp_path_factory):
     LlamaForCausalLM(config).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A folder with a model."""
+    return write(tmp_path_factory.mktemp("whole"), 32)
 
 
 @pytest.fixture
@@ -165,10 +170,11 @@ def test_float8_is_read_with_its_scales(model, blocks):
         load(model, quantization="4bit")
 
 
-def test_a_model_published_in_4bit_is_taken_as_it_is(model, tmp_path):
+def test_a_model_published_in_4bit_is_taken_as_it_is(tmp_path):
     from pasto_cli.core.models.linears import dense_weight
     from pasto_cli.core.models.residual_writers import find_writers
 
+    model = write(tmp_path / "plain", 64)  # rows as long as a block: see the next test
     plain = load(model)
     load(model, quantization="4bit").model.save_pretrained(tmp_path / "small")
     byte_tokenizer().save_pretrained(tmp_path / "small")
@@ -179,6 +185,27 @@ def test_a_model_published_in_4bit_is_taken_as_it_is(model, tmp_path):
         assert (dense_weight(writer.module) - true).norm() < 0.2 * true.norm()
     with pytest.raises(PastoError, match="published in 4bit"):
         load(tmp_path / "small", quantization="8bit")
+
+
+def test_4bit_weights_that_would_not_come_back_are_refused(whole, tmp_path, monkeypatch):
+    """bitsandbytes 0.50.2 is wrong with rows of 32, half a block, on AVX512, right elsewhere."""
+    from bitsandbytes import functional
+
+    for width, wrong in ((64, False), (32, four_bit.round_trip_error(32, "cpu") > 0.15)):
+        model = whole if width == 32 else write(tmp_path / "plain", width)
+        if not wrong:
+            load(model, quantization="4bit")
+            continue
+        with pytest.raises(PastoError, match="rows are 32 long, no multiple of 64"):
+            load(model, quantization="4bit")
+    # A processor on which it is wrong, wherever this runs.
+    four_bit.round_trip_error.cache_clear()
+    right = functional.dequantize_4bit
+    monkeypatch.setattr(functional, "dequantize_4bit", lambda *args: right(*args).flip(0))
+    with pytest.raises(PastoError, match="reads 4-bit weights wrongly on this cpu") as caught:
+        load(whole, quantization="4bit")
+    assert "8bit" in caught.value.hint
+    four_bit.round_trip_error.cache_clear()
 
 
 def test_experts_in_mxfp4_are_read_with_their_scales(tmp_path):
