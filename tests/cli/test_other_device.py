@@ -25,6 +25,9 @@ SMALL = (
     "adapter.max_modules=4",
     "losses.anchor={count: 2, tokens: 2, prompts: anchors.txt}",
     "evaluation.benchmark=sentiment",
+    # A processor may run layers in bfloat16, and "elsewhere" knows no kernels for it.
+    "training.precision=float32",
+    "evaluation.precision=float32",
 )
 SETTINGS = [x for key in SMALL for x in ("--set", key)]
 ANCHORS = "".join(f"What is {n} plus {n}?\n" for n in range(8))

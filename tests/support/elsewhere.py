@@ -13,7 +13,9 @@ has to know them before its first backward pass: a process of its own runs the c
 with the model moved away whole (HOW is `all`), or in its later layers (`half`).
 """
 
+import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -150,10 +152,26 @@ def register() -> torch.device:
 
 @contextmanager
 def elsewhere() -> Iterator[torch.device]:
-    """Inside, the device exists."""
-    device = register()
-    with _Mode(), _Functions():
-        yield device
+    """Inside, the device exists; the process ends where the block does, by its exit status.
+
+    A backward pass there has a thread, which asks for the interpreter's lock when it ends. Where it
+    does so while the interpreter is being taken down, the process is aborted instead: one in four.
+    """
+    status = 0
+    try:
+        device = register()
+        with _Mode(), _Functions():
+            yield device
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def split(model: Any, first: str, second: str, at: int = 3) -> dict[str, str]:

@@ -154,6 +154,10 @@ def _set_environment() -> None:
     # uses the processor.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Products in bfloat16 on a CPU keep a compiled kernel for each of the last 1024 shapes. Trees
+    # have another shape in nearly every pass, so that a training would grow from step to step.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "32")
 
 
 def _show_own_warnings() -> None:
