@@ -1,6 +1,7 @@
 """How many pairs does a dial need? Cost and quality against the number of pairs, several seeds.
 
     python experiments/data_efficiency.py --model MODEL [--out docs/data_efficiency.jsonl]
+    python experiments/data_efficiency.py --model MODEL --pairs 10 --epochs 56 --out FILE
     python experiments/data_efficiency.py --table docs/data_efficiency.jsonl [--plot FILE.svg]
 
 Every dial is measured by the same `HELD_OUT` openings and by neutral prompts that none of them was
@@ -89,7 +90,7 @@ def drawn(rest: list[Pair], count: int, seed: int) -> list[Pair]:
     return [order[i] for i in ranked[:count]]
 
 
-def measure(model: str, count: int, seed: int, root: Path) -> dict[str, Any]:
+def measure(model: str, count: int, epochs: int, seed: int, root: Path) -> dict[str, Any]:
     """Train one dial and say what it cost and how strong it is."""
     base = load_recipe(RECIPE, [f"model.source={model}"])
     held_out, rest = pool(base)
@@ -99,7 +100,7 @@ def measure(model: str, count: int, seed: int, root: Path) -> dict[str, Any]:
         "pairs={file: " + str(root / "pairs.jsonl") + "}",
         "losses.anchor=null",
         "calibration=off",
-        f"training.epochs={EPOCHS[count]}",
+        f"training.epochs={epochs}",
         "training.validate_every=1",
         f"training.seed={seed}",
     ]
@@ -156,14 +157,19 @@ def table(records: list[dict[str, Any]]) -> str:
         cells = [
             str(count),
             str(len(some)),
-            str(some[0]["steps"]),
-            f"{np.median([r['seconds_per_step'] for r in some]):.1f}",
+            " to ".join(str(n) for n in sorted({r["steps"] for r in some})),
+            f"{_step(some):.1f}",
             _spread([dose(r, "equal") for r in some]),
             *(_end(some, end) for end in ("+1", "-1")),
             f"{sum(map(both_ways, some))} of {len(some)}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _step(some: list[dict[str, Any]]) -> float:
+    """Seconds a step of the fastest run: seeds were run on several machines, some two at once."""
+    return min(r["seconds_per_step"] for r in some)
 
 
 def _end(some: list[dict[str, Any]], end: str) -> str:
@@ -180,7 +186,7 @@ def _spread(values: list[float]) -> str:
 
 
 def plot(records: list[dict[str, Any]], path: Path) -> None:
-    """Quality and cost against the number of pairs, a point for each seed."""
+    """Quality and cost against the number of pairs, a point for each seed; see `_step`."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -193,9 +199,10 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
     left.plot(counts, means, color="#1f6f8b")
     for r in records:
         left.plot(r["pairs"], dose(r, "equal"), "o", color="#1f6f8b", alpha=0.6)
-        right.plot(
-            r["pairs"], r["steps"] * r["seconds_per_step"] / 60, "o", color="#b5541c", alpha=0.6
-        )
+    for n in counts:
+        some = [r for r in records if r["pairs"] == n]
+        minutes = [r["steps"] * _step(some) / 60 for r in some]
+        right.plot([n] * len(some), minutes, "o", color="#b5541c", alpha=0.6)
     left.set(ylabel="strength at 1 nat, prompt-equivalents")
     right.set(ylabel="minutes of training steps")
     for axis in (left, right):
@@ -215,6 +222,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/data_efficiency.jsonl"))
     parser.add_argument("--pairs", type=int, nargs="+", default=COUNTS, choices=COUNTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--epochs", type=int, help="instead of those of a number; wants an --out of its own"
+    )
     parser.add_argument("--table", type=Path)
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
@@ -231,7 +241,8 @@ def main() -> None:
             if (count, seed) in done:
                 continue
             with tempfile.TemporaryDirectory() as root:
-                record = measure(given.model, count, seed, Path(root))
+                epochs = given.epochs or EPOCHS[count]
+                record = measure(given.model, count, epochs, seed, Path(root))
             assert math.isfinite(dose(record, "equal"))
             with given.out.open("a") as file:
                 file.write(json.dumps(record) + "\n")

@@ -21,14 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from pasto_cli.core.pairs.anchors import load_anchors
 from pasto_cli.core.recipe.load import load_recipe
-from pasto_cli.workflows import compare, dials, evaluate, progress, train
+from pasto_cli.workflows import compare, dials, evaluate, prepare, progress, train
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "honesty" / "instruct.yaml"
 SHORT = ["pairs.count=40", "training.epochs=5", "training.validate_every=5"]
 VARIANTS: dict[str, list[str]] = {
-    "default": [],
+    "mean 30, 8 a step": ["losses.anchor={count: 8}"],
     "no anchors": ["losses.anchor=null"],
     "mean 30, 16 a step": ["losses.anchor={weight: 30, count: 16}"],
     "root 100, 12 of two tokens": [
@@ -37,9 +36,12 @@ VARIANTS: dict[str, list[str]] = {
     "choice 20, 16 a step": ["losses.anchor={count: 16, choice: 20}"],
     "choice 5": ["losses.anchor={count: 8, choice: 5}"],
     "choice 5, reach 2.5": ["losses.anchor={count: 8, choice: 5, reach: 2.5}"],
+    "choice 2, opposites 5": ["losses.anchor={count: 8, choice: 2, opposites: 5}"],
+    "choice 5, opposites 20": ["losses.anchor={count: 8, choice: 5, opposites: 20}"],
+    "choice 20, opposites 40": ["losses.anchor={count: 8, choice: 20, opposites: 40}"],
     "root 100, 16 a step": ["losses.anchor={weight: 100, count: 16, aggregate: root}"],
 }
-"""Changes of the recipe; by default eight anchors a step, of weight 30."""
+"""Changes of the recipe, which has "choice 2, opposites 5"; a weight that is not named is 30."""
 
 
 def trained(model: str, name: str, seed: int, full: bool, root: Path) -> Path:
@@ -56,6 +58,12 @@ def trained(model: str, name: str, seed: int, full: bool, root: Path) -> Path:
         *VARIANTS[name],
     ]
     return train.train_recipe(load_recipe(RECIPE, changes), progress.Silent(), root).folder
+
+
+def corpus(name: str) -> int:
+    """How many anchors a variant has to train on, with those that it holds out."""
+    split = prepare.recipe_anchors(load_recipe(RECIPE, VARIANTS[name]))
+    return len(split.train) + len(split.held_out) if split is not None else 0
 
 
 def measure(folder: Path, data: str, limit: int) -> dict[str, Any]:
@@ -131,10 +139,10 @@ def main() -> None:
     if given.table:
         print(table(records))
         return
-    anchors = len(load_anchors("bundled"))  # another corpus is another experiment
     done = {(r["variant"], r["anchors"], r["full"], r["seed"]) for r in records}
     for seed in given.seeds:
         for name in given.variant or VARIANTS:
+            anchors = corpus(name)  # another corpus is another experiment
             if (name, anchors, given.full, seed) in done:
                 continue
             started = time.monotonic()

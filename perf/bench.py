@@ -29,7 +29,7 @@ from perf.processes import (
 )
 from perf.workload import Workload
 
-SECTIONS = ("step", "start", "evaluation", "generation", "commands", "memory", "growth")
+SECTIONS = ("step", "start", "evaluation", "generation", "texts", "commands", "memory", "growth")
 TYPER = "import typer\napp = typer.Typer()\n@app.command()\ndef one(name: str):\n    pass\napp()"
 """The least program that typer can make: what `pasto --help` is compared with."""
 
@@ -88,6 +88,12 @@ class Bench:
             ("baked", "base", "1"),
         ]
         self.report.times("generation", ways, ratios, 2 * self.given.repeats + 1)
+
+    def texts(self) -> None:
+        """Greedy answers to 96 prompts of many lengths."""
+        ways = {"trees": self.work.texts(True), "equal lengths": self.work.texts(False)}
+        ratios = [("equal lengths", "trees", "at least 1.5")]
+        self.report.times("96 answers", ways, ratios, self.given.repeats, warm_up=False)
 
     def commands(self) -> None:
         """What the command line adds to typer, and `pasto generate` to a bare script."""

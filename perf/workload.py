@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from pasto_cli.base import bundled
+from pasto_cli.base.format import substitute
 from pasto_cli.core.evaluation.benchmarks import load_benchmark, subset
 from pasto_cli.core.evaluation.evaluator import tokenise
 from pasto_cli.core.evaluation.questions import TokenisedQuestion, score_answers
@@ -22,6 +24,7 @@ from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.residual_writers import find_writers
 from pasto_cli.core.pairs.pairs import make_pairs
 from pasto_cli.core.recipe.load import load_recipe
+from pasto_cli.core.steering.generation import generate_many
 from pasto_cli.core.steering.steerer import AdapterSteerer
 from pasto_cli.workflows import dials, progress
 from pasto_cli.workflows.prepare import prepare, tokenise_recipe
@@ -175,6 +178,20 @@ class Workload:
                     max_new_tokens=64,
                     **sampling,
                 )
+
+        return run
+
+    def texts(self, trees: bool) -> Callable[[], None]:
+        """16 greedy tokens to questions under six personas, on trees or rows of equal length."""
+        asked = bundled.lines("questions.txt")[:16]
+        whom = [substitute(t, persona="an honest") for t in bundled.lines("templates.txt")[:6]]
+        prompts = [f"{cell}\n\n{question}" for cell in whom for question in asked]
+        steerer = AdapterSteerer(self.adapter, self.lm)
+
+        def run() -> None:
+            self.lm.trees = trees
+            generate_many(self.lm, steerer, prompts, [1.0], 16)
+            self.lm.trees = True
 
         return run
 

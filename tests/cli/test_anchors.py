@@ -33,9 +33,40 @@ def test_a_run_with_anchors_records_them_and_their_specificity(pasto, project):
     assert "held-out anchors" in (run / "report.html").read_text()
 
 
+def test_questions_asked_both_ways_are_trained_on_and_certified(pasto, project):
+    lines = [f"Is {n} even? Yes or No?\tSo:\tIs {n} odd? Yes or No?" for n in range(8)]
+    (project.root / "both.txt").write_text("\n".join(lines) + "\n")
+    spec = "losses.anchor={prompts: both.txt, opposites: 5, opposites_count: 2, tokens: 3}"
+    said = pasto("train", "tiny.yaml", *SHORT, "--set", spec)
+    assert said.code in (0, 1), said.err
+    run = (project.root / "runs" / "latest").resolve()
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert all(step["diagnostics"]["anchor_opposites_pos"] >= 0 for step in history)
+    assert history[-1]["parts"]["anchor"] > 0  # no other anchors: the term itself
+    certificate = strict((run / "adapter" / "pasto.json").read_text())["certificate"]
+    assert "specificity" not in certificate
+    found = certificate["opposites"]
+    assert set(found) == {"1", "-1"} and found["1"]["n"] == 2
+    assert found["1"]["low"] <= found["1"]["value"] <= found["1"]["high"]
+    assert "2 held-out questions asked both ways" in said.out
+    assert "asked both ways" in (run / "adapter" / "README.md").read_text()
+    assert pasto("verify").code == 0
+    assert pasto("report", "--samples", 0).code == 0
+    assert "asked both ways" in (run / "report.html").read_text()
+
+
+def test_questions_asked_both_ways_need_their_weight(pasto, project):
+    lines = [f"Is {n} even?\t\tIs {n} odd?" for n in range(8)]
+    (project.root / "both.txt").write_text("\n".join(lines) + "\n")
+    said = pasto("train", "tiny.yaml", *SHORT, "--set", "losses.anchor={prompts: both.txt}")
+    assert said.code == 1 and "both.txt holds 0 different anchors" in said.error
+    assert "losses.anchor.opposites" in said.next_step
+
+
 def test_a_run_without_anchors_says_nothing_of_them(project):
     meta = strict((project.run / "adapter" / "pasto.json").read_text())
-    assert "anchors_sha256" not in meta and "specificity" not in meta["certificate"]
+    assert "anchors_sha256" not in meta
+    assert not {"specificity", "opposites"} & set(meta["certificate"])
     assert not (project.run / "anchors.jsonl").exists()
 
 

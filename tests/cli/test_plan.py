@@ -31,7 +31,16 @@ def test_plan_says_what_a_recipe_needs(pasto):
     ]
     assert all(phase["bytes"] == sum(phase["of"].values()) for phase in here["phases"])
     assert found["steps"] > 0 and found["duration"]["total"] > found["duration"]["step"] > 0
-    assert found["unknown"] == []
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_plan_leaves_open_what_bfloat16_copies_take(pasto, precision):
+    said = pasto("plan", TINY, *FEW, "--set", f"training.precision={precision}", "--json")
+    assert said.code == 0, said.err
+    unknown = strict(said.out)["unknown"]
+    assert [line[:26] for line in unknown] == ["how many bfloat16 copies o"] * (
+        precision != "float32"
+    )
 
 
 def test_a_configuration_beside_the_recipe_serves_without_a_network(pasto):

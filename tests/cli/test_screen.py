@@ -1,6 +1,8 @@
 """`pasto make-pairs --screen`: which templates make a model answer under both personas."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -188,7 +190,11 @@ SCREENED = ("train", "tiny.yaml", *SHORT, "--set", "pairs.screen=keep")
 
 
 def verdict(monkeypatch, refused):
-    """Templates with a word in them are refused, others pass, whatever random weights say."""
+    """Templates with a word in them are refused, others pass, whatever random weights say.
+
+    So less is asked than of a real model, whose 16 tokens to each of six questions take a while."""
+    few = partial(library.ScreenSettings, prompts=3, tokens=4, suffixes=4)
+    monkeypatch.setattr(workflow, "ScreenSettings", few)
     monkeypatch.setattr(
         library,
         "_problems",
@@ -239,8 +245,7 @@ def test_a_report_leaves_nothing_out(pasto, project, monkeypatch):
 
 def test_a_screen_of_a_base_with_a_hash_is_kept(tiny, monkeypatch, tmp_path):
     monkeypatch.setenv("PASTO_CACHE", str(tmp_path))
-    lm, calls = tiny(), []
-    lm.commit = "sha256:1"
+    lm, calls = replace(tiny(), commit="sha256:1"), []  # the model itself is shared by all tests
     real = workflow.screen_templates
     monkeypatch.setattr(workflow, "screen_templates", lambda *args: calls.append(1) or real(*args))
     spec = PairsSpec(words=("honest", "dishonest"), templates=TEMPLATES[:1])

@@ -236,6 +236,8 @@ FAMILIES = {
         hidden_size=64, num_attention_heads=4, num_hidden_layers=4, vocab_size=260
     ),
 }
+RECURRENT = ("lfm2", "jamba", "nemotron_h", "falcon_h1", "qwen3_next", "granitemoehybrid")
+"""Those whose layers carry a state from token to token."""
 
 
 def build(name: str, seed: int = 0) -> Any:

@@ -149,7 +149,7 @@ def show_trained(trained: "Trained") -> None:
 
     from pasto_cli.base.format import format_estimate
     from pasto_cli.cli.console import out, print_line
-    from pasto_cli.core.report.card import ends_line, specificity_line
+    from pasto_cli.core.report.card import anchor_lines, ends_line
 
     certificate = trained.certificate
     if certificate is None:
@@ -173,7 +173,7 @@ def show_trained(trained: "Trained") -> None:
         f"1 prompt-equivalent = {certificate.span_nats / 2:.3f} nats per token"
         + ("" if angle is None else f"; largest rotation {angle:.1f} degrees")
     )
-    if line := specificity_line(certificate):
+    for line in anchor_lines(certificate).values():
         print_line(line)
     if trained.calibration is not None:
         print_line(ends_line(trained.calibration))

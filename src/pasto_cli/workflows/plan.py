@@ -20,6 +20,7 @@ from pasto_cli.core.models.gguf import read_tokenizer
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.loading import load_chat
 from pasto_cli.core.models.memory import peak_memory
+from pasto_cli.core.pairs.anchors import Anchor
 from pasto_cli.core.pairs.pairs import make_pairs
 from pasto_cli.core.pairs.split import split_pairs
 from pasto_cli.core.planning.make import make_plan
@@ -110,9 +111,9 @@ def _split(recipe: Recipe, chat: Chat) -> tuple[list[TokenPair], int]:
     return train, len(split.validation)
 
 
-def _anchors(recipe: Recipe) -> int:
+def _anchors(recipe: Recipe) -> list[Anchor]:
     found = recipe_anchors(recipe)
-    return 0 if found is None else len(found.train)
+    return [] if found is None else found.train
 
 
 class Marks:

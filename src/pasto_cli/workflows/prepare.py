@@ -138,7 +138,7 @@ def recipe_anchors(recipe: Recipe) -> AnchorSplit | None:
     spec = recipe.losses.anchor
     if spec is None:
         return None
-    anchors = load_anchors(spec.prompts)
+    anchors = load_anchors(spec.prompts, opposites=spec.opposites > 0)
     require_own(recipe, anchors, "anchors")
     return split_anchors(anchors, spec.held_out, recipe.training.seed)
 

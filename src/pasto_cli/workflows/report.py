@@ -176,7 +176,7 @@ def _control(root: Path) -> str:
     """A prompt with one right answer: a held-out anchor of the run, else a bundled one."""
     path = root / runs.ANCHORS
     anchors = read_anchors(path).held_out if path.is_file() else load_anchors("bundled")
-    return anchors[0].prompt
+    return next((anchor for anchor in anchors if not anchor.opposite), anchors[0]).prompt
 
 
 def _shown(coefficient: float) -> str:

@@ -14,6 +14,7 @@ from pasto_cli.base.files import write_text
 from pasto_cli.base.provenance import versions
 from pasto_cli.core.evaluation.screen import ScreenSettings, screen_templates
 from pasto_cli.core.models import distributed
+from pasto_cli.core.models.devices import layer_precision
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.pairs.corpora import load_suffixes
 from pasto_cli.core.pairs.pairs import personas_of
@@ -45,7 +46,8 @@ def screen_pairs(spec: PairsSpec, model: ModelSpec, watch: Watcher) -> tuple[Pai
             "Give two words instead.",
         )
     lm = open_model(model, watch)
-    screen = _screen(spec, lm, ScreenSettings(seed=spec.seed), watch)
+    with layer_precision(lm, "auto"):
+        screen = _screen(spec, lm, ScreenSettings(seed=spec.seed), watch)
     if not screen.kept:
         raise PastoError(*_why_none(screen))
     return spec.model_copy(update={"templates": tuple(screen.kept)}), screen
@@ -168,7 +170,8 @@ def _cached(
     if lm.commit is None:
         return None
     facts = {
-        "base": [lm.spec.source, lm.commit, lm.spec.quantization, lm.spec.system, str(lm.dtype)],
+        "base": [lm.spec.source, lm.commit, lm.spec.quantization, lm.spec.system],
+        "precision": [str(lm.dtype), lm.autocast],
         "personas": personas_of(spec),
         "templates": templates,
         "texts": texts,

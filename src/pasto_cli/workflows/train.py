@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError
@@ -22,6 +22,7 @@ from pasto_cli.core.artifact.verify import describe_base, reference_logits
 from pasto_cli.core.evaluation.benchmarks import check_benchmark
 from pasto_cli.core.evaluation.certificate import certify, measure_persona_llr
 from pasto_cli.core.evaluation.disturbance import measure_specificity
+from pasto_cli.core.evaluation.opposites import measure_opposites
 from pasto_cli.core.models.devices import layer_precision
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.models.memory import enough_memory
@@ -114,7 +115,8 @@ def train_recipe(
     describe_model(lm, recipe.adapter, watch)
     screen = None
     if recipe.pairs.screen != "off" and recipe.pairs.file is None:
-        pairs, screen = screen_for_training(recipe.pairs, lm, watch, force=force)
+        with layer_precision(lm, recipe.training.precision):
+            pairs, screen = screen_for_training(recipe.pairs, lm, watch, force=force)
         recipe = recipe.model_copy(update={"pairs": pairs})
         pair_set = make_pairs(pairs)
     folder = runs.new_run(recipe.name, root)
@@ -331,19 +333,26 @@ class _Run:
             )
         at_ends = calibration is not None
         certificate = certify(llr, tokens.num_prompts, spec.seed, at_ends=at_ends)
+        return Certificate(**(dict(certificate) | self._specificity(steerer, watch)))
+
+    def _specificity(self, steerer: Steerer, watch: Watcher) -> dict[str, Any]:
+        """Fields of the certificate about held-out anchors, as far as there are any."""
+        found: dict[str, Any] = {}
         if self.anchors is None or self.recipe.losses.anchor is None:
-            return certificate
-        held_out = self.anchors.held_out
-        with watch.task(f"specificity: {len(held_out)} held-out anchors"):
-            found = measure_specificity(
-                self.lm,
-                steerer,
-                held_out,
-                tokens=self.recipe.losses.anchor.tokens,
-                budget=spec.node_budget,
-                seed=spec.seed,
-            )
-        return certificate.model_copy(update={"specificity": found})
+            return found
+        spec, tokens = self.recipe.training, self.recipe.losses.anchor.tokens
+        both_ways = [anchor for anchor in self.anchors.held_out if anchor.opposite]
+        one_way = [anchor for anchor in self.anchors.held_out if not anchor.opposite]
+        limits = {"budget": spec.node_budget, "seed": spec.seed}
+        if one_way:
+            with watch.task(f"specificity: {len(one_way)} held-out anchors"):
+                found["specificity"] = measure_specificity(
+                    self.lm, steerer, one_way, tokens=tokens, **limits
+                )
+        if both_ways:
+            with watch.task(f"both answers: {len(both_ways)} held-out questions"):
+                found["opposites"] = measure_opposites(self.lm, steerer, both_ways, **limits)
+        return found
 
     def _describe(
         self,

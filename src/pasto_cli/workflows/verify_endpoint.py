@@ -159,7 +159,7 @@ def _own(dial: Dial, ids: Sequence[int], coefficients: Sequence[float]) -> Tenso
     """Log-probabilities (c, v) of the token after a prompt, float32, cpu."""
     batch = torch.tensor([list(ids)] * len(coefficients), device=dial.lm.device)
     with dial.steerer.at(list(coefficients)):
-        states = dial.lm.model.base_model(input_ids=batch, use_cache=False).last_hidden_state
+        states = dial.lm.trunk(input_ids=batch, use_cache=False).last_hidden_state
         return dial.lm.head(states[:, -1]).float().log_softmax(-1).cpu()
 
 

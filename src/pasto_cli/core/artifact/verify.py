@@ -51,7 +51,7 @@ def reference_logits(
     coefficients = (-1.0, 0.0, 1.0)
     ids = torch.tensor([lm.fixed_prompt(REFERENCE_PROMPT)] * len(coefficients), device=lm.device)
     with adapter.at(lm.model, coefficients):
-        last = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
+        last = lm.trunk(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
     each = {
         f"{a:g}": logits
         for a, logits in zip(coefficients, lm.head(last).float().cpu(), strict=True)

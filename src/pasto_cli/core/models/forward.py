@@ -138,10 +138,13 @@ def run_packed(
     if stop is not None and stop < len(lm.layers):
         hooks.append(lm.layers[stop - 1].register_forward_hook(keep_and_exit))
     try:
-        low = torch.autocast(lm.device.type, torch.bfloat16) if lm.autocast else nullcontext()
-        with low, recomputed_activations(lm.hidden_size), contextlib.suppress(_EarlyExit):
+        with (
+            low_layers(lm),
+            recomputed_activations(lm.hidden_size),
+            contextlib.suppress(_EarlyExit),
+        ):
             positions = packed.position_ids.repeat(copies, 1)
-            output = lm.model.base_model(
+            output = lm.trunk(
                 input_ids=packed.input_ids.repeat(copies, 1),  # (c s, n)
                 attention_mask=_masks(lm, packed, copies),
                 use_cache=False,
@@ -159,6 +162,11 @@ def run_packed(
     return NodeStates(_flat(others[0], copies) if others else None, _flat(last, copies))
 
 
+def low_layers(lm: LoadedModel) -> AbstractContextManager[Any]:
+    """Runs layers in bfloat16 where the model is told to (`devices.layer_precision`)."""
+    return torch.autocast(lm.device.type, torch.bfloat16) if lm.autocast else nullcontext()
+
+
 def _flat(states: Tensor, copies: int) -> Tensor:
     """(c s, n, d) -> (c, m, d); d is another one at the end where a model projects for its head."""
     return states.reshape(copies, -1, states.shape[-1])
@@ -166,20 +174,37 @@ def _flat(states: Tensor, copies: int) -> Tensor:
 
 def _takes_positions(lm: LoadedModel) -> bool:
     """Whether a model is told the position of each token; some count for themselves."""
-    return "position_ids" in inspect.signature(lm.model.base_model.forward).parameters
+    return "position_ids" in inspect.signature(lm.trunk.forward).parameters
 
 
 def _masks(lm: LoadedModel, packed: Packed, copies: int) -> Any:
-    """The mask in the form that the model takes: bool for SDPA, additive for eager.
+    """The mask in the form that the model takes.
 
-    One tensor, or a dict by kind of layer where the model has several kinds. Padded rows get the
-    plain mask of real tokens, which every architecture takes.
+    Padded rows get the plain mask of real tokens, which every architecture takes.
     """
     if packed.lengths is not None:
         lengths = torch.tensor(packed.lengths, device=lm.device)[:, None]  # (s, 1)
         real = torch.arange(packed.input_ids.shape[1], device=lm.device) < lengths  # (s, n)
         return real.long().repeat(copies, 1)  # (c s, n)
-    full = _repeated(packed.mask, copies)  # (c s, 1, n, n)
+    return tree_masks(lm, packed.mask, packed.position_ids, packed.position_ids, copies)
+
+
+def tree_masks(
+    lm: LoadedModel, mask: Tensor, queries: Tensor, keys: Tensor, copies: int = 1
+) -> Any:
+    """A mask of a token tree in the form that the model takes: bool for SDPA, additive for eager.
+
+    Args:
+        lm: The model.
+        mask: (s, 1, q, k) bool, which nodes each of q nodes may see.
+        queries: (s, q) depths of those that see.
+        keys: (s, k) depths of those that are seen.
+        copies: How often the rows stand in the batch.
+
+    Returns:
+        One tensor, or a dict by kind of layer where the model has several kinds.
+    """
+    full = _repeated(mask, copies)  # (c s, 1, q, k)
     sliding = full
     config = lm.model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
@@ -187,8 +212,7 @@ def _masks(lm: LoadedModel, packed: Packed, copies: int) -> Any:
     if window and (not kinds or "sliding_attention" in kinds):
         # A layer with a window sees the `window` nearest ancestors, counted in depth: in a packed
         # tree the neighbours of a node belong to other rows.
-        depth = packed.position_ids  # (s, n)
-        near = (depth[:, :, None] - depth[:, None, :] < window)[:, None]  # (s, 1, n, n)
+        near = (queries[:, :, None] - keys[:, None, :] < window)[:, None]  # (s, 1, q, k)
         sliding = full & _repeated(near, copies)
     forms = {"full_attention": full, "sliding_attention": sliding}
     if config._attn_implementation == "eager":  # adds its mask to the scores

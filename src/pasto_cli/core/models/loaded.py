@@ -67,6 +67,13 @@ class LoadedModel:
         return self.model.get_input_embeddings().weight.dtype
 
     @property
+    def trunk(self) -> Any:
+        """What gives hidden states after the final norm: the model without its output head."""
+        inner = self.model.base_model
+        # The prefix of some classes (Llama 4) names nothing of theirs: `base_model` is all of it.
+        return inner if inner is not self.model else self.model.model
+
+    @property
     def hidden_size(self) -> int:
         """Width of the residual stream; embeddings may be narrower (OPT projects them)."""
         width = getattr(self.model.config.get_text_config(), "hidden_size", None)
@@ -84,7 +91,7 @@ class LoadedModel:
         if head.shape[1] == self.hidden_size:
             return head
         inside = set(self.layers.modules())
-        for module in self.model.base_model.modules():
+        for module in self.trunk.modules():
             sizes = (self.hidden_size, head.shape[1])
             if module not in inside and is_linear(module) and linear_sizes(module) == sizes:
                 return head @ dense_weight(module).cpu()  # (v, d_out) (d_out, d_model)

@@ -7,6 +7,10 @@ benchmark, or its controls would be trained on.
 
 An anchor may begin the reply for the base ("Verdict:", a tab before it in a file): what a dial does
 to Yes against No differs between a reply's first token and one that follows such a beginning.
+
+An anchor may also be a question that is asked both ways ("Should I keep the coins?", "Should I take
+the coins back?"; another tab, then the second prompt). A dial may well change what is right there,
+but not both answers to Yes: only what the two share is held.
 """
 
 import hashlib
@@ -37,17 +41,19 @@ class Anchor(NamedTuple):
     """Kind of the bundled corpus, or the file that it stands in."""
     opening: str = ""
     """How the reply begins; what is held follows it."""
+    opposite: str = ""
+    """The same question asked the other way round; what the answers to both share is held."""
 
     @property
     def line(self) -> str:
-        """As it stands in a file: the prompt, then, after a tab, the opening where it has one."""
-        return f"{self.prompt}\t{self.opening}" if self.opening else self.prompt
+        """As it stands in a file: prompt, opening, opposite, with tabs, as far as it has them."""
+        return f"{self.prompt}\t{self.opening}\t{self.opposite}".rstrip("\t")
 
     @classmethod
     def of_line(cls, line: str, source: str) -> "Anchor":
         """An anchor from a line of a file."""
-        prompt, _, opening = line.partition("\t")
-        return cls(prompt.strip(), source, opening.strip())
+        prompt, opening, opposite = (*line.split("\t", 2), "", "")[:3]
+        return cls(prompt.strip(), source, opening.strip(), opposite.strip())
 
 
 class AnchorSplit(NamedTuple):
@@ -63,11 +69,16 @@ class AnchorSplit(NamedTuple):
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def load_anchors(origin: str) -> list[Anchor]:
+def load_anchors(origin: str, opposites: bool = True) -> list[Anchor]:
     """Anchors of the bundled corpus, or of a text file with one prompt per line.
 
+    Args:
+        origin: `bundled`, or a file.
+        opposites: Whether questions that are asked both ways are wanted too.
+
     Raises:
-        PastoError: If the file cannot be read, or holds fewer than `MIN_ANCHORS` different prompts.
+        PastoError: If the file cannot be read, holds fewer than `MIN_ANCHORS` different prompts, or
+            an opening without a prompt.
     """
     if origin == "bundled":
         found = [
@@ -78,11 +89,19 @@ def load_anchors(origin: str) -> list[Anchor]:
     else:
         lines = bundled.read_lines(origin, "anchors")
         found = [Anchor.of_line(line, Path(origin).stem) for line in lines]
-    unique = list({anchor.line: anchor for anchor in found}.values())
+    if lacking := next((anchor for anchor in found if not anchor.prompt), None):
+        raise PastoError(
+            f"{origin}: {lacking.opening or lacking.opposite!r} has no prompt before it",
+            "Write the prompt, a tab, then how the reply begins; or the prompt alone.",
+        )
+    wanted = [anchor for anchor in found if opposites or not anchor.opposite]
+    unique = list({anchor.line: anchor for anchor in wanted}.values())
     if len(unique) < MIN_ANCHORS:
         raise PastoError(
             f"{origin} holds {len(unique)} different anchors, at least {MIN_ANCHORS} are needed",
-            "Add prompts, one per line, or write losses.anchor.prompts: bundled.",
+            "Add prompts, one per line, or write losses.anchor.prompts: bundled."
+            if wanted == found
+            else "Its questions asked both ways count where losses.anchor.opposites is above 0.",
         )
     return unique
 
@@ -112,7 +131,7 @@ def split_anchors(anchors: Sequence[Anchor], held_out: float, seed: int) -> Anch
 
 
 def write_anchors(split: AnchorSplit, path: Path) -> None:
-    """Write a split as JSON lines: prompt, source, opening, part.
+    """Write a split as JSON lines: prompt, source, opening, opposite, part.
 
     Raises:
         PastoError: If it cannot be written.
@@ -133,8 +152,9 @@ def read_anchors(path: Path) -> AnchorSplit:
     """
 
     def parse(record: dict[str, Any]) -> Anchor:
-        # Runs of before have no openings.
-        return Anchor(str(record["prompt"]), str(record["source"]), str(record.get("opening", "")))
+        # Runs of before have neither openings nor opposites.
+        more = (str(record.get(name, "")) for name in ("opening", "opposite"))
+        return Anchor(str(record["prompt"]), str(record["source"]), *more)
 
     return AnchorSplit(*read_split(path, parse))
 
@@ -154,7 +174,8 @@ def require_no_overlap(
         PastoError: With how many, the first one, and what to do.
     """
     there = {window for prompt in prompts for window in _windows(prompt)}
-    if taken := [a.prompt for a in anchors if not there.isdisjoint(_windows(a.prompt))]:
+    asked = [text for a in anchors for text in (a.prompt, a.opposite) if text]
+    if taken := [text for text in asked if not there.isdisjoint(_windows(text))]:
         raise PastoError(
             f"{len(taken)} {what} overlap with the benchmark {benchmark}, such as {taken[0]!r}",
             "Take them out of their file: a benchmark that was trained on measures nothing.",

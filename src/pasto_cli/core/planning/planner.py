@@ -14,6 +14,7 @@ from pasto_cli.core.models.chat import Chat, TokenPair
 from pasto_cli.core.models.configuration import BaseFiles
 from pasto_cli.core.models.devices import memory_of, pick_device, pick_dtype, runs_low
 from pasto_cli.core.models.load_errors import first_line
+from pasto_cli.core.pairs.anchors import Anchor
 from pasto_cli.core.planning import sizes
 from pasto_cli.core.planning.rehearsal import Rehearsal, Stage, build_stage, rehearse
 from pasto_cli.core.planning.sizes import CONTEXT, Kind
@@ -55,7 +56,7 @@ class Known:
     train: Sequence[TokenPair]
     validation: int
     """Pairs."""
-    anchors: int
+    anchors: Sequence[Anchor]
     """Anchors that are trained on."""
     unknown: list[str] = field(default_factory=list[str])
     """What could not be found out so far."""

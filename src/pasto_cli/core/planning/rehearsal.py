@@ -26,13 +26,14 @@ from pasto_cli.core.models.residual_writers import (
     place_writers,
 )
 from pasto_cli.core.models.tokentree import cut
+from pasto_cli.core.pairs.anchors import Anchor
 from pasto_cli.core.pairs.answers import AnswerSplit
 from pasto_cli.core.planning.meter import Meter, fused_attention
 from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.core.steering.factors import Factors
 from pasto_cli.core.steering.kinds import create_adapter
-from pasto_cli.core.training.anchors import AnchorRow, Anchors
+from pasto_cli.core.training.anchors import AnchorRow, Anchors, longest_answer
 from pasto_cli.core.training.objective import SIGNS, Objective
 from pasto_cli.core.training.preference import AnswerRow, PreferencePair, Preferences
 from pasto_cli.core.training.schedule import make_batches
@@ -137,7 +138,9 @@ def _model_without_storage(config: Any, recipe: Recipe, dtype: torch.dtype) -> n
     return model.eval().requires_grad_(False)
 
 
-def rehearse(stage: Stage, recipe: Recipe, pairs: Sequence[TokenPair], anchors: int) -> Rehearsal:
+def rehearse(
+    stage: Stage, recipe: Recipe, pairs: Sequence[TokenPair], anchors: Sequence[Anchor]
+) -> Rehearsal:
     """Run a step and an evaluation without storage.
 
     Args:
@@ -196,19 +199,18 @@ def _evaluation(stage: Stage, recipe: Recipe, meter: Meter) -> int:
     return meter.peak - before
 
 
-def _objective(stage: Stage, recipe: Recipe, anchors: int) -> Objective:
+def _objective(stage: Stage, recipe: Recipe, anchors: Sequence[Anchor]) -> Objective:
     """The recipe's loss, with answers of the longest length that nobody has given yet."""
     lm, spec, losses = stage.lm, recipe.training, recipe.losses
     trained = preferences = None
     if losses.anchor is not None:
-        trained = Anchors(lm, [], losses.anchor, spec.seed)
-        length = losses.anchor.tokens
-        trained.rows = [
-            AnchorRow(
-                row, length, torch.empty(length, lm.hidden_size, dtype=lm.dtype, device="meta")
-            )
-            for row in _answered(stage, anchors, length)
-        ]
+        trained = Anchors(lm, anchors, losses.anchor, spec.seed)
+        trained.place(
+            [
+                _anchor_row(lm, side, longest_answer(side, losses.anchor), number)
+                for number, side in enumerate(trained.sides)
+            ]
+        )
     if losses.preference is not None and recipe.pairs.answers is not None:
         asked = recipe.pairs.answers
         count = round(asked.count * asked.samples * (1 - asked.held_out))
@@ -230,6 +232,15 @@ def _objective(stage: Stage, recipe: Recipe, anchors: int) -> Objective:
         anchors=trained,
         preferences=preferences,
     )
+
+
+def _anchor_row(lm: LoadedModel, side: Anchor, length: int, number: int) -> AnchorRow:
+    """One side of an anchor with an answer that no other one has."""
+    vocabulary = lm.model.get_output_embeddings().weight.shape[0]
+    answer = (token % vocabulary for token in range(number * length, (number + 1) * length))
+    base = torch.empty(length, lm.hidden_size, dtype=lm.dtype, device="meta")
+    choice = (0, 1) if side.opposite else None
+    return AnchorRow((*lm.chat.continued(side.prompt, side.opening), *answer), length, base, choice)
 
 
 def _answered(stage: Stage, count: int, length: int) -> list[tuple[int, ...]]:
@@ -270,6 +281,7 @@ def _kept_answers(objective: Objective) -> int:
     kept: list[Tensor] = []
     if objective.anchors is not None:
         kept += [row.base for row in objective.anchors.rows]
+        kept += [side.base for two in objective.anchors.opposites for side in two]
     if objective.preferences is not None:
         kept += [side.base for pair in objective.preferences.train for side in pair.sides]
     return sum(x.numel() * x.element_size() for x in kept)

@@ -127,6 +127,12 @@ class AnchorSpec(Section):
     reach: Annotated[Real, Field(ge=1.0)] = 1.0
     """Anchors are held at +-r with r drawn for each step from 1 to this: calibrated ends lie beyond
     the coefficients of training, and what holds at +-1 need not hold there."""
+    opposites: NonNegative = 0.0
+    """Weight of the mean squared change, nats, that the answers to a question and to its opposite
+    share: a dial may change which of two actions is right, not say Yes to both; 0 leaves the
+    questions that are asked both ways out."""
+    opposites_count: Count = 3
+    """Questions asked both ways drawn per optimiser step."""
 
 
 class PreferenceSpec(Section):

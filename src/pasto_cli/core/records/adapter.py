@@ -65,6 +65,9 @@ class Certificate(BaseModel):
     """Why it failed, or empty."""
     specificity: dict[str, Specificity] | None = None
     """Coefficient -> KL on held-out anchors; left out of the file where there are none."""
+    opposites: dict[str, StoredEstimate] | None = None
+    """Coefficient -> mean size of what the answers to held-out questions and to their opposites
+    share, nats; left out of the file where none was trained on."""
 
     @model_validator(mode="after")
     def _both_ends(self) -> Self:
@@ -72,11 +75,13 @@ class Certificate(BaseModel):
         _require_keys("persona_prompts", self.persona_prompts, "chosen", "rejected")
         if self.specificity is not None:
             _require_keys("specificity", self.specificity, "1", "-1")
+        if self.opposites is not None:
+            _require_keys("opposites", self.opposites, "1", "-1")
         return self
 
     @model_serializer(mode="wrap")
     def _without_absent_anchors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_none(handler(self), "specificity")
+        return _without_none(handler(self), "specificity", "opposites")
 
 
 class BaseInfo(BaseModel):

@@ -85,22 +85,31 @@ def _certificate_lines(certificate: Certificate | None, imported: bool) -> list[
         f"| the negative persona prompt itself | {rejected:+.2f} |",
         "",
         f"One prompt-equivalent is {certificate.span_nats / 2:.3f} nats per token here.",
-        *(["", f"On {line}."] if (line := specificity_line(certificate)) else []),
+        *(text for line in anchor_lines(certificate).values() for text in ("", f"On {line}.")),
     ]
 
 
-def specificity_line(certificate: Certificate) -> str | None:
-    """What a dial does to held-out anchors, in words; None where it was trained without any."""
-    found = certificate.specificity
-    if found is None:
-        return None
-    ends = [
-        f"{end} mean {format_estimate(found[key].kl_mean, signed=False)}, "
-        f"95th percentile {format_estimate(found[key].kl_p95, signed=False)}"
-        for end, key in (("+1", "1"), ("-1", "-1"))
-    ]
-    n = found["1"].kl_mean.n
-    return f"{n} held-out anchors, KL to the base model, nats [95 %]: {'; '.join(ends)}"
+def anchor_lines(certificate: Certificate) -> dict[str, str]:
+    """What a dial does to held-out anchors, in words, by what it is called."""
+    lines: dict[str, str] = {}
+    ends = (("+1", "1"), ("-1", "-1"))
+    if (kl := certificate.specificity) is not None:
+        each = [
+            f"{end} mean {format_estimate(kl[key].kl_mean, signed=False)}, "
+            f"95th percentile {format_estimate(kl[key].kl_p95, signed=False)}"
+            for end, key in ends
+        ]
+        n = kl["1"].kl_mean.n
+        lines["specificity"] = (
+            f"{n} held-out anchors, KL to the base model, nats [95 %]: {'; '.join(each)}"
+        )
+    if (shared := certificate.opposites) is not None:
+        each = [f"{end} {format_estimate(shared[key], signed=False)}" for end, key in ends]
+        lines["both answers"] = (
+            f"{shared['1'].n} held-out questions asked both ways, how far both answers move to Yes "
+            f"or both to No, nats [95 %]: {'; '.join(each)}"
+        )
+    return lines
 
 
 def ends_line(found: Calibration) -> str:

@@ -10,7 +10,7 @@ from pasto_cli.core.records.evaluation import SentimentRun
 from pasto_cli.core.records.screen import Screen
 from pasto_cli.core.records.training import ImportRecord, Step
 from pasto_cli.core.report import plots
-from pasto_cli.core.report.card import specificity_line
+from pasto_cli.core.report.card import anchor_lines
 
 DIAGNOSTICS = (
     (
@@ -78,8 +78,7 @@ def certificate_section(meta: Meta) -> Section:
         ("positive persona prompt", f"{chosen:+.2f}"),
         ("negative persona prompt", f"{rejected:+.2f}"),
     ]
-    if line := specificity_line(certificate):
-        facts.append(("specificity", line))
+    facts += anchor_lines(certificate).items()
     marks = [
         plots.Mark("negative persona", rejected, rejected, rejected, filled=False),
         plots.Mark("positive persona", chosen, chosen, chosen, filled=False),

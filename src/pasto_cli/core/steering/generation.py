@@ -1,8 +1,9 @@
 """Text from a steered model.
 
 A steerer computes M(a) once on entering its context, so that it costs one solve per call, however
-many tokens follow. Rows of one batch are equally long: padding on the left would need masks that
-some architectures round differently with, and a text must not depend on its neighbours.
+many tokens follow. Many greedy texts grow on token trees (`tree_answers`). Otherwise rows of one
+batch are equally long: padding on the left would need masks that some architectures round
+differently with, and a text must not depend on its neighbours.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,8 +18,10 @@ from pasto_cli.base.limits import require_seed, require_temperature
 from pasto_cli.base.text import half_character
 from pasto_cli.core.models import distributed
 from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.models.tokentree import cut
 from pasto_cli.core.steering.overflow import TrueLogits
 from pasto_cli.core.steering.steerer import Steerer
+from pasto_cli.core.steering.tree_answers import NODES, tree_answers
 
 SAMPLED_TOGETHER = 24
 """Rows of a batch of sampled answers."""
@@ -97,7 +100,7 @@ def generate_many(
         prompts: n user messages.
         coefficients: c of them.
         max_new_tokens: Upper limit.
-        rows: Number of rows of a batch.
+        rows: Number of rows of a batch where the model takes no trees.
         progress: Told how many prompts' worth of answers each batch gave.
 
     Returns:
@@ -107,8 +110,12 @@ def generate_many(
     ids = [_prompt(lm, steerer, prompt, a) for prompt in prompts for a in coefficients]
 
     def answer(batch: list[int]) -> dict[int, str]:
-        own = [coefficients[i % count] for i in batch]
-        found = _decode(lm, steerer, [ids[i] for i in batch], own, Decoding(max_new_tokens))
+        own = [ids[i] for i in batch]
+        if lm.trees:  # all of one coefficient
+            found = _on_trees(lm, own, max_new_tokens, steerer, coefficients[batch[0] % count])
+        else:
+            at = [coefficients[i % count] for i in batch]
+            found = _decode(lm, steerer, own, at, Decoding(max_new_tokens))
         return dict(zip(batch, found, strict=True))
 
     def answered(texts: int) -> None:
@@ -117,8 +124,32 @@ def generate_many(
         # Rounded down on both sides, so that the steps add up to the number of prompts.
         progress(done // count - before // count)
 
-    texts = distributed.map_groups(_equally_long(ids, rows), answer, answered)
+    groups = _trees_of(ids, count) if lm.trees else _equally_long(ids, rows)
+    texts = distributed.map_groups(groups, answer, answered)
     return [[texts[n * count + c] for c in range(count)] for n in range(len(prompts))]
+
+
+def _trees_of(ids: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+    """Rows of a tree each, as indices, where every `count`th row has the same coefficient."""
+    return [
+        [i * count + c for i in group] for c in range(count) for group in cut(ids[c::count], NODES)
+    ]
+
+
+def _on_trees(
+    lm: LoadedModel,
+    rows: Sequence[Sequence[int]],
+    tokens: int,
+    steerer: Steerer,
+    coefficient: float,
+) -> list[str]:
+    """One greedy text for each row."""
+    lengths = [lm.chat.room(len(row), tokens) for row in rows]
+    found = tree_answers(
+        lm, rows, lengths, end_tokens(lm), steerer=steerer, coefficient=coefficient
+    )
+    texts = lm.tokenizer.batch_decode(found, skip_special_tokens=True)
+    return [text.strip() for text in texts]
 
 
 def _equally_long(ids: Sequence[Sequence[int]], rows: int) -> list[list[int]]:
@@ -179,6 +210,9 @@ def greedy_answers(
         tokens: Longest answer.
         progress: Told how many answers each batch gave.
     """
+    if lm.trees:
+        lengths = [lm.chat.room(len(row), tokens) for row in rows]
+        return tree_answers(lm, rows, lengths, _ends(lm), progress)
     answers: list[list[int]] = [[] for _ in rows]
     # Rows of equal length share a batch, so that none is padded: padding would change rounding.
     for length in sorted({len(row) for row in rows}):
@@ -230,11 +264,16 @@ def _answers(lm: LoadedModel, rows: list[list[int]], how: Decoding) -> list[list
     }
     output = lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
     found = output[:, ids.shape[1] :].tolist()
-    ends = {lm.tokenizer.eos_token_id, *end_tokens(lm)}
+    ends = _ends(lm)
     # A row that ended early was padded until its neighbours had ended.
     return [
         row[: next((n + 1 for n, token in enumerate(row) if token in ends), None)] for row in found
     ]
+
+
+def _ends(lm: LoadedModel) -> set[int]:
+    """Tokens that end an answer."""
+    return {lm.tokenizer.eos_token_id, *end_tokens(lm)}
 
 
 def end_tokens(lm: LoadedModel) -> set[int]:

@@ -68,6 +68,8 @@ def kept_answers(
         "base": base,
         "spec": lm.spec.model_dump(mode="json", exclude={"source", "revision"}),
         "dtype": str(lm.dtype),
+        "layers": "bfloat16" if lm.autocast else str(lm.dtype),
+        "decoded": "trees" if lm.trees else "equal lengths",
         "device": lm.device.type,
         "torch": torch.__version__,
         "transformers": version("transformers"),

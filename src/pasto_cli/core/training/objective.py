@@ -121,8 +121,8 @@ class Objective:
             done += count
             tell(BaseSide(done, total))
 
-        if self.anchors is not None and not self.anchors.rows:
-            total += len(self.anchors.asked)
+        if self.anchors is not None and not (self.anchors.rows or self.anchors.opposites):
+            total += len(self.anchors.sides)
             self.anchors.remember(self.budget, advance)
         if self.preferences is not None and not self.preferences.train:
             self.preferences.remember(self.budget, self._head_positions())

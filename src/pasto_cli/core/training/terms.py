@@ -23,7 +23,7 @@ from torch import Tensor
 from pasto_cli.base.statistics import cluster_bootstrap
 from pasto_cli.core.recipe.losses_spec import AnchorSpec, LossesSpec, PreferenceSpec
 from pasto_cli.core.training import losses
-from pasto_cli.core.training.anchors import AnchorRead, anchor_loss
+from pasto_cli.core.training.anchors import AnchorRead, anchor_loss, shared_changes
 from pasto_cli.core.training.losses import PersonaLLR
 from pasto_cli.core.training.preference import LogRatios, preference_loss
 from pasto_cli.core.training.readout import NEUTRAL, WATCHED, BaseRead, SteeredRead
@@ -258,15 +258,27 @@ def with_anchors(report: LossReport, reads: Sequence[AnchorRead], spec: AnchorSp
         spec: Weights and aggregate.
     """
     loss = anchor_loss(reads, spec)
-    kl_pos, kl_neg = torch.cat([x.kl for x in reads], dim=1).mean(1).tolist()  # over tokens
-    moved_pos, moved_neg = torch.stack([x.choice for x in reads]).abs().mean(0).tolist()
+    found: dict[str, Tensor] = {}  # at +1 and -1, (2,)
+    if single := [x for x in reads if not x.opposed]:
+        found["kl"] = torch.cat([x.kl for x in single], dim=1).mean(1)  # over tokens
+        found["choice"] = torch.stack([x.choice for x in single]).abs().mean(0)
+    if len(single) < len(reads):
+        found["opposites"] = shared_changes(reads).abs().mean(0)
     return LossReport(
         total=report.total + loss,
         parts=report.parts | {"anchor": loss.item()},
-        diagnostics=report.diagnostics
-        | {"anchor_kl_pos": kl_pos, "anchor_kl_neg": kl_neg}
-        | {"anchor_choice_pos": moved_pos, "anchor_choice_neg": moved_neg},
+        diagnostics=report.diagnostics | _at_ends({f"anchor_{k}": x for k, x in found.items()}),
     )
+
+
+def _at_ends(values: dict[str, Tensor]) -> dict[str, float]:
+    """Numbers at +1 and -1 under a name each, from tensors (2,)."""
+    # One by one: in a plan, where tensors hold no numbers, only single ones are given.
+    return {
+        f"{name}_{end}": value.item()
+        for name, both in values.items()
+        for end, value in zip(("pos", "neg"), both, strict=True)
+    }
 
 
 def with_preference(
@@ -280,11 +292,11 @@ def with_preference(
         spec: Weight and kind.
     """
     loss = preference_loss(ratios, spec)
-    pos, neg = torch.stack([x.per_token for x in ratios]).mean(0).tolist()
+    per_token = torch.stack([x.per_token for x in ratios]).mean(0)
     return LossReport(
         total=report.total + loss,
         parts=report.parts | {"preference": loss.item()},
-        diagnostics=report.diagnostics | {"preference_pos": pos, "preference_neg": neg},
+        diagnostics=report.diagnostics | _at_ends({"preference": per_token}),
     )
 
 

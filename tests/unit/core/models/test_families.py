@@ -7,7 +7,7 @@ from torch.nn.functional import layer_norm
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.forward import settle_packing
 from pasto_cli.core.models.residual_writers import survey
-from tests.support.families import FAMILIES, build, loaded, silenced
+from tests.support.families import FAMILIES, RECURRENT, build, loaded, silenced
 
 EXPERTS = "mlp.experts"
 # Layers, writers in the order of the layer's modules, what is left alone.
@@ -55,7 +55,6 @@ FOUND = {
     "gpt2": [([0, 1, 2, 3], ["attn.c_proj", "mlp.c_proj"], [])],
     "gemma3": [([0, 1, 2, 3], ["self_attn.o_proj", "mlp.down_proj"], [])],
 }
-RECURRENT = ("lfm2", "jamba", "nemotron_h", "falcon_h1", "qwen3_next", "granitemoehybrid")
 
 
 def law_holds(model, found) -> bool:
@@ -94,6 +93,15 @@ def test_all_that_writes_is_found(name):
     settle_packing(lm, said.append)
     assert lm.trees == (name not in RECURRENT)
     assert [("carry a state" in line) for line in said] == [True] * (name in RECURRENT)
+
+
+def test_a_class_whose_prefix_names_nothing_of_its_own():
+    """Llama 4: what stands before the head is found all the same; its chunks take no trees."""
+    model = build("llama4")
+    assert model.base_model is model
+    lm, said = loaded(model), []
+    settle_packing(lm, said.append)  # compares with the model's own logits
+    assert not lm.trees and "padded" in said[0]
 
 
 @pytest.mark.families

@@ -89,6 +89,32 @@ def test_an_opening_stands_after_a_tab_and_survives_a_run(tmp_path):
     assert bare.digest != split.digest
 
 
+def test_a_question_asked_both_ways_stands_in_one_line_and_survives_a_run(tmp_path):
+    path = tmp_path / "mine.txt"
+    lines = [f"Is {n} even?\t\tIs {n} odd?" for n in range(4)]
+    lines += [f"Is {n} small?\tVerdict:\tIs {n} large?" for n in range(4)]
+    path.write_text("\n".join(lines) + "\n")
+    anchors = load_anchors(str(path))
+    assert anchors[0] == Anchor("Is 0 even?", "mine", "", "Is 0 odd?")
+    assert anchors[-1] == Anchor("Is 3 small?", "mine", "Verdict:", "Is 3 large?")
+    assert [anchor.line for anchor in anchors] == lines
+    split = split_anchors(anchors, 0.25, seed=0)
+    write_anchors(split, tmp_path / "anchors.jsonl")
+    assert read_anchors(tmp_path / "anchors.jsonl") == split
+    taken = Anchor("Is it fair?", "own", "", "You missed a deadline because you overslept, and")
+    asked = [item.prompt.partition("\n\n")[2] for item in load_benchmark("mini-dilemmas").items]
+    with pytest.raises(PastoError, match="1 anchors overlap"):
+        require_no_overlap([taken], asked, "mini-dilemmas")
+
+
+@pytest.mark.parametrize("line", ["\tVerdict:", "\t\tIs 8 odd?"])
+def test_an_opening_needs_a_prompt_before_it(tmp_path, line):
+    path = tmp_path / "mine.txt"
+    path.write_text("\n".join(f"Is {n} even?" for n in range(8)) + f"\n{line}\n")
+    with pytest.raises(PastoError, match="has no prompt before it"):
+        load_anchors(str(path))
+
+
 def test_some_are_trained_on_whatever_is_held_out():
     anchors = load_anchors("bundled")
     for share in (0.01, 0.99):

@@ -6,6 +6,7 @@ import torch
 from pasto_cli.core.models.configuration import BaseFiles
 from pasto_cli.core.models.residual_writers import find_writers
 from pasto_cli.core.models.tokentree import pack
+from pasto_cli.core.pairs.anchors import Anchor
 from pasto_cli.core.planning.planner import Known, Planner, Target
 from pasto_cli.core.planning.remedies import remedies
 from pasto_cli.core.planning.sizes import CONTEXT, Kind, weight_bytes
@@ -18,19 +19,24 @@ FLOAT = Kind("cuda", torch.float32, low=False)
 """A device whose bytes are the tensors' alone."""
 
 
-def known(lm, pairs, **sections):
+ASKED = [Anchor(f"What is {n} plus {n}?", "own") for n in range(3)] + [
+    Anchor("I found coins. Should I keep them?", "own", "So:", "I found coins. Give them back?")
+]
+
+
+def known(lm, pairs, *, answers=None, **sections):
     recipe = Recipe.model_validate(
         {
             "name": "x",
             "model": lm.spec.model_dump(),
-            "pairs": {"words": ["honest", "dishonest"]},
+            "pairs": {"words": ["honest", "dishonest"], "answers": answers},
             "adapter": {"rank": 12},
             "training": {"batch_size": 2},
             **sections,
         }
     )
     files = BaseFiles(lm.model.config, "here", 0, 0)
-    return Known(recipe, files, lm.chat, pairs, 1, anchors=3)
+    return Known(recipe, files, lm.chat, pairs, 1, anchors=ASKED)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +74,36 @@ def test_a_rehearsal_counts_nodes_and_kept_base_sides_as_they_are(planner, tiny,
     ]
     assert min(trees) <= run.nodes <= max(trees) and run.passes == 1
     assert run.step > 0 and run.operations > 0
+
+
+def test_a_rehearsal_asks_the_recipes_own_anchors(tiny, tiny_pairs):
+    lm = tiny()
+    losses = {"anchor": {"count": 3, "tokens": 4, "opposites": 1.0, "opposites_count": 1}}
+    whole = {"batch_size": 2, "node_budget": 4096}  # one tree
+    planner = Planner(known(lm, tiny_pairs[:4], losses=losses, training=whole))
+    run = planner.run(planner.known.recipe, FLOAT)
+    bare = Planner(known(lm, tiny_pairs[:4], training=whole))
+    without = bare.run(bare.known.recipe, FLOAT)
+    # Base sides: three answers of four tokens, two of one, in float32 as on that device.
+    assert run.answers == (3 * 4 + 2) * lm.hidden_size * 4 and without.answers == 0
+    prompts = [lm.chat.continued(a.prompt, a.opening) for a in ASKED]
+    prompts.append(lm.chat.continued(ASKED[-1].opposite, ASKED[-1].opening))
+    alone = pack(prompts).num_nodes
+    # Pairs and anchors share what every prompt begins with.
+    assert alone / 2 < run.nodes - without.nodes <= alone + 3 * 4
+
+
+def test_answers_of_the_models_own_are_planned_with_their_longest_length(tiny, tiny_pairs):
+    lm = tiny()
+    answers = {"count": 16, "tokens": 5, "samples": 1, "held_out": 0.25}
+    recipe = known(
+        lm,
+        tiny_pairs[:4],
+        answers=answers,
+        losses={"preference": {"count": 2}},
+    )
+    run = Planner(recipe).run(recipe.recipe, FLOAT)
+    assert run.answers == 12 * 2 * 5 * 4  # log p of the tokens of both answers to 12 questions
 
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])

@@ -21,8 +21,14 @@ from pasto_cli.core.training.subspaces import random_basis
 ASKED = [Anchor(f"What is {n} plus {n}?", "own") for n in range(2, 9)]
 
 
-def objective_of(lm, spec, budget=512, seed=0):
-    anchors = Anchors(lm, ASKED, spec, seed)
+BOTH_WAYS = [
+    Anchor(f"I have {n} coins. Should I keep them?", "own", "So:", f"I have {n} coins. Give them?")
+    for n in range(4)
+]
+
+
+def objective_of(lm, spec, budget=512, seed=0, asked=ASKED):
+    anchors = Anchors(lm, asked, spec, seed)
     basis = random_basis(lm.hidden_size, 4, 0).columns
     losses = LossesSpec(anchor=spec)
     found = Objective(
@@ -123,6 +129,69 @@ def test_the_choice_and_its_gradient_are_those_of_plain_forwards(tiny, tiny_pair
         torch.testing.assert_close(x, y, rtol=2e-2, atol=2e-3 * float(y.abs().max()) + 1e-7)
 
 
+def likeliest_of_both(lm, rows):
+    """The two tokens likeliest by the base's mean distribution at the end of some prompts."""
+    with torch.no_grad():
+        each = [lm.model(input_ids=torch.tensor([row])).logits[0, -1].softmax(-1) for row in rows]
+    return torch.stack(each).double().mean(0).topk(2).indices.tolist()
+
+
+def plain_odds(lm, row, tokens):
+    """Log-odds of the first of two tokens after a row."""
+    logits = lm.model(input_ids=torch.tensor([row])).logits[0, -1].float()
+    return logits[tokens[0]] - logits[tokens[1]]
+
+
+def test_of_a_question_asked_both_ways_what_the_answers_share_is_held(
+    tiny, tiny_pairs, make_adapter
+):
+    lm, adapter = tiny(), make_adapter(tiny())
+    spec = AnchorSpec(weight=0.0, count=3, tokens=4, opposites=2.0, opposites_count=2)
+    # Asked both ways first: the order in a file does not matter.
+    objective = objective_of(lm, spec, asked=[*BOTH_WAYS, *ASKED])
+    report = objective(adapter, tiny_pairs[:4], step=5)
+    drawn = objective.anchors.drawn(5)
+    assert [x.choice is not None for x in drawn] == [False] * 3 + [True] * 4
+    objective.anchors = None
+    without = objective(adapter, tiny_pairs[:4])
+
+    shared = []
+    for one, other in zip(drawn[3::2], drawn[4::2], strict=True):
+        rows = [one.row[: -one.length], other.row[: -other.length]]
+        found = [a for a in BOTH_WAYS if tuple(lm.chat.continued(a.prompt, a.opening)) == rows[0]]
+        assert rows[1] == tuple(lm.chat.continued(found[0].opposite, "So:"))
+        tokens = likeliest_of_both(lm, rows)
+        assert list(one.choice) == list(other.choice) == tokens
+        with torch.no_grad():
+            before = [plain_odds(lm, row, tokens) for row in rows]
+        for coefficient in (1.0, -1.0):
+            with adapter.at(lm.model, coefficient):
+                now = [plain_odds(lm, row, tokens) for row in rows]
+            shared.append((now[0] - before[0] + now[1] - before[1]) / 2)
+    by_hand = 2.0 * torch.stack(shared).square().mean()
+    assert by_hand > 1e-4  # there was something to compare
+    assert report.parts["anchor"] == pytest.approx(by_hand.item(), rel=1e-3)
+    for name, some in (("pos", shared[::2]), ("neg", shared[1::2])):
+        size = torch.stack(some).abs().mean().item()
+        assert report.diagnostics[f"anchor_opposites_{name}"] == pytest.approx(size, rel=1e-3)
+    parameters = list(adapter.parameters())
+    own = torch.autograd.grad(report.total - without.total, parameters)
+    plain = torch.autograd.grad(by_hand, parameters)
+    for x, y in zip(own, plain, strict=True):
+        torch.testing.assert_close(x, y, rtol=2e-2, atol=2e-3 * float(y.abs().max()) + 1e-7)
+
+
+def test_what_parts_a_question_from_its_opposite_is_free():
+    def read(*choice, opposed=True):
+        return AnchorRead(torch.zeros(2, 1), torch.tensor(choice), opposed)
+
+    spec = AnchorSpec(weight=30.0, choice=5.0, opposites=20.0)
+    still = AnchorRead(torch.zeros(2, 3), torch.zeros(2))
+    assert anchor_loss([still, read(0.5, -0.3), read(-0.5, 0.3)], spec) == 0
+    both = anchor_loss([still, read(0.5, -0.3), read(0.5, -0.3)], spec)
+    assert both.item() == pytest.approx(20.0 * (0.25 + 0.09) / 2)
+
+
 def test_anchors_are_held_at_the_coefficient_drawn_for_the_step(tiny, tiny_pairs, make_adapter):
     lm, adapter = tiny(), make_adapter(tiny())
     objective = objective_of(lm, AnchorSpec(weight=3.0, count=3, tokens=4, reach=2.5))
@@ -192,7 +261,8 @@ def test_after_an_opening_the_token_that_follows_is_held(tiny, tiny_pairs, make_
         assert row.row[:-1] == tuple(head) and row.length == 1 and row.base.shape[0] == 1
         with torch.no_grad():
             logits = lm.model(input_ids=torch.tensor([head])).logits[0, -1]
-        assert row.row[-1] == logits.argmax()
+        # Held is what the base says after the opening.
+        torch.testing.assert_close(lm.head(row.base)[0], logits, rtol=1e-4, atol=1e-4)
 
     objective = objective_of(lm, anchors.spec)
     objective.anchors = anchors
