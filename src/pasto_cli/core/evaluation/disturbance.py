@@ -52,6 +52,10 @@ class NeutralProbe(NamedTuple):
     tail: int
     """Number of tokens of the chat template after it."""
 
+    def without_words(self) -> "NeutralProbe":
+        """The same for whoever reads KL alone: no NLL of the prompts' words, half the work."""
+        return self._replace(words=[0] * len(self.words))
+
 
 class DisturbanceReading(NamedTuple):
     """KL and NLL of every token at one coefficient, one array per prompt."""
@@ -145,12 +149,12 @@ def measure_disturbance(
         end = len(rows[index]) - answer - probe.tail  # where the prompt's own text ends
         # From the position that predicts the first word to the one that predicts the last token.
         last = states.last(slice(end - words - 1, -1))[0]  # (words + tail + answer, d_model)
-        log_p = lm.head(last).log_softmax(-1)  # (words + tail + answer, v)
+        log_p = lm.head(last[:words]).log_softmax(-1)  # (words, v)
         log_p0 = lm.head(probe.base[index]).log_softmax(-1)  # (answer, v)
-        log_pa = log_p[-answer:] if answer else log_p[:0]  # (answer, v)
+        log_pa = lm.head(last[len(last) - answer :]).log_softmax(-1)  # (answer, v)
         kl = (log_p0.exp() * (log_p0 - log_pa)).sum(-1)  # (answer,)
         text = torch.tensor(rows[index][end - words : end], device=log_p.device)  # (words,)
-        nll = -log_p[:words].gather(-1, text[:, None])[:, 0]  # (words,)
+        nll = -log_p.gather(-1, text[:, None])[:, 0]  # (words,)
         found[index] = kl.cpu().double().numpy(), nll.cpu().double().numpy()
     read = [tokens for _, tokens in sorted(distributed.merge(found).items())]
     return DisturbanceReading([kl for kl, _ in read], [nll for _, nll in read])
@@ -166,22 +170,29 @@ def summarise_disturbance(
         zero: At coefficient 0, for the shift of the NLL.
         seed: Seed of the bootstrap.
     """
-    names = [str(i) for i in range(len(reading.kl))]
-
-    def p95(index: Indices) -> float:
-        return quantile(np.concatenate([reading.kl[i] for i in index]), PERCENTILE)
-
-    def mean(arrays: list[Floats]) -> Estimate:
-        """Over all tokens; prompts with more of them count for more."""
-        sums, counts = np.array([a.sum() for a in arrays]), np.array([len(a) for a in arrays])
-        return cluster_bootstrap(lambda i: float(sums[i].sum() / counts[i].sum()), names, seed)
-
+    shifts = [now - base for now, base in zip(reading.nll, zero.nll, strict=True)]
     return Disturbance(
-        kl_p95=cluster_bootstrap(p95, names, seed),
-        kl_mean=mean(reading.kl),
-        nll=mean(reading.nll),
-        nll_shift=mean([now - base for now, base in zip(reading.nll, zero.nll, strict=True)]),
+        kl_p95=_p95(reading.kl, seed),
+        kl_mean=_mean(reading.kl, seed),
+        nll=_mean(reading.nll, seed),
+        nll_shift=_mean(shifts, seed),
     )
+
+
+def _p95(arrays: Sequence[Floats], seed: int) -> Estimate:
+    """95th percentile over the tokens of all prompts."""
+
+    def statistic(index: Indices) -> float:
+        return quantile(np.concatenate([arrays[i] for i in index]), PERCENTILE)
+
+    return cluster_bootstrap(statistic, [str(i) for i in range(len(arrays))], seed)
+
+
+def _mean(arrays: Sequence[Floats], seed: int) -> Estimate:
+    """Over all tokens; prompts with more of them count for more."""
+    sums, counts = np.array([a.sum() for a in arrays]), np.array([len(a) for a in arrays])
+    names = [str(i) for i in range(len(arrays))]
+    return cluster_bootstrap(lambda i: float(sums[i].sum() / counts[i].sum()), names, seed)
 
 
 def measure_specificity(
@@ -204,13 +215,11 @@ def measure_specificity(
         seed: Seed of the bootstrap.
     """
     prompts, openings = [a.prompt for a in anchors], [a.opening for a in anchors]
-    probe = make_probe(lm, prompts, tokens, budget, openings)
-    zero = measure_disturbance(lm, steerer, probe, 0.0, budget)
+    probe = make_probe(lm, prompts, tokens, budget, openings).without_words()
     found = {}
     for name, coefficient in (("1", 1.0), ("-1", -1.0)):
-        reading = measure_disturbance(lm, steerer, probe, coefficient, budget)
-        summary = summarise_disturbance(reading, zero, seed)
-        found[name] = Specificity(kl_mean=summary.kl_mean, kl_p95=summary.kl_p95)
+        kl = measure_disturbance(lm, steerer, probe, coefficient, budget).kl
+        found[name] = Specificity(kl_mean=_mean(kl, seed), kl_p95=_p95(kl, seed))
     return found
 
 
@@ -231,6 +240,7 @@ def coefficient_at_budget(
     """
     from scipy.optimize import brentq
 
+    probe = probe.without_words()
     known: dict[float, float] = {}  # log size -> log excess: a reading costs a forward pass
 
     # Disturbance grows about as the square of a small coefficient, so that the logarithms of both

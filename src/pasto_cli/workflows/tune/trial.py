@@ -169,7 +169,7 @@ def _neutral_kl(folder: Path, meta: Meta, watch: Watcher) -> float:
     if meta.calibration is not None:
         return sum(meta.calibration.reached[end].value for end in ENDS) / len(ENDS)
     dial = open_dial(str(folder), watch)
-    probe = neutral_probe(dial.lm)
+    probe = neutral_probe(dial.lm).without_words()
     read = [measure_disturbance(dial.lm, dial.steerer, probe, float(end)).kl_p95 for end in ENDS]
     return sum(read) / len(read)
 
