@@ -132,7 +132,7 @@ def _lower_until_readable(
     at_budget, sizes = sizes, dict(sizes)
     unreadable: dict[Key, list[str]] = {}
     tell("the base's own text")
-    (base,) = _read(lm, steerer, prompts, spec, [0.0])
+    (base,) = read_texts(lm, steerer, prompts, spec, [0.0])
     text: dict[Key, TextQuality] = {}
     budget_text: dict[Key, TextQuality] = {}
     lowered: dict[Key, list[str]] = {}
@@ -140,7 +140,7 @@ def _lower_until_readable(
     for attempt in range(spec.step_limit + 1):
         at = [sign * sizes[key] for key, sign in pending.items()]
         tell(f"text at coefficient {' and '.join(f'{a:+.3g}' for a in at)}")
-        found = dict(zip(pending, _read(lm, steerer, prompts, spec, at), strict=True))
+        found = dict(zip(pending, read_texts(lm, steerer, prompts, spec, at), strict=True))
         wrong: dict[Key, list[str]] = {key: faults(found[key], base, spec) for key in pending}
         if attempt == 0:
             text, lowered = dict(found), {key: wrong[key] for key in pending if wrong[key]}
@@ -161,7 +161,7 @@ def _digest(prompts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
 
 
-def _read(
+def read_texts(
     lm: LoadedModel,
     steerer: Steerer,
     prompts: Sequence[str],
