@@ -63,6 +63,14 @@ def test_questions_asked_both_ways_need_their_weight(pasto, project):
     assert "losses.anchor.opposites" in said.next_step
 
 
+def test_opposites_that_a_file_does_not_have_are_missed(pasto, project):
+    (project.root / "one_way.txt").write_text("".join(f"What is {n} plus {n}?\n" for n in range(9)))
+    spec = "losses.anchor={prompts: one_way.txt, opposites: 5}"
+    said = pasto("train", "tiny.yaml", *SHORT, "--set", spec)
+    assert said.code == 1 and "one_way.txt asks no question both ways" in said.error
+    assert "losses.anchor.opposites: 0" in said.next_step
+
+
 def test_a_run_without_anchors_says_nothing_of_them(project):
     meta = strict((project.run / "adapter" / "pasto.json").read_text())
     assert "anchors_sha256" not in meta

@@ -137,6 +137,17 @@ FAMILIES = {
         pad_token_id=258,
         do_layer_norm_before=False,
     ),
+    "gpt_neo": lambda: T.GPTNeoConfig(  # its window is counted in places of the sequence
+        hidden_size=64,
+        num_heads=4,
+        num_layers=4,
+        attention_types=[[["global", "local"], 2]],
+        window_size=256,
+        vocab_size=260,
+        max_position_embeddings=2048,
+        bos_token_id=256,
+        eos_token_id=257,
+    ),
     "gpt2": lambda: T.GPT2Config(
         n_embd=64,
         n_head=4,

@@ -138,7 +138,7 @@ def make_dial(
     trained = train_recipe(recipe, watch, root, force=force)
     if trained.result.interrupted:
         return Made(trained, plan, prompt or "", [])
-    dial = open_dial(str(trained.folder), watch, packing=False)
+    dial = open_dial(str(trained.folder), watch)
     if prompt is None:
         with watch.task(f"looking for the prompt that shows the dial, of {TRIED}"):
             asked = everyday_prompts(trained.folder, recipe.training.seed, TRIED)

@@ -176,7 +176,7 @@ def open_model(
     Args:
         spec: The model section of a recipe.
         watch: Told what is loaded.
-        packing: Settle how prompts are packed on it; not needed for generation only.
+        packing: Settle how prompts are packed on it; not needed where each runs by itself.
         weights: See `LoadOptions`.
     """
     if not weights:

@@ -133,12 +133,19 @@ def recipe_anchors(recipe: Recipe) -> AnchorSplit | None:
     """The recipe's anchors, split into trained and held-out ones; None where it has none.
 
     Raises:
-        PastoError: If they cannot be read, or were taken from the recipe's own benchmark.
+        PastoError: If they cannot be read, lack questions asked both ways that the recipe wants, or
+            were taken from the recipe's own benchmark.
     """
     spec = recipe.losses.anchor
     if spec is None:
         return None
     anchors = load_anchors(spec.prompts, opposites=spec.opposites > 0)
+    if spec.opposites > 0 and not any(anchor.opposite for anchor in anchors):
+        raise PastoError(
+            f"losses.anchor.opposites is above 0, and {spec.prompts} asks no question both ways",
+            "Write losses.anchor.opposites: 0, or add lines with a question, a tab, how the reply "
+            "begins (or nothing), a tab, and the opposite question.",
+        )
     require_own(recipe, anchors, "anchors")
     return split_anchors(anchors, spec.held_out, recipe.training.seed)
 

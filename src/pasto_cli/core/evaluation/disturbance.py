@@ -54,7 +54,7 @@ class NeutralProbe(NamedTuple):
 
     def without_words(self) -> "NeutralProbe":
         """The same for whoever reads KL alone: no NLL of the prompts' words, half the work."""
-        return self._replace(words=[0] * len(self.words))
+        return self._replace(words=[0] * len(self.words), tail=0)
 
 
 class DisturbanceReading(NamedTuple):
@@ -149,9 +149,11 @@ def measure_disturbance(
         end = len(rows[index]) - answer - probe.tail  # where the prompt's own text ends
         # From the position that predicts the first word to the one that predicts the last token.
         last = states.last(slice(end - words - 1, -1))[0]  # (words + tail + answer, d_model)
-        log_p = lm.head(last[:words]).log_softmax(-1)  # (words, v)
-        log_p0 = lm.head(probe.base[index]).log_softmax(-1)  # (answer, v)
-        log_pa = lm.head(last[len(last) - answer :]).log_softmax(-1)  # (answer, v)
+        # One product with the head for all of them: it reads the whole vocabulary's weights.
+        read = torch.cat([last[:words], last[len(last) - answer :], probe.base[index]])
+        log_p, log_pa, log_p0 = (
+            lm.head(read).log_softmax(-1).split([words, answer, answer])  # (..., v)
+        )
         kl = (log_p0.exp() * (log_p0 - log_pa)).sum(-1)  # (answer,)
         text = torch.tensor(rows[index][end - words : end], device=log_p.device)  # (words,)
         nll = -log_p.gather(-1, text[:, None])[:, 0]  # (words,)

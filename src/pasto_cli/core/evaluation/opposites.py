@@ -68,7 +68,7 @@ def measure_opposites(
 
 def _shared(lm: LoadedModel, one: Tensor, other: Tensor) -> tuple[float, float]:
     """What the answers to a question and to its opposite share at +1 and -1, from (c, d) each."""
-    log_p = lm.head(torch.stack([one, other])).double().log_softmax(-1)  # (2, c, v)
+    log_p = lm.head(torch.stack([one, other])).cpu().double().log_softmax(-1)  # (2, c, v)
     first, second = choice_tokens(log_p[:, 0])
     odds = log_p[..., first] - log_p[..., second]  # (2, c)
     pos, neg = (odds[:, 1:] - odds[:, :1]).mean(0).tolist()

@@ -238,7 +238,8 @@ def settle_packing(lm: LoadedModel, notify: Notify = lambda _: None) -> None:
 
     An attention kernel may ignore a 4-D mask without a word, so that a tiny tree is compared with
     plain forward passes. A state that goes from token to token (convolution, Mamba, linear
-    attention) knows no tree: what stands before a node in the sequence would leak into it.
+    attention) knows no tree: what stands before a node in the sequence would leak into it. Nor does
+    a window that is counted in places of the sequence: a small tree fits it, a larger one does not.
 
     Raises:
         PastoError: If not even padded rows and `LoadedModel.head` give the model's own logits, or
@@ -253,13 +254,14 @@ def settle_packing(lm: LoadedModel, notify: Notify = lambda _: None) -> None:
         scale = max(p.abs().max().item() for p in plain)
         if not math.isfinite(scale):
             raise _not_finite(lm, rows[1])
-        recurrent = carries_state(lm)
+        recurrent, counts = carries_state(lm), _masks_by_place(lm)
         # 8-bit and half-precision layers round differently for every sequence length; a wrong mask
         # is far outside.
         exact = lm.dtype == torch.float32 and lm.spec.quantization != "8bit"
         tolerance = scale * (1e-4 if exact else 5e-2)
         error = float("inf")
-        for trees in (False,) if recurrent or not _takes_positions(lm) else (True, False):
+        plain_only = recurrent or counts or not _takes_positions(lm)
+        for trees in (False,) if plain_only else (True, False):
             error = _packing_error(lm, rows, torch.stack(plain), trees)
             if error <= tolerance:
                 lm.trees = trees
@@ -286,6 +288,14 @@ def carries_state(lm: LoadedModel) -> bool:
         return True
     kept = DynamicCache(config=lm.model.config).layers
     return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in kept)
+
+
+def _masks_by_place(lm: LoadedModel) -> bool:
+    """Whether attention has a mask of its own, a square of places, beside the one it is given."""
+    return any(
+        x.dtype == torch.bool and x.dim() == 4 and x.shape[-1] == x.shape[-2] > 1
+        for x in lm.layers.buffers()
+    )
 
 
 def _not_finite(lm: LoadedModel, ids: list[int]) -> PastoError:

@@ -47,7 +47,7 @@ class LoadedModel:
     trees: bool = True
     """Whether token trees are exact on this model; False uses padded rows."""
     autocast: bool = False
-    """Whether `forward.run_packed` computes the layers in bfloat16 (see `layer_precision`)."""
+    """Whether passes over trees compute the layers in bfloat16 (see `layer_precision`)."""
     low_head: Tensor | None = field(default=None, repr=False)
     """The output head in bfloat16, while `autocast` is on and gradients are wanted."""
 

@@ -109,15 +109,17 @@ def load_anchors(origin: str, opposites: bool = True) -> list[Anchor]:
 def split_anchors(anchors: Sequence[Anchor], held_out: float, seed: int) -> AnchorSplit:
     """A share of each source is held out, at least one where there are two.
 
+    Questions that are asked both ways are a source of their own.
+
     Args:
         anchors: From `load_anchors`.
         held_out: Share between 0 and 1.
         seed: Seed of the choice.
     """
     rng = random.Random(seed)
-    by_source: dict[str, list[Anchor]] = defaultdict(list)
+    by_source: dict[tuple[str, bool], list[Anchor]] = defaultdict(list)
     for anchor in anchors:
-        by_source[anchor.source].append(anchor)
+        by_source[anchor.source, bool(anchor.opposite)].append(anchor)
     train: list[Anchor] = []
     kept: list[Anchor] = []
     for source in sorted(by_source):

@@ -325,7 +325,7 @@ class EvaluationSpec(Section):
     seed: Seed = 0
     """Seed of the choice of dilemmas and of the bootstrap."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """As training.precision, of the passes that score answers, disturbance and many texts."""
+    """As training.precision, of the passes that score answers and disturbance."""
 
 
 class Recipe(Section):

@@ -18,10 +18,9 @@ from pasto_cli.base.limits import require_seed, require_temperature
 from pasto_cli.base.text import half_character
 from pasto_cli.core.models import distributed
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.models.tokentree import cut
 from pasto_cli.core.steering.overflow import TrueLogits
 from pasto_cli.core.steering.steerer import Steerer
-from pasto_cli.core.steering.tree_answers import NODES, tree_answers
+from pasto_cli.core.steering.tree_answers import tree_answers, trees_of
 
 SAMPLED_TOGETHER = 24
 """Rows of a batch of sampled answers."""
@@ -132,7 +131,7 @@ def generate_many(
 def _trees_of(ids: Sequence[Sequence[int]], count: int) -> list[list[int]]:
     """Rows of a tree each, as indices, where every `count`th row has the same coefficient."""
     return [
-        [i * count + c for i in group] for c in range(count) for group in cut(ids[c::count], NODES)
+        [i * count + c for i in group] for c in range(count) for group in trees_of(ids[c::count])
     ]
 
 
@@ -302,6 +301,13 @@ def decoding(temperature: float) -> dict[str, Any]:
         "num_beams": 1,
         "repetition_penalty": 1.0,
         "no_repeat_ngram_size": 0,
+        "bad_words_ids": None,
+        "suppress_tokens": None,
+        "begin_suppress_tokens": None,
+        "forced_bos_token_id": None,
+        "forced_eos_token_id": None,
+        "min_new_tokens": None,
+        "min_length": 0,
     }
 
 

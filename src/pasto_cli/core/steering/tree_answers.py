@@ -16,12 +16,14 @@ from torch import Tensor
 
 from pasto_cli.core.models.forward import low_layers, tree_masks
 from pasto_cli.core.models.loaded import LoadedModel
-from pasto_cli.core.models.tokentree import Packed, pack_groups
+from pasto_cli.core.models.tokentree import Packed, cut, pack
 from pasto_cli.core.steering.overflow import require_true_logits
 from pasto_cli.core.steering.steerer import NoOpSteerer, Steerer
 
 NODES = 1024
 """Nodes of a tree before it grows. More rows together read the weights less often."""
+ROWS = 128
+"""Rows of a tree: each adds a node with every token, and equal prompts have hardly any before."""
 
 
 @torch.no_grad()
@@ -50,12 +52,21 @@ def tree_answers(
     """
     answers: list[list[int]] = [[] for _ in rows]
     with (steerer or NoOpSteerer()).at([coefficient]):
-        for group, packed in pack_groups(rows, NODES):
-            grow = _Growth(lm, packed, coefficient)
-            found = grow.answers([lengths[i] for i in group], ends, progress)
+        for group in trees_of(rows):
+            packed = pack([rows[i] for i in group])
+            found = _Growth(lm, packed, coefficient).answers(
+                [lengths[i] for i in group], ends, progress
+            )
             for index, answer in zip(group, found, strict=True):
                 answers[index] = answer
     return answers
+
+
+def trees_of(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Which rows grow in one tree, as indices: those with long common beginnings together."""
+    return [
+        group[at : at + ROWS] for group in cut(rows, NODES) for at in range(0, len(group), ROWS)
+    ]
 
 
 class _Growth:

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import layer_norm
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.core.models.forward import settle_packing
+from pasto_cli.core.models.forward import hidden_states, settle_packing
 from pasto_cli.core.models.residual_writers import survey
 from tests.support.families import FAMILIES, RECURRENT, build, loaded, silenced
 
@@ -102,6 +102,23 @@ def test_a_class_whose_prefix_names_nothing_of_its_own():
     lm, said = loaded(model), []
     settle_packing(lm, said.append)  # compares with the model's own logits
     assert not lm.trees and "padded" in said[0]
+
+
+def test_a_window_that_is_counted_in_places_takes_no_trees():
+    """GPT-Neo: short rows packed as a tree are right, and a tree beyond its window is not."""
+    lm, said = loaded(build("gpt_neo")), []
+    settle_packing(lm, said.append)
+    assert not lm.trees and "padded" in said[0]
+    start = list(range(60))
+    rows = [[*start, 60 + n, *range(n, n + 9)] for n in range(40)]
+    with torch.no_grad():
+        plain = torch.stack([lm.model(input_ids=torch.tensor([r])).logits[0, -1] for r in rows])
+        found = {i: lm.head(s.last(slice(-1, None))[0, 0]) for i, s in hidden_states(lm, rows, 512)}
+        own = torch.stack([found[i] for i in range(len(rows))])
+        torch.testing.assert_close(own, plain, rtol=1e-4, atol=1e-4)
+        lm.trees = True  # what would be wrong
+        tree = {i: lm.head(s.last(slice(-1, None))[0, 0]) for i, s in hidden_states(lm, rows, 512)}
+        assert (torch.stack([tree[i] for i in range(len(rows))]) - plain).abs().max() > 0.01
 
 
 @pytest.mark.families

@@ -76,6 +76,17 @@ def test_the_split_loses_nothing_and_is_seeded():
     assert split.digest != split_anchors(anchors, 0.25, seed=4).digest
 
 
+def test_both_parts_have_questions_of_both_kinds(tmp_path):
+    """A file with a few of each, whatever the seed."""
+    path = tmp_path / "mine.txt"
+    lines = [f"Is {n} even?" for n in range(4)] + [f"Is {n} even?\t\tIs it odd?" for n in range(4)]
+    path.write_text("\n".join(lines) + "\n")
+    anchors = load_anchors(str(path))
+    for seed in range(40):
+        for part in split_anchors(anchors, 0.25, seed):
+            assert {bool(anchor.opposite) for anchor in part} == {True, False}
+
+
 def test_an_opening_stands_after_a_tab_and_survives_a_run(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("\n".join(f"Is {n} even?\tVerdict:" for n in range(8)) + "\nIs 8 odd?\n")

@@ -1,6 +1,7 @@
 """Greedy answers on growing token trees are those of plain forward passes."""
 
 import importlib.util
+from copy import deepcopy
 
 import pytest
 import torch
@@ -10,17 +11,17 @@ from hypothesis import strategies as st
 from pasto_cli.core.models.forward import settle_packing
 from pasto_cli.core.models.loading import load_model
 from pasto_cli.core.recipe.schema import ModelSpec
-from pasto_cli.core.steering import generation
 from pasto_cli.core.steering import tree_answers as module
 from pasto_cli.core.steering.generation import (
     Decoding,
     _answers,
+    end_tokens,
     generate,
     generate_many,
     greedy_answers,
 )
 from pasto_cli.core.steering.steerer import AdapterSteerer
-from pasto_cli.core.steering.tree_answers import tree_answers
+from pasto_cli.core.steering.tree_answers import tree_answers, trees_of
 from tests.support.families import FAMILIES, RECURRENT, build, loaded
 from tests.support.variants import FLOAT_MODELS
 
@@ -31,7 +32,7 @@ ROWS = [
 LENGTHS = [6, 3, 5, 1, 6]
 SOME = ("deepseek_v3", "opt", "gpt_oss")
 """Each of another kind; the others run in `make test-families`."""
-WITHOUT = (*RECURRENT, "llama4", "mamba2", "recurrent_gemma", "zamba2")
+WITHOUT = (*RECURRENT, "gpt_neo", "llama4", "mamba2", "recurrent_gemma", "zamba2")
 """Families that take no trees, or whose logits do not follow from `base_model`'s states."""
 
 
@@ -98,11 +99,31 @@ def test_models_without_trees_say_the_same(tiny, monkeypatch):
     assert greedy_answers(lm, ROWS, 5) == found
 
 
+def test_what_a_checkpoint_says_of_decoding_is_left_out(tiny, monkeypatch):
+    lm = tiny("qwen3")
+    expected = greedy_answers(lm, ROWS, 5)
+    said = deepcopy(lm.model.generation_config)
+    monkeypatch.setattr(lm.model, "generation_config", said)
+    said.suppress_tokens = sorted({token for answer in expected for token in answer})
+    said.min_new_tokens, said.repetition_penalty, said.forced_eos_token_id = 5, 3.0, 7
+    for trees in (True, False):
+        monkeypatch.setattr(lm, "trees", trees)
+        assert greedy_answers(lm, ROWS, 5) == expected
+
+
+def test_many_rows_that_share_everything_grow_in_several_trees(tiny, monkeypatch):
+    lm = tiny("qwen3")
+    monkeypatch.setattr(module, "ROWS", 3)
+    rows = [ROWS[0]] * 5 + [ROWS[1]] * 2
+    assert [len(group) for group in trees_of(rows)] == [3, 3, 1]
+    (one,), (other,) = (tree_answers(lm, [row], [4], ()) for row in ROWS[:2])
+    assert tree_answers(lm, rows, [4] * 7, ()) == [one] * 5 + [other] * 2
+
+
 def test_steered_rows_and_texts_at_several_coefficients(tiny, make_adapter, monkeypatch):
     lm, told = tiny("gemma3"), []
     steerer = AdapterSteerer(make_adapter(lm), lm)
     monkeypatch.setattr(module, "NODES", 40)
-    monkeypatch.setattr(generation, "NODES", 40)
     slow = {}
     for a in (1.0, -1.0, 0.0):
         with steerer.at([a]):
@@ -134,9 +155,9 @@ def test_on_a_real_model():
         "Be brief.\n\nWhy is it dark?",
     )
     rows = [lm.chat.prompt(text) for text in texts]
-    found = tree_answers(lm, rows, [8, 8, 5, 8], generation.end_tokens(lm))
+    found = tree_answers(lm, rows, [8, 8, 5, 8], end_tokens(lm))
     assert found == [
-        slowly(lm, row, length, generation.end_tokens(lm))
+        slowly(lm, row, length, end_tokens(lm))
         for row, length in zip(rows, [8, 8, 5, 8], strict=True)
     ]
     assert len({tuple(answer) for answer in found}) == len(rows)

@@ -285,6 +285,18 @@ def test_specificity_is_read_after_the_opening(tiny, make_adapter):
         assert found[name].kl_mean.value == pytest.approx(kl, rel=1e-3)
 
 
+def test_specificity_on_a_single_anchor(tiny, make_adapter):
+    """Whose prompt is what all prompts end with."""
+    lm, adapter = tiny(), make_adapter(tiny())
+    found = measure_specificity(
+        lm, AdapterSteerer(adapter, lm), ASKED[:1], tokens=3, budget=512, seed=0
+    )
+    anchors = Anchors(lm, ASKED[:1], AnchorSpec(tokens=3), 0)
+    anchors.remember(512)
+    by_hand = plain_kl(lm, adapter, anchors.rows[0]).mean(1).tolist()
+    assert [found[name].kl_mean.value for name in ("1", "-1")] == pytest.approx(by_hand, rel=1e-3)
+
+
 def test_the_coefficient_depends_on_seed_and_step_only(tiny):
     spec = AnchorSpec(reach=2.0)
     one, same = (Anchors(tiny(), ASKED, spec, 3) for _ in range(2))
