@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from pasto_cli.core.models.gguf import dequantised, file_in_package
+from pasto_cli.core.models.linears import is_linear
+from pasto_cli.core.models.loading import load_model
 from pasto_cli.core.recipe.load import load_recipe
+from pasto_cli.core.recipe.schema import ModelSpec
 from pasto_cli.core.records.plan import PlanRecord
 from tests.support.terminal import ROOT, TINY, strict
 
@@ -33,14 +36,18 @@ def test_plan_says_what_a_recipe_needs(pasto):
     assert found["steps"] > 0 and found["duration"]["total"] > found["duration"]["step"] > 0
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_plan_leaves_open_what_bfloat16_copies_take(pasto, precision):
-    said = pasto("plan", TINY, *FEW, "--set", f"training.precision={precision}", "--json")
-    assert said.code == 0, said.err
-    unknown = strict(said.out)["unknown"]
-    assert [line[:26] for line in unknown] == ["how many bfloat16 copies o"] * (
-        precision != "float32"
-    )
+def test_a_plan_counts_a_bfloat16_copy_of_every_layer(pasto):
+    each = {}
+    for precision in ("float32", "bfloat16"):
+        said = pasto("plan", TINY, *FEW, "--set", f"training.precision={precision}", "--json")
+        assert said.code == 0, said.err
+        found = strict(said.out)
+        assert found["unknown"] == []
+        (each[precision],) = (p["of"] for p in found["devices"][0]["phases"] if p["name"] == "step")
+    layers = load_model(ModelSpec(source="random:llama", device="cpu")).layers
+    copies = 2 * sum(m.weight.numel() for m in layers.modules() if is_linear(m))
+    assert each["bfloat16"]["step"] > copies > 0
+    assert each["bfloat16"]["weights"] == each["float32"]["weights"]
 
 
 def test_a_configuration_beside_the_recipe_serves_without_a_network(pasto):

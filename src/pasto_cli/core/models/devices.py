@@ -34,7 +34,7 @@ def layer_precision(lm: LoadedModel, precision: str) -> Iterator[bool]:
     try:
         yield lm.autocast
     finally:
-        lm.autocast, lm.low_head = before, None
+        lm.autocast, lm.low_head, lm.low_weights = before, None, {}
 
 
 def runs_low(device: torch.device, dtype: torch.dtype, precision: str) -> bool:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models.loaded import LoadedModel, Notify
+from pasto_cli.core.models.low_layers import low_layers
 from pasto_cli.core.models.recompute import recomputed_activations
 from pasto_cli.core.models.tokentree import Packed, pack, pack_groups
 
@@ -160,11 +161,6 @@ def run_packed(
     # Of a model on several devices, layers leave them where they stand.
     last, *others = (x.to(lm.device) for x in (last, *at_depth))
     return NodeStates(_flat(others[0], copies) if others else None, _flat(last, copies))
-
-
-def low_layers(lm: LoadedModel) -> AbstractContextManager[Any]:
-    """Runs layers in bfloat16 where the model is told to (`devices.layer_precision`)."""
-    return torch.autocast(lm.device.type, torch.bfloat16) if lm.autocast else nullcontext()
 
 
 def _flat(states: Tensor, copies: int) -> Tensor:

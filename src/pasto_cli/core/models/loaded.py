@@ -48,6 +48,9 @@ class LoadedModel:
     """Whether token trees are exact on this model; False uses padded rows."""
     autocast: bool = False
     """Whether passes over trees compute the layers in bfloat16 (see `layer_precision`)."""
+    low_weights: dict[nn.Parameter, nn.Parameter] = field(default_factory=dict, repr=False)
+    """Linear weights of the layers and their copies in bfloat16, while `autocast` is on and since
+    a pass was run (`low_layers`)."""
     low_head: Tensor | None = field(default=None, repr=False)
     """The output head in bfloat16, while `autocast` is on and gradients are wanted."""
 

@@ -67,8 +67,6 @@ def _unknown(known: Known, target: Target) -> list[str]:
         found.append("the time: the device is not here to be timed")
     if known.recipe.model.quantization != "none":
         found.append("what dequantising costs in time and, in 8 bits, in memory")
-    if target.kind.low:
-        found.append("how many bfloat16 copies of weights are alive at once: all are counted")
     return found
 
 

@@ -92,8 +92,8 @@ def phases(
     if kind.low:  # held in float32, though the stage stands for the bfloat16 that layers run in
         weights *= 2
     common = {"process": needs.process, "weights": weights}
-    step = round(needs.heap * run.step) + _casts(kind, recipe, stage, run)
-    evaluation = round(needs.heap * run.evaluation) + _casts(kind, recipe, stage, run) // run.passes
+    step = round(needs.heap * run.step) + _casts(kind, recipe, stage)
+    evaluation = round(needs.heap * run.evaluation) + _casts(kind, recipe, stage)
     of: dict[PhaseName, dict[str, int]] = {
         "load": common | {"reading": _reading(kind, stage, files, weights)},
         "decomposition": common
@@ -149,16 +149,12 @@ def _reading(kind: Kind, stage: Stage, files: BaseFiles, weights: int) -> int:
     return 0 if abs(stored - weights) < 0.02 * weights else min(stored, FILE)
 
 
-def _casts(kind: Kind, recipe: Recipe, stage: Stage, run: Rehearsal) -> int:
-    """Copies of weights that a pass makes and autograd keeps."""
+def _casts(kind: Kind, recipe: Recipe, stage: Stage) -> int:
+    """Copies of weights: all of the layers in bfloat16, or what dequantising takes."""
     linear = [m for m in stage.lm.layers.modules() if is_linear(m)]
     if recipe.model.quantization != "none":  # one weight at a time is dequantised
         return max(math.prod(linear_sizes(module)) for module in linear) * kind.dtype.itemsize
-    if not kind.low:
-        return 0
-    first = stage.placed[0].layer
-    above = [m for layer in list(stage.lm.layers)[first:] for m in layer.modules() if is_linear(m)]
-    return run.passes * 2 * sum(math.prod(linear_sizes(module)) for module in above)
+    return 2 * sum(math.prod(linear_sizes(m)) for m in linear) if kind.low else 0
 
 
 def _activations(recipe: Recipe, stage: Stage) -> int:

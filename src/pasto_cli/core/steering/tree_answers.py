@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pasto_cli.core.models.forward import low_layers, tree_masks
+from pasto_cli.core.models.forward import tree_masks
 from pasto_cli.core.models.loaded import LoadedModel
+from pasto_cli.core.models.low_layers import low_layers
 from pasto_cli.core.models.tokentree import Packed, cut, pack
 from pasto_cli.core.steering.overflow import require_true_logits
 from pasto_cli.core.steering.steerer import NoOpSteerer, Steerer
