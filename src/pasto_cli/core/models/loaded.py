@@ -22,6 +22,10 @@ from pasto_cli.core.recipe.schema import ModelSpec
 
 HEAD_ROWS = 16_384
 """Vocabulary entries of the output head that are cast to float32 at once."""
+CPU_HEAD_ROWS = 1_024
+"""Vocabulary entries of a product on a CPU. A few rows times a head of 152,000 entries take a third
+less time in parts whose packed form fits the cache (16 rows: 92 ms after 144; 80 rows: 307 after
+354), and the numbers are the same."""
 
 Notify = Callable[[str], None]
 """Receives one line about what is going on."""
@@ -30,6 +34,22 @@ Notify = Callable[[str], None]
 def at_least_single(x: Tensor) -> Tensor:
     """Half precision as float32; float32 and float64 as they are."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def _product(head: Any, last: Tensor) -> Tensor:
+    """What an output head gives, without a gradient in parts where that is faster."""
+    learns = torch.is_grad_enabled() and last.requires_grad
+    if learns or type(head) is not nn.Linear or head.weight.device.type != "cpu":
+        return head(last)
+    rows = last.reshape(-1, last.shape[-1])  # (n, d_model)
+    logits = rows.new_empty(len(rows), head.out_features)  # (n, v)
+    weight = head.weight.detach()
+    for start in range(0, head.out_features, CPU_HEAD_ROWS):
+        part = slice(start, start + CPU_HEAD_ROWS)
+        torch.mm(rows, weight[part].T, out=logits[:, part])
+    if head.bias is not None:
+        logits += head.bias.detach()
+    return logits.view(*last.shape[:-1], head.out_features)
 
 
 @dataclass
@@ -125,7 +145,7 @@ class LoadedModel:
 
     def _logits(self, head: Any, last: Tensor) -> Tensor:
         if self.dtype in (torch.float32, torch.float64) or head.weight.dtype != self.dtype:
-            logits = at_least_single(head(last.to(self.dtype)))
+            logits = at_least_single(_product(head, last.to(self.dtype)))
         else:
             # In half precision logits near 30 would be rounded to 0.1: multiply in float32, a part
             # of the vocabulary at a time, since a whole head in float32 may not fit.

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.core.models import loaded
 from pasto_cli.core.models.chat import PLAIN_TEMPLATE, Chat, tokenise_pairs
 from pasto_cli.core.models.devices import layer_precision, pick_device
 from pasto_cli.core.models.linears import dense_weight
@@ -226,3 +227,20 @@ def test_a_broken_template_is_a_clear_error(tiny):
             chat.prompt("Hi")
     finally:
         chat.tokenizer.chat_template = original
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_head_in_parts_is_the_head(tiny, monkeypatch, bias):
+    """Without a gradient it runs in parts; leading axes, an uneven last part, no rows at all."""
+    lm = tiny()
+    head = torch.nn.Linear(lm.hidden_size, 37, bias=bias)
+    monkeypatch.setattr(loaded, "CPU_HEAD_ROWS", 8)
+    monkeypatch.setattr(lm.model, "get_output_embeddings", lambda: head)
+    for shape in ((5,), (2, 3), (2, 0), ()):
+        last = torch.randn(*shape, lm.hidden_size)
+        with torch.no_grad():
+            own = lm.head(last)
+        assert own.shape == (*shape, 37) and not own.requires_grad
+        torch.testing.assert_close(own, head(last).detach(), rtol=1e-6, atol=1e-6)
+        last.requires_grad_()
+        assert lm.head(last).requires_grad
