@@ -51,7 +51,7 @@ FLAGS = {
     "tune": "recipe --force --json --out --pick --resume --set --storage --study --trials --worker",
     "eval": "adapters --baseline --batch-size --benchmark/-b --coeffs --data --device --equal-kl "
     "--harness --json --label-sign --limit --no-verify --oracles --quantization --raw --tasks "
-    "--value",
+    "--together --value",
     "report": "run --json --out --samples",
     "benchmarks": "--data --json",
     "calibrate": "adapter --device --json --kl --no-verify --quantization",

@@ -8,8 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pasto_cli.core.evaluation.evaluator import evaluate
+from pasto_cli.core.models.devices import layer_precision
 from pasto_cli.core.recipe.load import load_recipe
 from pasto_cli.core.records.evaluation import parse
+from pasto_cli.workflows.dials import open_set
+from pasto_cli.workflows.evaluate import plan_evaluation, want
+from pasto_cli.workflows.progress import Silent
 from tests.support.runs import CANDOUR, change_evaluation, score_every_answer
 from tests.support.terminal import OWN, SHORT, TINY, call_in, strict
 
@@ -133,6 +138,44 @@ def test_eval_of_two_runs_as_json(pasto, seeds):
     assert slope["values"] == [run.scores.slope.value for run in runs]
     assert slope["n"] == 2 and slope["mean"] == pytest.approx(sum(slope["values"]) / 2)
     assert slope["low"] < slope["mean"] < slope["high"]
+
+
+def test_eval_of_two_runs_turned_together(pasto, seeds):
+    """Each at half of its coefficient, as by hand; kept beside the last run."""
+    said = pasto("eval", *seeds, *CANDOUR, "--together", "--json")
+    assert said.code == 0, said.err
+    found = strict(said.out)
+    names = [[record["method"] for record in methods] for methods in found["runs"]]
+    assert names == [["adapter"], ["adapter", "together"]]
+    kept = parse(Path(seeds[1], "eval", "own-together-compared.json").read_text())
+    dials = open_set([f"{run}:0.5" for run in reversed(seeds)], Silent())
+    asked = want(dials.dials[0].recipe, benchmark="own.yaml", value="candour")
+    plan = plan_evaluation(dials.dials[0], asked)
+    with layer_precision(dials.lm, plan.precision):
+        run = evaluate(dials.lm, dials.steerer, plan.benchmark, plan.settings, provenance={})
+    for own, by_hand in zip(kept.rows, run.rows, strict=True):
+        for a in ("-1", "0", "1"):
+            assert own.answers[a].y == pytest.approx(by_hand.answers[a].y, abs=1e-5)
+    alone = parse(Path(seeds[1], "eval", "own-adapter-compared.json").read_text())
+    assert any(
+        abs(x.answers["1"].y - y.answers["1"].y) > 2e-3
+        for x, y in zip(kept.rows, alone.rows, strict=True)
+    )
+    shown = pasto("eval", *seeds, *CANDOUR, "--together", "--equal-kl")
+    assert shown.code == 0 and "together" in shown.out
+
+
+def test_what_cannot_be_turned_together_is_said_before_anything_is_measured(pasto, seeds):
+    said = pasto("eval", seeds[0], *CANDOUR, "--together")
+    assert said.code == 1 and "--together needs several adapters" in said.error
+    path = Path(seeds[1], "adapter", "pasto.json")
+    meta = json.loads(path.read_text())
+    meta["base"]["spec"]["source"] = "random:qwen3"
+    path.write_text(json.dumps(meta))
+    said = pasto("eval", *seeds, *CANDOUR, "--together")
+    assert said.code == 1 and "these are of random:llama and random:qwen3" in said.error
+    said = pasto("eval", *seeds, "-b", "sentiment", "--together")
+    assert said.code == 1 and "--together does not go with" in said.error
 
 
 def test_sentiment_of_two_runs(pasto, seeds):

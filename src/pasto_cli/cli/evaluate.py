@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
@@ -21,14 +22,16 @@ if TYPE_CHECKING:
 SENTIMENT = "sentiment"
 """The one benchmark that asks no Yes/No questions."""
 NOT_WITH_ORACLES = (
-    *("--limit", "--coeffs", "--baseline", "--equal-kl", "an adapter"),
+    *("--limit", "--coeffs", "--baseline", "--equal-kl", "--together", "an adapter"),
     *("--quantization", "--device", "--no-verify", "--raw"),  # no model is loaded
 )
-NOT_WITH_SENTIMENT = ("--baseline", "--equal-kl", "--value", "--label-sign", "--data")
+NOT_WITH_SENTIMENT = (
+    *("--baseline", "--equal-kl", "--together", "--value", "--label-sign", "--data"),
+)
 NOT_IN_A_COMPARISON = ("--coeffs", "--label-sign")
 NOT_WITH_A_HARNESS = (
     *("--benchmark", "--value", "--label-sign", "--oracles", "--baseline", "--equal-kl"),
-    "several adapters",
+    *("--together", "several adapters"),
 )
 NOT_WITHOUT_A_HARNESS = ("--tasks", "--batch-size")
 
@@ -112,6 +115,14 @@ def evaluate(
             help="Scale each method to 1 nat of disturbance (KL p95 on neutral prompts).",
         ),
     ] = False,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together",
+            help="Measure several adapters turned at once as well, each at its share: what differs "
+            "from seed to seed is averaged out.",
+        ),
+    ] = False,
     harness: Annotated[
         str | None,
         typer.Option(
@@ -150,7 +161,7 @@ def evaluate(
 
       pasto eval --baseline prompt --baseline control-vector --equal-kl
 
-      pasto eval runs/a-seed0 runs/a-seed1 runs/a-seed2 --baseline prompt --equal-kl
+      pasto eval runs/a-seed0 runs/a-seed1 runs/a-seed2 --baseline prompt --equal-kl --together
 
       pasto eval --oracles --benchmark mini-dilemmas
 
@@ -165,6 +176,7 @@ def evaluate(
         "--coeffs": coeffs is not None,
         "--baseline": bool(names),
         "--equal-kl": equal_kl,
+        "--together": together,
         "--value": value is not None,
         "--label-sign": label_sign != "own",
         "several adapters": len(given) > 1,
@@ -198,7 +210,8 @@ def evaluate(
         "coefficients": coefficients,
         "label_sign": label_sign,
     }
-    _benchmarks(given, Compared(names, equal_kl), asked, set_options, load_options, json)
+    beside = Compared(names, equal_kl, together)
+    _benchmarks(given, beside, asked, set_options, load_options, json)
 
 
 class Compared(NamedTuple):
@@ -206,6 +219,7 @@ class Compared(NamedTuple):
 
     names: Sequence[str]
     equal_kl: bool
+    together: bool
 
 
 def _benchmarks(
@@ -217,7 +231,8 @@ def _benchmarks(
     json: bool,
 ) -> None:
     """Benchmarks of our own."""
-    benchmark, comparison = asked["benchmark"], bool(beside.names or beside.equal_kl)
+    benchmark = asked["benchmark"]
+    comparison = bool(beside.names or beside.equal_kl or beside.together)
     if benchmark == SENTIMENT:
         _refuse(set_options, f"--benchmark {SENTIMENT}", NOT_WITH_SENTIMENT)
     if comparison:
@@ -232,8 +247,10 @@ def _benchmarks(
     compare.check_names(beside.names)
     screen, how = Screen(), load_options()
     adapters = [dials.find_adapter(name, screen) for name in given or [None]]
+    if beside.together:
+        compare.require_one_base([found.meta for found in adapters])
     # Before a model is loaded: what can be refused, is refused now.
-    wanted = [_want(found.recipe, beside, asked, set_options) for found in adapters]
+    wanted = [_want(found.recipe, asked, set_options) for found in adapters]
     opened = (dials.open_found(found, screen, how) for found in adapters)
     if comparison:
         tables.show_comparisons(_compared(opened, wanted, beside, screen), json)
@@ -250,15 +267,14 @@ def _benchmarks(
 
 
 def _want(
-    recipe: "Recipe", beside: Compared, asked: Mapping[str, Any], set_options: Mapping[str, bool]
+    recipe: "Recipe", asked: Mapping[str, Any], set_options: Mapping[str, bool]
 ) -> "Wanted | None":
     """What is asked of a dial; None for the benchmark without questions."""
     from pasto_cli.workflows import evaluate as workflow
 
     if (asked["benchmark"] or recipe.evaluation.benchmark) != SENTIMENT:
         return workflow.want(recipe, **asked)
-    given = {**set_options, "--baseline": bool(beside.names), "--equal-kl": beside.equal_kl}
-    _refuse(given, f"the recipe's benchmark, {SENTIMENT}", NOT_WITH_SENTIMENT)
+    _refuse(set_options, f"the recipe's benchmark, {SENTIMENT}", NOT_WITH_SENTIMENT)
     workflow.sentiment_coefficients(recipe, asked["coefficients"])
     return None
 
@@ -306,12 +322,18 @@ def _compared(
     from pasto_cli.workflows import evaluate as workflow
 
     found: list[list[Method]] = []
+    folders: list[Path] = []
     before: Dial | None = None
     for dial, ask in zip(opened, wanted, strict=True):
         assert ask is not None  # refused by `_want`
         plan = workflow.plan_evaluation(dial, ask)
         known = compare.same_for_both(found[-1], before, dial) if before else []
-        found.append(compare.compare(dial, beside.names, plan, beside.equal_kl, screen, known))
+        # The last one has all the others at hand.
+        others = folders if beside.together and len(folders) == len(wanted) - 1 else []
+        found.append(
+            compare.compare(dial, beside.names, plan, beside.equal_kl, screen, known, others)
+        )
+        folders.append(dial.folder)
         before = dial
     return found
 

@@ -20,8 +20,9 @@ from pasto_cli.core.models.activations import collect_activations
 from pasto_cli.core.models.chat import tokenise_pairs
 from pasto_cli.core.models.devices import layer_precision
 from pasto_cli.core.models.memory import enough_memory
+from pasto_cli.core.records.adapter import Meta
 from pasto_cli.core.records.evaluation import EvalRun
-from pasto_cli.core.steering.steerer import Scaled, Steerer
+from pasto_cli.core.steering.steerer import Mix, Scaled, Steerer
 from pasto_cli.workflows.dials import Dial, pairs_of, recipe_of
 from pasto_cli.workflows.evaluate import (
     LOW_MEMORY,
@@ -36,6 +37,8 @@ PAIRS = 64
 """Training pairs that the baselines' directions are made from."""
 ADAPTER = "adapter"
 """What the dial is called among the methods."""
+TOGETHER = "together"
+"""What several dials are called that are turned at once."""
 
 
 class Method(NamedTuple):
@@ -73,6 +76,7 @@ def compare(
     equal_kl: bool,
     watch: Watcher,
     known: Sequence[Method] = (),
+    others: Sequence[Path] = (),
 ) -> list[Method]:
     """The dial and its baselines on one benchmark; each result is kept beside the run.
 
@@ -85,10 +89,29 @@ def compare(
         watch: Told of progress.
         known: The methods of another dial on the same items: what does not depend on the dial
             (`same_for_both`) is taken from there.
+        others: Folders of adapters of the same base. Turned together with this one, each at its
+            share of the coefficient, they are one more method.
     """
     plan = plan._replace(settings=plan.settings._replace(coefficients=NEEDED))
     with layer_precision(dial.lm, plan.precision):
-        return _compare(dial, names, plan, equal_kl, watch, {m.name: m for m in known})
+        shared = {m.name: m for m in known}
+        return _compare(dial, names, plan, equal_kl, watch, shared, others)
+
+
+def require_one_base(metas: Sequence[Meta]) -> None:
+    """Refuse dials that cannot be turned together.
+
+    Raises:
+        PastoError: If there is one alone, or they were made for different bases.
+    """
+    if len(metas) < 2:
+        raise PastoError("--together needs several adapters", "Name two runs or more.")
+    bases = list(dict.fromkeys(meta.base.spec.source for meta in metas))
+    if len(bases) > 1:
+        raise PastoError(
+            f"--together turns adapters of one base, and these are of {' and '.join(bases)}",
+            "Name adapters that were trained on one base.",
+        )
 
 
 def same_for_both(methods: Sequence[Method], first: Dial, second: Dial) -> list[Method]:
@@ -106,9 +129,13 @@ def _compare(
     equal_kl: bool,
     watch: Watcher,
     known: Mapping[str, Method],
+    others: Sequence[Path],
 ) -> list[Method]:
     new = [name for name in names if name not in known]
     steerers: dict[str, Steerer] = {ADAPTER: dial.steerer}
+    if others:
+        each = [dial, *(dial.beside(str(folder)) for folder in others)]
+        steerers[TOGETHER] = Mix([(one.steerer, 1 / len(each)) for one in each])
     if new:
         with watch.task(f"building baselines: {', '.join(new)}"):
             steerers |= _baselines(dial, new)
@@ -133,7 +160,7 @@ def _compare(
         if name in known:
             run = _with_differences(known[name].run, methods[0].run, plan.settings.seed)
             methods.append(known[name]._replace(run=run))
-    order = [ADAPTER, *dict.fromkeys(names)]
+    order = [ADAPTER, TOGETHER, *dict.fromkeys(names)]
     return sorted(methods, key=lambda method: order.index(method.name))
 
 

@@ -81,6 +81,7 @@ class Dial:
         self.lm = lm
         self.adapter = adapter
         self.ends = (1.0, 1.0) if raw else meta.ends
+        self._raw = raw
         self.steerer = Scaled(AdapterSteerer(adapter, lm), *self.ends)
         self.meta = meta
         self.folder = folder
@@ -117,7 +118,7 @@ class Dial:
         folder = runs.adapter_folder(name)
         assert folder is not None, name
         meta = store.read_meta(folder)
-        return Dial(self.lm, store.load_adapter(folder, meta, self.lm), meta, folder)
+        return Dial(self.lm, store.load_adapter(folder, meta, self.lm), meta, folder, self._raw)
 
     def generate(
         self,

@@ -131,7 +131,7 @@ class AnchorSpec(Section):
     """Weight of the mean squared change, nats, that the answers to a question and to its opposite
     share: a dial may change which of two actions is right, not say Yes to both; 0 leaves the
     questions that are asked both ways out."""
-    opposites_count: Count = 3
+    opposites_count: Count = 1
     """Questions asked both ways drawn per optimiser step."""
 
 
