@@ -39,7 +39,8 @@ def at_least_single(x: Tensor) -> Tensor:
 def _product(head: Any, last: Tensor) -> Tensor:
     """What an output head gives, without a gradient in parts where that is faster."""
     learns = torch.is_grad_enabled() and last.requires_grad
-    if learns or type(head) is not nn.Linear or head.weight.device.type != "cpu":
+    plain = type(head) is nn.Linear and not (head._forward_hooks or head._forward_pre_hooks)
+    if learns or not plain or head.weight.device.type != "cpu":
         return head(last)
     rows = last.reshape(-1, last.shape[-1])  # (n, d_model)
     logits = rows.new_empty(len(rows), head.out_features)  # (n, v)
