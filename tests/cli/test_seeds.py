@@ -156,6 +156,11 @@ def test_eval_of_two_runs_turned_together(pasto, seeds):
     for own, by_hand in zip(kept.rows, run.rows, strict=True):
         for a in ("-1", "0", "1"):
             assert own.answers[a].y == pytest.approx(by_hand.answers[a].y, abs=1e-5)
+    members = kept.provenance["together"]
+    assert [Path(x["adapter"]).parent.name for x in members] == [
+        Path(run).name for run in reversed(seeds)
+    ]
+    assert [(x["training_seed"], x["share"]) for x in members] == [(1, 0.5), (0, 0.5)]
     alone = parse(Path(seeds[1], "eval", "own-adapter-compared.json").read_text())
     assert any(
         abs(x.answers["1"].y - y.answers["1"].y) > 2e-3
@@ -168,9 +173,25 @@ def test_eval_of_two_runs_turned_together(pasto, seeds):
 def test_what_cannot_be_turned_together_is_said_before_anything_is_measured(pasto, seeds):
     said = pasto("eval", seeds[0], *CANDOUR, "--together")
     assert said.code == 1 and "--together needs several adapters" in said.error
+    said = pasto("eval", seeds[0], f"{seeds[0]}/adapter", *CANDOUR, "--together")
+    assert said.code == 1 and "names one adapter twice" in said.error
+    said = pasto("eval", *seeds, *CANDOUR, "--together", "--baseline", "together")
+    assert said.code == 1 and "./together" in said.err
     path = Path(seeds[1], "adapter", "pasto.json")
     meta = json.loads(path.read_text())
-    meta["base"]["spec"]["source"] = "random:qwen3"
+    was = meta["reference"]["logits"]["1"][0]
+    meta["reference"]["logits"]["1"][0] += 5
+    path.write_text(json.dumps(meta))
+    said = pasto("eval", *reversed(seeds), *CANDOUR, "--together")
+    assert said.code == 1 and "reference logits" in said.error
+    said = pasto("eval", *reversed(seeds), *CANDOUR, "--together", "--no-verify")
+    assert said.code == 0, said.err
+    meta["reference"]["logits"]["1"][0] = was
+    meta["base"]["spec"]["system"] = "Be brief."
+    path.write_text(json.dumps(meta))
+    said = pasto("eval", *seeds, *CANDOUR, "--together")
+    assert said.code == 1 and "one system prompt" in said.error
+    meta["base"]["spec"] |= {"system": None, "source": "random:qwen3"}
     path.write_text(json.dumps(meta))
     said = pasto("eval", *seeds, *CANDOUR, "--together")
     assert said.code == 1 and "these are of random:llama and random:qwen3" in said.error

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pasto_cli.base import runs
 from pasto_cli.base.errors import PastoError
@@ -57,6 +57,11 @@ def check_names(names: Sequence[str]) -> None:
         PastoError: With the names that there are.
     """
     for name in names:
+        if name in (ADAPTER, TOGETHER):
+            raise PastoError(
+                f"--baseline {name} would be shown under the name of another method",
+                f"Write ./{name}, if the folder of a run is meant.",
+            )
         if name not in BASELINES and not _is_run(name):
             raise PastoError(
                 f"unknown baseline {name!r}",
@@ -102,15 +107,34 @@ def require_one_base(metas: Sequence[Meta]) -> None:
     """Refuse dials that cannot be turned together.
 
     Raises:
-        PastoError: If there is one alone, or they were made for different bases.
+        PastoError: If there is one alone, one is named twice, or they were made for different
+            bases, or for one under different system prompts or quantisations.
     """
     if len(metas) < 2:
         raise PastoError("--together needs several adapters", "Name two runs or more.")
-    bases = list(dict.fromkeys(meta.base.spec.source for meta in metas))
-    if len(bases) > 1:
+    if len({meta.tensors_sha256 or meta.created for meta in metas}) < len(metas):
         raise PastoError(
-            f"--together turns adapters of one base, and these are of {' and '.join(bases)}",
-            "Name adapters that were trained on one base.",
+            "--together names one adapter twice: it would count twice", "Name each once."
+        )
+    specs = [meta.base.spec for meta in metas]
+    # The same weights under two names are one base, other weights under one name are not.
+    commits = [meta.base.commit or "" for meta in metas]
+    sources = [spec.source for spec in specs]
+    if all(commits):
+        shown = [f"{source} ({commit})" for source, commit in zip(sources, commits, strict=True)]
+        _require_one("base", shown, commits)
+    else:
+        _require_one("base", sources)
+    _require_one("system prompt", [repr(spec.system) for spec in specs])
+    _require_one("quantisation of the base", [spec.quantization for spec in specs])
+
+
+def _require_one(what: str, shown: Sequence[str], values: Sequence[str] | None = None) -> None:
+    if len(set(values or shown)) > 1:
+        raise PastoError(
+            f"--together turns adapters of one {what}, and these are of "
+            f"{' and '.join(dict.fromkeys(shown))}",
+            "Name adapters that were trained alike in this.",
         )
 
 
@@ -133,8 +157,8 @@ def _compare(
 ) -> list[Method]:
     new = [name for name in names if name not in known]
     steerers: dict[str, Steerer] = {ADAPTER: dial.steerer}
+    each = [dial, *(dial.beside(str(folder)) for folder in others)]
     if others:
-        each = [dial, *(dial.beside(str(folder)) for folder in others)]
         steerers[TOGETHER] = Mix([(one.steerer, 1 / len(each)) for one in each])
     if new:
         with watch.task(f"building baselines: {', '.join(new)}"):
@@ -148,12 +172,18 @@ def _compare(
         if equal_kl and steerer.prompt_prefix(0.0) is None:
             sizes = _equal_sizes(dial, name, steerer, probe, watch)
             steerer = Scaled(steerer, *sizes)
-        facts = {"method": name, "equal_kl": equal_kl, "coefficients": list(sizes)}
+        facts: dict[str, Any] = {
+            "method": name,
+            "equal_kl": equal_kl,
+            "coefficients": list(sizes),
+        }
+        if name == TOGETHER:
+            facts["together"] = [_member(one, len(each)) for one in each]
         own = plan._replace(provenance=plan.provenance | facts)
         run = _measure(dial, steerer, own, questions, probe, watch)
         if methods:
             run = _with_differences(run, methods[0].run, plan.settings.seed)
-        file = Path(name).resolve().name if _is_run(name) else name
+        file = _name_of_run(name) if _is_run(name) else name
         keep_evaluation(dial, run, watch, file + ("-equal-kl" if equal_kl else "-compared"))
         methods.append(Method(name, run, sizes))
     for name in names:
@@ -162,6 +192,23 @@ def _compare(
             methods.append(known[name]._replace(run=run))
     order = [ADAPTER, TOGETHER, *dict.fromkeys(names)]
     return sorted(methods, key=lambda method: order.index(method.name))
+
+
+def _member(dial: Dial, count: int) -> dict[str, Any]:
+    """What a result says of one of several dials that were turned together."""
+    return {
+        "adapter": str(dial.folder),
+        "tensors_sha256": dial.meta.tensors_sha256,
+        "training_seed": dial.meta.trained_with.training.seed,
+        "ends": list(dial.ends),
+        "share": 1 / count,
+    }
+
+
+def _name_of_run(folder: str) -> str:
+    """What a result of another run is called: the run's name, also for its adapter/ folder."""
+    path = Path(folder).resolve()
+    return path.parent.name if path.name == "adapter" else path.name
 
 
 def _measure(

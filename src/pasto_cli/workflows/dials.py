@@ -73,15 +73,22 @@ class Dial:
         meta: The adapter's pasto.json: base, recipe, certificate.
         folder: Where the adapter was read.
         raw: Take coefficients as those of training, without the calibrated ends.
+        verify: Check adapters that are loaded beside it.
     """
 
     def __init__(
-        self, lm: LoadedModel, adapter: Adapter, meta: Meta, folder: Path, raw: bool = False
+        self,
+        lm: LoadedModel,
+        adapter: Adapter,
+        meta: Meta,
+        folder: Path,
+        raw: bool = False,
+        verify: bool = True,
     ) -> None:
         self.lm = lm
         self.adapter = adapter
         self.ends = (1.0, 1.0) if raw else meta.ends
-        self._raw = raw
+        self._raw, self._verify = raw, verify
         self.steerer = Scaled(AdapterSteerer(adapter, lm), *self.ends)
         self.meta = meta
         self.folder = folder
@@ -118,7 +125,8 @@ class Dial:
         folder = runs.adapter_folder(name)
         assert folder is not None, name
         meta = store.read_meta(folder)
-        return Dial(self.lm, store.load_adapter(folder, meta, self.lm), meta, folder, self._raw)
+        adapter = store.load_adapter(folder, meta, self.lm, self._verify)
+        return Dial(self.lm, adapter, meta, folder, self._raw, self._verify)
 
     def generate(
         self,
@@ -213,7 +221,7 @@ def open_found(
     folder, meta = found
     lm = open_model(_base_of(meta, options), watch, packing, options.weights)
     adapter = store.load_adapter(folder, meta, lm, options.verify)
-    dial = Dial(lm, adapter, meta, folder, options.raw)
+    dial = Dial(lm, adapter, meta, folder, options.raw, options.verify)
     _warn_of_other_quantization(dial, watch)
     attach(lm, dial.steerer)
     return dial
