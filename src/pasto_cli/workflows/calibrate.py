@@ -109,7 +109,7 @@ def _shown(key: str) -> str:
 def _alike_in_length(lm: LoadedModel, prompts: Sequence[str], count: int) -> list[str]:
     """Some prompts, of as few different lengths in tokens as there can be.
 
-    Only rows of one length share a batch, so that these are answered in the least time.
+    Models that take no token trees answer rows of one length in one batch.
     """
     by_length: dict[int, list[str]] = defaultdict(list)
     for prompt in prompts:
@@ -139,6 +139,9 @@ def _certificate_there(dial: Dial, watch: Watcher) -> Certificate | None:
             advance,
         )
     found = certify(llr, tokens.num_prompts, recipe.training.seed)
-    if before is not None and before.specificity is not None:
-        watch.note("specificity on held-out anchors was measured at the ends of before: left out")
+    if before is not None and (before.specificity or before.opposites):
+        watch.note(
+            "what held-out anchors say (specificity, both answers) was measured at the ends of "
+            "before: left out"
+        )
     return found

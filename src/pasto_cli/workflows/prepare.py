@@ -177,8 +177,7 @@ def prepare_or_restore(
     if start is not None:
         adapter, basis = start
         return adapter.to(lm.device), make_objective(lm, basis, recipe, anchors, answers)
-    with layer_precision(lm, recipe.training.precision):
-        adapter, objective = prepare(lm, tokens, recipe, watch, anchors, answers)
+    adapter, objective = prepare(lm, tokens, recipe, watch, anchors, answers)
     checkpoint.save_start(folder, adapter, objective.basis)
     return adapter, objective
 
@@ -200,7 +199,9 @@ def prepare(
     sample = tokens.train[: spec.activation_pairs]
     depth = lm.depth_index(space.depth)
     with watch.task(f"activations of {len(sample)} pairs, decomposing {len(placed)} modules"):
-        states = _collect(lm, sample, placed, depth, recipe)
+        # Its copies of weights are gone before whole decompositions need the memory.
+        with layer_precision(lm, recipe.training.precision):
+            states = _collect(lm, sample, placed, depth, recipe)
         difference = (states.hidden[0::2] - states.hidden[1::2])[:, depth]  # (n, d)
         if not difference.any():  # layers of convolutions look a few tokens back only
             raise PastoError(

@@ -4,6 +4,9 @@ torch.autocast keeps its rounded copy of a weight only where the weight is train
 never are, so that each pass would round all of them anew, and autograd would keep as many copies as
 a step has passes. Here one copy stands in for each linear weight of the layers while a pass runs;
 autocast finds it rounded already, and every product has the same operands, bit for bit.
+
+A copy is made when the first pass runs, of the weights that are there then. One that is changed in
+place after that would leave its copy behind: bases are frozen, and nothing here does so.
 """
 
 from collections.abc import Iterator
