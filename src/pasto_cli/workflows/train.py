@@ -37,9 +37,10 @@ from pasto_cli.core.report.card import card
 from pasto_cli.core.steering.adapter import Adapter
 from pasto_cli.core.steering.steerer import AdapterSteerer, Scaled, Steerer
 from pasto_cli.core.training import checkpoint
+from pasto_cli.core.training.not_finite import NotFinite
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.recorder import RunRecorder, write_failed_batch
-from pasto_cli.core.training.trainer import NotFinite, TrainingSplit, train
+from pasto_cli.core.training.trainer import TrainingSplit, train
 from pasto_cli.workflows.answers import recipe_questions, run_answers
 from pasto_cli.workflows.calibrate import ends_of
 from pasto_cli.workflows.dials import open_model
@@ -280,7 +281,15 @@ class _Run:
                     "it off)"
                 )
             try:
-                return train(self.objective, self.adapter, split, spec, recorder, resume_from)
+                return train(
+                    self.objective,
+                    self.adapter,
+                    split,
+                    spec,
+                    recorder,
+                    resume_from,
+                    self.recipe.adapter,
+                )
             except NotFinite as error:
                 decode = self.lm.tokenizer.decode
                 path = write_failed_batch(self.folder, error.message, error.batch, decode)

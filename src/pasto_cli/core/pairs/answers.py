@@ -35,7 +35,7 @@ from pasto_cli.core.pairs.openings import (
 )
 from pasto_cli.core.pairs.pairs import Pair
 from pasto_cli.core.pairs.split_files import read_split
-from pasto_cli.core.recipe.schema import AnswersSpec
+from pasto_cli.core.recipe.answers_spec import AnswersSpec
 
 MIN_QUESTIONS = 8
 """Fewer cannot be split into trained and held-out ones that say anything."""

@@ -63,7 +63,8 @@ class Known:
 
     def steps(self, recipe: Recipe) -> int:
         """Optimiser steps, at most, of the recipe or a variant of it."""
-        return steps_per_epoch(len(self.train), recipe.training)[1] * recipe.training.epochs
+        spec = recipe.training
+        return steps_per_epoch(len(self.train), spec)[1] * spec.epochs * spec.members
 
 
 def this_target(recipe: Recipe) -> Target:

@@ -45,11 +45,12 @@ def duration(
     batches = math.ceil(pairs / spec.batch_size)
     per_epoch = math.ceil(batches / spec.accumulation)
     looked_at = batches * spec.validation / max(1 - spec.validation - spec.certificate, 0.1)
-    validations = math.ceil(spec.epochs / spec.validate_every)
+    epochs = spec.epochs * spec.members
+    validations = math.ceil(spec.epochs / spec.validate_every) * spec.members
     extra = FORWARD * (looked_at * validations + batches) / spec.accumulation
     return Duration(
         step=step,
-        total=step * (per_epoch * spec.epochs + extra + AROUND),
+        total=step * (per_epoch * epochs + extra + AROUND),
         source=f"{run.operations / 1e9:.4g} billion operations per step at {rate / 1e9:.3g} "
         f"billion per second, timed on one product of a layer's shape, times {OVERHEAD}; the total "
         f"has {AROUND} steps for what comes before and after training",

@@ -19,8 +19,9 @@ from pydantic import (
     model_validator,
 )
 
-from pasto_cli.base.limits import LOWEST_TEMPERATURE, MOST
+from pasto_cli.base.limits import MOST
 from pasto_cli.base.text import is_blank
+from pasto_cli.core.recipe.answers_spec import AnswersSpec
 from pasto_cli.core.recipe.calibration_spec import CalibrationSpec
 from pasto_cli.core.recipe.losses_spec import LossesSpec
 from pasto_cli.core.recipe.section import (
@@ -92,25 +93,6 @@ class HubSuffixes(Section):
     """Hub revision."""
     words: Count = 10
     """Words kept of each text."""
-
-
-class AnswersSpec(Section):
-    """Preference pairs from what the model itself answers under each persona."""
-
-    questions: str = "bundled"
-    """`bundled`, or a text file with one question per line."""
-    count: Count = 120
-    """Questions asked, at most as many as there are."""
-    samples: Count = 1
-    """Answers to each question under each persona, each under a template drawn for it."""
-    tokens: Count = 32
-    """Longest answer, tokens."""
-    temperature: Annotated[Real, Field(ge=LOWEST_TEMPERATURE, le=2.0)] = 0.8
-    """Temperature of sampling; 0.7 to 1.0 is usual."""
-    seed: Seed = 0
-    """Seed of the choice of questions and templates, and of sampling."""
-    held_out: Annotated[Real, Field(gt=0.0, lt=1.0)] = 0.2
-    """Share of the questions that is validated on instead of trained on."""
 
 
 class PairsSpec(Section):
@@ -269,6 +251,9 @@ class TrainingSpec(Section):
 
     epochs: Count = 30
     """Passes over the training pairs."""
+    members: Count = 1
+    """Adapters trained one after another, each from other initial weights and in another order of
+    pairs and anchors; the dial is the mean of their weights."""
     batch_size: Annotated[Integer, Field(ge=2, le=MOST)] = 8
     """Pairs per forward pass; statistics are taken over it."""
     accumulation: Count = 1
@@ -383,6 +368,15 @@ class Recipe(Section):
                 f"({self.subspace.depth}): "
                 "modules behind the loss depth would not be trained by it; lower last_layer or "
                 "raise depth"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _mean_of_rotations(self) -> Self:
+        if self.training.members > 1 and not self.adapter.rotates:
+            raise ValueError(
+                f"training.members: {self.training.members} takes the mean of rotations, and "
+                f"adapter.kind: {self.adapter.kind} has none; write members: 1, or kind: cayley"
             )
         return self
 

@@ -140,9 +140,9 @@ class TrainingState(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     epoch: int
-    """Epochs done."""
+    """Epochs done, of the present member."""
     step: int
-    """Optimiser steps done."""
+    """Optimiser steps done, of all members."""
     total: int
     """Optimiser steps planned: a checkpoint of a training of another length does not fit."""
     best_loss: float
@@ -155,6 +155,10 @@ class TrainingState(BaseModel):
     """Nodes of a token tree now; it is halved where memory runs out."""
     first_budget: int | None
     """Nodes of a token tree when the base side was cached."""
+    member: int = 0
+    """Members that have ended."""
+    begun: int = 0
+    """Optimiser steps that they took."""
     seconds: float
     """Since training began."""
     so_far: TrainingRecord | None = None

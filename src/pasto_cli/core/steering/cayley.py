@@ -228,6 +228,10 @@ class CayleyAdapter(Adapter):
         with torch.no_grad():
             return max(largest_angle(skew, coefficient) for _, skew in self.generators())
 
+    def fresh(self, spec: AdapterSpec, seed: int) -> Self:
+        """What `create` makes of the same directions."""
+        return self.create({path: Factors(x.u, x.s, x.v) for path, x in self.items()}, spec, seed)
+
     def untrained(self, seed: int) -> Self:
         """The same modules and directions, each turned at random by its own angle; delta 0."""
         # Not the seed itself: the adapter was drawn from it, and the first module would start from

@@ -1,7 +1,8 @@
 """Where a training stands, on disk: what a killed run needs to end as if nothing happened.
 
     RUN/checkpoint/start.safetensors    factors, initial weights, subspace basis: written once
-    RUN/checkpoint/state.safetensors    weights, best weights, optimiser; metadata: `TrainingState`
+    RUN/checkpoint/state.safetensors    weights, best weights, those of members that have ended,
+                                        optimiser; metadata: `TrainingState`
     RUN/checkpoint/lock                 held by the process that trains
     RUN/checkpoint/owner                names it, on a disk that knows no locks
 
@@ -12,7 +13,7 @@ when the run has finished.
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -41,7 +42,17 @@ class Snapshot(NamedTuple):
     state: TrainingState
     """Step, epoch, order of the pairs, best loss, node budget, size of history.jsonl."""
     tensors: dict[str, Tensor]
-    """`now.` weights, `best.` weights, `optimizer.` moments."""
+    """`now.` weights, `best.` weights, `ended.` weights of members, `optimizer.` moments."""
+
+
+def optimizer_moments(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Index of a parameter -> name -> moment, of a snapshot's tensors."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for key, x in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            found.setdefault(int(index), {})[name] = x
+    return found
 
 
 def folder_of(run: Path) -> Path:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pasto_cli.core.models.loaded import LoadedModel
 from pasto_cli.core.pairs.answers import AnswerPair, Asked
-from pasto_cli.core.recipe.schema import AnswersSpec
+from pasto_cli.core.recipe.answers_spec import AnswersSpec
 from pasto_cli.core.steering.generation import Decoding, sampled_answers
 from pasto_cli.core.steering.kept_answers import kept_answers
 

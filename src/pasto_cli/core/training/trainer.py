@@ -2,7 +2,8 @@
 
 AdamW on the adapter's parameters, a schedule of the learning rate (`schedule`), gradients clipped
 and accumulated over batches as the mean over their pairs. The loss is `Objective`'s; constraints
-and the focus exponent ramp up linearly from 0 (AntiPaSTO, arXiv 2601.07473).
+and the focus exponent ramp up linearly from 0 (AntiPaSTO, arXiv 2601.07473). With several `members`
+all this is done for each, and the mean of what they found is the adapter.
 
 A snapshot holds all that a training is made of between two optimiser steps, so that one that goes
 on from it does the same arithmetic on the same numbers as one that was never stopped.
@@ -20,14 +21,17 @@ from torch import Tensor
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.models import distributed
 from pasto_cli.core.models.chat import TokenPair
-from pasto_cli.core.models.memory import SMALLEST_BUDGET, is_shortage
-from pasto_cli.core.recipe.schema import TrainingSpec
+from pasto_cli.core.recipe.schema import AdapterSpec, TrainingSpec
 from pasto_cli.core.records.training import Step, TrainingState, TrainResult
 from pasto_cli.core.steering.adapter import Adapter
-from pasto_cli.core.training.checkpoint import Snapshot
+from pasto_cli.core.training.checkpoint import Snapshot, optimizer_moments
+from pasto_cli.core.training.members import Members
+from pasto_cli.core.training.not_finite import NotFinite, not_finite
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.recorder import Recorder
+from pasto_cli.core.training.reports import WeightedReport, summarise
 from pasto_cli.core.training.schedule import lr_factor, make_batches, steps_per_epoch
+from pasto_cli.core.training.sparing import sparing
 from pasto_cli.core.training.terms import LossReport
 
 T = TypeVar("T")
@@ -44,23 +48,6 @@ class TrainingSplit(NamedTuple):
     """To choose the epoch by."""
 
 
-class WeightedReport(NamedTuple):
-    """Loss of one batch among those of an optimiser step or of a validation."""
-
-    share: float
-    """The batch's share of all their pairs."""
-    report: LossReport
-
-
-class NotFinite(PastoError):
-    """The loss is not a number any more; the adapter holds the last weights that gave one."""
-
-    def __init__(self, problem: str, remedy: str, batch: Sequence[TokenPair]) -> None:
-        super().__init__(problem, remedy)
-        self.batch = batch
-        """The pairs that it was computed on."""
-
-
 def train(
     objective: Objective,
     adapter: Adapter,
@@ -68,6 +55,7 @@ def train(
     spec: TrainingSpec,
     recorder: Recorder | None = None,
     resume_from: Snapshot | None = None,
+    start: AdapterSpec | None = None,
 ) -> TrainResult:
     """Train an adapter in place; on return it holds the weights of the best validation loss.
 
@@ -78,33 +66,36 @@ def train(
         spec: The recipe's training section.
         recorder: Told of each step, of better weights and of snapshots; None for nobody.
         resume_from: A snapshot that a recorder was given, to go on from there.
+        start: What further members' initial weights are drawn from; None for the defaults.
 
     Raises:
         NotFinite: If the loss is not finite; the adapter then holds the best weights so far, or
             those of the last good step.
         PastoError: If the snapshot does not belong to this training.
     """
-    loop = _Loop(objective, adapter, split, spec, recorder or Recorder())
+    members = Members(adapter, start or AdapterSpec(), spec)
+    loop = _Loop(objective, adapter, split, spec, recorder or Recorder(), members)
     if resume_from:
         loop.restore(resume_from)
     interrupted = stopped = False
     try:
         loop.remember()
-        while loop.epoch < spec.epochs:
-            stopped = loop.epochs_without_gain >= spec.patience
-            if stopped:
-                break
-            loop.run_epoch()
+        stopped = loop.run_member()
+        while not members.last:
+            loop.next_member()
+            stopped |= loop.run_member()
+        if members.count > 1:
+            loop.take_mean()
     except KeyboardInterrupt:
         interrupted = True
-        if loop.best_state is None and loop.step:
+        if loop.best_state is None and loop.step and not members.ended:
             # No validation yet: what the last step left is the best there is.
             loop.take_best(0, math.nan)
     except NotFinite as error:
         kept = loop.fall_back()
         error.hint += f"; {kept}."
         raise
-    loop.put(loop.best_state)
+    loop.put(members.mean_with(loop.best_state))
     return TrainResult(
         steps=loop.step,
         best_epoch=loop.best_epoch,
@@ -125,26 +116,63 @@ class _Loop:
         split: TrainingSplit,
         spec: TrainingSpec,
         recorder: Recorder,
+        members: Members,
     ) -> None:
         self.objective, self.adapter, self.spec, self.recorder = objective, adapter, spec, recorder
-        self.split = split
+        self.split, self.members = split, members
         self.first_budget: int | None = None
         """Node budget that the base sides were cached with."""
         # Validation batches stay the same: losses of two epochs are of the same groups of pairs.
         self.validation = make_batches(split.validation, spec.batch_size, None)
         self.per_epoch = steps_per_epoch(len(split.train), spec)[1]
-        self.total = self.per_epoch * spec.epochs
-        self.optimizer = torch.optim.AdamW(
-            adapter.parameters(), lr=spec.lr, weight_decay=spec.weight_decay
-        )
+        self.length = self.per_epoch * spec.epochs
+        """Optimiser steps of a member."""
         self.order = random.Random(spec.seed)
-        self.epoch = self.step = 0
-        """Epochs and optimiser steps done."""
-        self.best_loss, self.best_epoch, self.epochs_without_gain = math.inf, 0, 0
-        self.best_state: dict[str, Tensor] | None = None
+        self.step = 0
+        """Optimiser steps done, of all members."""
+        self.begin()
         self.good_state: dict[str, Tensor] | None = None
         """The last weights whose loss was finite."""
         self.started = self.last_snapshot = time.monotonic()
+
+    # -- a member
+
+    def begin(self) -> None:
+        """Set all that is a member's own: its clock, its optimiser, its best weights."""
+        self.begun, self.epoch = self.step, 0
+        self.optimizer = torch.optim.AdamW(
+            self.adapter.parameters(), lr=self.spec.lr, weight_decay=self.spec.weight_decay
+        )
+        self.best_loss, self.best_epoch, self.epochs_without_gain = math.inf, 0, 0
+        self.best_state: dict[str, Tensor] | None = None
+
+    def run_member(self) -> bool:
+        """Its epochs; whether patience ran out."""
+        while self.epoch < self.spec.epochs:
+            if self.epochs_without_gain >= self.spec.patience:
+                return True
+            self.run_epoch()
+        return False
+
+    def next_member(self) -> None:
+        """Keep what the present member found, and begin with the next."""
+        assert self.best_state is not None  # the last epoch is validated
+        self.members.next(self.best_state)
+        self.begin()
+
+    def take_mean(self) -> None:
+        """Validate the mean of all members, which is the result."""
+        assert self.best_state is not None
+        self.best_state = self.members.mean_with(self.best_state)
+        self.members.ended.clear()  # it is in the mean now
+        self.put(self.best_state)
+        self.best_loss = math.inf
+        self.validate(self.epoch)
+
+    @property
+    def place(self) -> int:
+        """Optimiser steps that the member has done."""
+        return self.step - self.begun
 
     # -- an epoch
 
@@ -169,15 +197,15 @@ class _Loop:
         The adapter starts close to the base model: at full weight the constraints would hold it
         there before the projection has found its direction.
         """
-        length = self.spec.constraint_ramp * self.total
-        return min(1.0, self.step / length) if length else 1.0
+        length = self.spec.constraint_ramp * self.length
+        return min(1.0, self.place / length) if length else 1.0
 
     def run_epoch(self) -> None:
         """What is left of an epoch: a step per `accumulation` batches, then a validation."""
         order_before, epoch = self.order.getstate(), self.epoch + 1
         batches = make_batches(self.split.train, self.spec.batch_size, self.order)
         size = self.spec.accumulation
-        done = self.step - self.epoch * self.per_epoch  # more than 0 in a resumed epoch
+        done = self.place - self.epoch * self.per_epoch  # more than 0 in a resumed epoch
         for number in range(done, self.per_epoch):
             self._step(epoch, batches[number * size : (number + 1) * size])
             if time.monotonic() - self.last_snapshot > SNAPSHOT_SECONDS:
@@ -190,7 +218,7 @@ class _Loop:
 
     def _step(self, epoch: int, group: list[list[TokenPair]]) -> None:
         """One optimiser step on the batches of a group."""
-        lr = self.spec.lr * lr_factor(self.step, self.total, self.spec)
+        lr = self.spec.lr * lr_factor(self.place, self.length, self.spec)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
         reports = self.sparing(lambda: self._gradients(epoch, group))
@@ -213,7 +241,7 @@ class _Loop:
             report = self.objective(self.adapter, batch, self.ramp(), neutral=False, step=self.step)
             if not math.isfinite(report.total.item()):
                 where = f"at step {self.step + 1} (epoch {epoch})"
-                raise _not_finite(f"the loss is {report.total.item()} {where}", report, batch)
+                raise not_finite(f"the loss is {report.total.item()} {where}", report, batch)
             if report.total.requires_grad:  # a process may have no pair of a small batch
                 (report.total * (len(batch) / pairs)).backward()
             reports.append(WeightedReport(len(batch) / pairs, report))
@@ -237,7 +265,7 @@ class _Loop:
             # Where all batches are finite, the answers are not.
             found = held_out if held_out is not None and all(finite) else reports[worst].report
             problem = f"the validation loss is {loss} after step {self.step} (epoch {epoch})"
-            raise _not_finite(problem, found, self.validation[worst])
+            raise not_finite(problem, found, self.validation[worst])
         if loss < self.best_loss:
             self.take_best(epoch, loss)
         else:
@@ -249,7 +277,12 @@ class _Loop:
         """Keep the present weights as the best."""
         self.best_loss, self.best_epoch, self.epochs_without_gain = loss, epoch, 0
         self.best_state = self._weights()
-        self.recorder.on_best()
+        if self.members.ended:  # what is saved is the mean so far, what is trained goes on
+            self.put(self.members.mean_with(self.best_state))
+            self.recorder.on_best()
+            self.put(self.best_state)
+        else:
+            self.recorder.on_best()
 
     def fall_back(self) -> str:
         """Give the adapter the best weights there are, after a loss that is not finite.
@@ -257,11 +290,11 @@ class _Loop:
         Returns:
             What a user is told of them.
         """
-        if self.best_state is None and self.good_state is not None:
+        if self.best_state is None and self.good_state is not None and not self.members.ended:
             self.put(self.good_state)
             self.take_best(0, math.nan)
-        self.put(self.best_state)
-        if self.best_state is None:
+        self.put(self.members.mean_with(self.best_state))
+        if self.best_state is None and not self.members.ended:
             return "there is no adapter yet"
         return "the last good adapter was saved"
 
@@ -275,26 +308,11 @@ class _Loop:
             for name, parameter in self.adapter.named_parameters():
                 parameter.copy_(weights[name])
 
-    # -- memory, and what is told
+    # -- what is told
 
     def sparing(self, compute: Callable[[], T]) -> T:
-        """Where memory runs out, halve the node budget and compute again.
-
-        Several processes would wait for one another in other places: there the error stands.
-        """
-        while True:
-            try:
-                return compute()
-            except (RuntimeError, MemoryError) as error:
-                hopeless = self.objective.budget <= SMALLEST_BUDGET or distributed.size() > 1
-                if hopeless or not is_shortage(error):
-                    raise
-            # Outside the handler: the error's traceback holds the tensors that took the memory.
-            self.objective.budget = max(SMALLEST_BUDGET, self.objective.budget // 2)
-            self.recorder.warn(
-                f"out of memory at step {self.step + 1}: going on with a node budget of "
-                f"{self.objective.budget} (training.node_budget sets it)"
-            )
+        """See `sparing`."""
+        return sparing(self.objective, self.recorder, self.step, compute)
 
     def _tell(
         self,
@@ -305,26 +323,20 @@ class _Loop:
         validation: bool = False,
     ) -> float:
         """Tell the recorder; the loss, the mean over all pairs plus that of held-out answers."""
-        loss = sum(share * report.total.item() for share, report in reports)
-        parts = _weighted_mean([(share, report.parts) for share, report in reports])
-        diagnostics = _weighted_mean([(share, report.diagnostics) for share, report in reports])
-        if held_out is not None:
-            loss += held_out.total.item()
-            parts |= held_out.parts
-            diagnostics |= held_out.diagnostics
+        found = summarise(reports, held_out)
         step = Step(
-            epoch=epoch,
+            epoch=self.members.present * self.spec.epochs + epoch,
             step=self.step,
-            total_steps=self.total,
-            loss=loss,
-            parts=parts,
-            diagnostics=diagnostics,
+            total_steps=self.length * self.members.count,
+            loss=found.loss,
+            parts=found.parts,
+            diagnostics=found.diagnostics,
             lr=lr,
             seconds=time.monotonic() - self.started,
             validation=validation,
         )
         self.recorder.on_step(step)
-        return loss
+        return found.loss
 
     # -- snapshots
 
@@ -332,12 +344,15 @@ class _Loop:
         """Hand out a snapshot; `order` is the generator's state before the epoch in progress."""
         tensors = {f"now.{name}": p.detach() for name, p in self.adapter.named_parameters()}
         tensors |= {f"best.{name}": x for name, x in (self.best_state or {}).items()}
+        tensors |= self.members.tensors()
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": x for name, x in moments.items()}
         state = TrainingState(
             epoch=self.epoch,
             step=self.step,
-            total=self.total,
+            total=self.length * self.members.count,
+            member=self.members.present,
+            begun=self.begun,
             best_loss=self.best_loss,
             best_epoch=self.best_epoch,
             epochs_without_gain=self.epochs_without_gain,
@@ -357,16 +372,17 @@ class _Loop:
         """
         state, tensors = snapshot
         try:
-            if state.total != self.total:
-                raise ValueError(f"{state.total} steps were planned, now {self.total}")
+            if state.total != (now := self.length * self.members.count):
+                raise ValueError(f"{state.total} steps were planned, now {now}")
             self._restore_tensors(tensors)
+            self.members.restore(state.member, tensors)
             self.order.setstate(state.order)
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise PastoError(
                 f"the checkpoint does not fit this training ({error})",
                 "Train again from the recipe.",
             ) from None
-        self.epoch, self.step = state.epoch, state.step
+        self.epoch, self.step, self.begun = state.epoch, state.step, state.begun
         self.objective.budget, self.first_budget = state.budget, state.first_budget
         self.best_loss, self.best_epoch = state.best_loss, state.best_epoch
         self.epochs_without_gain = state.epochs_without_gain
@@ -380,21 +396,5 @@ class _Loop:
             self.best_state = {
                 name: tensors[f"best.{name}"].to(p.device) for name, p in parameters.items()
             }
-        moments: dict[int, dict[str, Tensor]] = {}  # index of the parameter -> name -> tensor
-        for key, x in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                moments.setdefault(int(index), {})[name] = x
+        moments = optimizer_moments(tensors)
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
-
-
-def _weighted_mean(each: Sequence[tuple[float, dict[str, float]]]) -> dict[str, float]:
-    """Mean of dictionaries with shares, for the keys of the first."""
-    keys = each[0][1]
-    return {key: sum(share * values.get(key, math.nan) for share, values in each) for key in keys}
-
-
-def _not_finite(problem: str, found: LossReport, batch: Sequence[TokenPair]) -> NotFinite:
-    return NotFinite(
-        f"{problem}: {found.parts}", "Lower training.lr or raise training.constraint_ramp", batch
-    )

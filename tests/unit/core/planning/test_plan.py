@@ -54,6 +54,13 @@ def test_the_stage_is_the_model_and_its_adapter(planner, tiny, make_adapter):
     assert stage.adapter.num_parameters() == real.num_parameters()
 
 
+def test_members_take_as_many_times_the_steps(planner):
+    plan = planner.known
+    spec = plan.recipe.training.model_copy(update={"members": 3})
+    three = plan.recipe.model_copy(update={"training": spec})
+    assert plan.steps(three) == 3 * plan.steps(plan.recipe) == 3 * 30 * 2
+
+
 def test_a_rehearsal_counts_nodes_and_kept_base_sides_as_they_are(planner, tiny, tiny_pairs):
     run = planner.run(planner.known.recipe, FLOAT)
     lm, recipe = tiny(), planner.known.recipe

@@ -7,8 +7,9 @@ from pasto_cli.base.cache import cache_dir
 from pasto_cli.core.models.forward import settle_packing
 from pasto_cli.core.models.loading import load_model
 from pasto_cli.core.pairs.answers import AnswerPair, Asked, split_answers
+from pasto_cli.core.recipe.answers_spec import AnswersSpec
 from pasto_cli.core.recipe.losses_spec import LossesSpec, PreferenceSpec
-from pasto_cli.core.recipe.schema import AnswersSpec, ModelSpec, SubspaceSpec
+from pasto_cli.core.recipe.schema import ModelSpec, SubspaceSpec
 from pasto_cli.core.training import objective, own_answers
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.own_answers import ask_model

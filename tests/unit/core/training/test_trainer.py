@@ -12,12 +12,13 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.core.recipe.losses_spec import LossesSpec
 from pasto_cli.core.recipe.schema import SubspaceSpec, TrainingSpec
 from pasto_cli.core.training import checkpoint, trainer
+from pasto_cli.core.training.not_finite import NotFinite
 from pasto_cli.core.training.objective import Objective
 from pasto_cli.core.training.recorder import Recorder
 from pasto_cli.core.training.schedule import lr_factor, make_batches, steps_per_epoch
 from pasto_cli.core.training.subspaces import random_basis
 from pasto_cli.core.training.terms import LossReport
-from pasto_cli.core.training.trainer import NotFinite, TrainingSplit, train
+from pasto_cli.core.training.trainer import TrainingSplit, train
 
 
 @given(st.integers(2, 60), st.integers(2, 12), st.integers(1, 5))
