@@ -1,4 +1,4 @@
-"""Counts the bytes and the multiplications of code that runs on tensors without storage.
+"""Counts bytes, multiplications and memory traffic of code that runs on tensors without storage.
 
 On torch's `meta` device every operation works out shapes and no numbers. What is alive at once,
 what autograd keeps and what a backward pass makes are then those of the real run, whatever the
@@ -9,6 +9,7 @@ Legend: b batch rows, h attention heads, t queries, u keys, e width of a head.
 
 import math
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,14 +32,17 @@ class Meter(TorchDispatchMode):
         """Bytes of the tensors that are alive and were made here."""
         self.peak = 0
         """The most that `now` has been since the last `restart`."""
-        self.operations = 0
-        """Floating-point operations of matrix products since the last `restart`; a multiplication
-        and an addition are two."""
+        self.operations: Counter[torch.dtype] = Counter()
+        """Floating-point operations of matrix products since the last `restart`, by the dtype of
+        what is multiplied; a multiplication and an addition are two."""
+        self.moved = 0
+        """Bytes that everything else reads and writes since then, without views and casts (a half
+        model, which stands for layers in bfloat16, casts its head where a single one need not)."""
         self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def restart(self) -> None:
-        """Measure peak and operations anew, from what is alive now."""
-        self.peak, self.operations = self.now, 0
+        """Measure peak, operations and traffic anew, from what is alive now."""
+        self.peak, self.operations, self.moved = self.now, Counter(), 0
 
     def __torch_dispatch__(
         self,
@@ -51,7 +55,11 @@ class Meter(TorchDispatchMode):
         if func is _ATEN._local_scalar_dense.default and args[0].is_meta:
             return 1.0  # there is no number; where one is read for a log, any will do
         found = func(*args, **(kwargs or {}))
-        self.operations += _operations(func, args)
+        if count := _operations(func, args):
+            self.operations[_tensors(args)[0].dtype] += count
+        elif func is not _ATEN._to_copy.default and not func.is_view:
+            read = _tensors((args, kwargs))  # what makes a tensor of nothing is not counted
+            self.moved += sum(x.nbytes for x in (*read, *(_tensors(found) if read else ())))
         for item in (found,) if isinstance(found, Tensor) else tree_iter(found):
             if isinstance(item, Tensor) and item.is_meta:
                 self._count(item)
@@ -71,6 +79,10 @@ class Meter(TorchDispatchMode):
     def _forget(self, key: int, size: int) -> None:
         del self._alive[key]
         self.now -= size
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [x for x in tree_iter(tree) if isinstance(x, Tensor) and x.is_meta]
 
 
 def _operations(func: Any, args: Sequence[Any]) -> int:

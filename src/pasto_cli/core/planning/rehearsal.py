@@ -70,8 +70,12 @@ class Rehearsal(NamedTuple):
 
     step: int
     """Bytes."""
-    operations: int
-    """Floating-point operations of the matrix products of an optimiser step."""
+    low: int
+    """Floating-point operations of an optimiser step in products of half precision."""
+    single: int
+    """The same in products of single precision or more."""
+    moved: int
+    """Bytes that everything else in a step reads and writes."""
     passes: int
     """Forward passes of a step: trees."""
     nodes: int
@@ -164,14 +168,18 @@ def rehearse(
         meter.restart()
         report = objective(stage.adapter, batch, neutral=False, step=largest)
         report.total.backward()
-        step, operations = meter.peak - before, meter.operations
+        step, operations, moved = meter.peak - before, meter.operations, meter.moved
         del report
         stage.adapter.zero_grad(set_to_none=True)
         evaluation = _evaluation(stage, recipe, meter)
     mean = sum(nodes) / len(nodes)
+    share = accumulation * mean / nodes[largest]
+    low = sum(count for dtype, count in operations.items() if dtype.itemsize < 4)
     return Rehearsal(
         step=step,
-        operations=round(operations * accumulation * mean / nodes[largest]),
+        low=round(low * share),
+        single=round((operations.total() - low) * share),
+        moved=round(moved * share),
         passes=len(trees[largest]),
         nodes=round(mean * accumulation),
         pair=kept // len(batch),

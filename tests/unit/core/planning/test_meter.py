@@ -37,10 +37,25 @@ def test_autograd_keeps_what_a_backward_pass_needs():
 def test_operations_are_those_of_matrix_products():
     with Meter() as meter:
         meta(3, 5) @ meta(5, 7)
-        assert meter.operations == 2 * 3 * 5 * 7
+        assert meter.operations == {torch.float32: 2 * 3 * 5 * 7}
         meter.restart()
         torch.nn.functional.linear(meta(2, 3, 5), meta(7, 5), meta(7))
-        assert meter.operations == 2 * 6 * 5 * 7
+        assert meter.operations == {torch.float32: 2 * 6 * 5 * 7}
+        half = meta(4, 8).bfloat16()
+        half @ half.T
+        assert meter.operations[torch.bfloat16] == 2 * 4 * 8 * 4
+
+
+def test_traffic_is_what_is_read_and_written_without_products_views_and_casts():
+    with Meter() as meter:
+        x, y = meta(64), meta(64)
+        meter.restart()
+        x + y
+        assert meter.moved == 3 * 64 * 4
+        for unchanged in (x.view(8, 8), x[:3], x.bfloat16()):
+            assert unchanged.is_meta
+        meta(3, 5) @ meta(5, 7)
+        assert meter.moved == 3 * 64 * 4
 
 
 def test_reading_a_number_gives_one():

@@ -80,7 +80,7 @@ def test_a_rehearsal_counts_nodes_and_kept_base_sides_as_they_are(planner, tiny,
         for two in ([a, b] for a in tiny_pairs[:4] for b in tiny_pairs[:4] if a is not b)
     ]
     assert min(trees) <= run.nodes <= max(trees) and run.passes == 1
-    assert run.step > 0 and run.operations > 0
+    assert run.step > 0 and run.single > 0 and run.moved > 0 and run.low == 0
 
 
 def test_a_rehearsal_asks_the_recipes_own_anchors(tiny, tiny_pairs):
