@@ -172,7 +172,7 @@ class LoadedModel:
 
         Args:
             logits: (..., v), what `head` gave.
-            by_logits: (..., v).
+            by_logits: (..., v), or several of them, stacked before that.
 
         Returns:
             (..., d_model), in the dtype of the logits.

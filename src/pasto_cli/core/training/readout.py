@@ -174,12 +174,12 @@ class _Read(torch.autograd.Function):
         by_unwatched = lm.head_gradient(logits, gradient) if want else None  # (m, v) -> (m, d)
         del logits, gradient  # two vocabulary-wide tensors, before the next ones are made
         logits = lm.head(watched)  # (n, d) -> (n, v)
-        tv, second, by_tv, by_second = _watched(logits, lm, pairs)
+        tv, second, by_logits = _watched(logits, lm, pairs)
         if want:
             assert by_unwatched is not None
-            ctx.save_for_backward(
-                lm.head_gradient(logits, by_tv), lm.head_gradient(logits, by_second), by_unwatched
-            )
+            # Both in one product: a few rows more cost nothing beside reading the whole head.
+            by_tv, by_second = lm.head_gradient(logits, by_logits)  # (2, n, v) -> (2, n, d)
+            ctx.save_for_backward(by_tv, by_second, by_unwatched)
             ctx.dtype = watched.dtype
         return tv, second, second_unwatched
 
@@ -221,14 +221,15 @@ def _unwatched(logits: Tensor, pairs: Sequence[Sides]) -> tuple[Tensor, Tensor]:
 
 def _watched(
     logits: Tensor, lm: LoadedModel, pairs: Sequence[Sides]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """TV (n,), second number (n,), and the gradients of both by the logits (n, v)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """TV (n,), second number (n,), and the gradients of both by the logits (2, n, v)."""
     base = [side for pair in pairs for side in pair.base[: len(pair.last)]]  # (w, d) each
     # p_0 is computed again from the kept hidden states: distributions of all pairs would not fit.
     log_p0 = iter(lm.head(torch.cat(base)).log_softmax(-1).split([len(x) for x in base]))
     lse = logits.logsumexp(-1, keepdim=True)  # (n, 1)
-    p = (logits - lse).exp_()  # becomes the gradient of the second number, block by block
-    by_tv = torch.empty_like(p)
+    by_logits = torch.empty((2, *logits.shape), dtype=logits.dtype, device=logits.device)
+    by_tv, p = by_logits  # p becomes the gradient of the second number, block by block
+    torch.sub(logits, lse, out=p).exp_()
     tv, second, at = [], [], 0
     for pair in pairs:
         pair_log_p0 = [next(log_p0) for _ in pair.last]  # (w, v) each
@@ -243,7 +244,7 @@ def _watched(
                 second.append(
                     _next_token_logp(logits[block], lse[block], p[block], pair.targets[side])
                 )
-    return torch.cat(tv), torch.cat(second), by_tv, p
+    return torch.cat(tv), torch.cat(second), by_logits
 
 
 def _total_variation(p: Tensor, p0: Tensor, gradient: Tensor) -> Tensor:

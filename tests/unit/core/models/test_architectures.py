@@ -79,9 +79,9 @@ def test_architecture(name, make_adapter):
     by_logits = torch.randn(3, 260)
     logits = lm.head(last)
     (expected,) = torch.autograd.grad(logits, last, by_logits)
-    torch.testing.assert_close(
-        lm.head_gradient(logits.detach(), by_logits), expected, rtol=1e-4, atol=1e-5
-    )
+    found = lm.head_gradient(logits.detach(), torch.stack([by_logits, 2 * by_logits]))
+    for scale, gradient in zip((1, 2), found, strict=True):
+        torch.testing.assert_close(gradient, scale * expected, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["Falcon", "Bloom"])

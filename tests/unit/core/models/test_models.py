@@ -173,6 +173,11 @@ def test_the_heads_backward_pass_in_low_precision(tiny):
     logits, weight = by_logits, lm.model.get_output_embeddings().weight
     expected = by_logits @ weight
     torch.testing.assert_close(lm.head_gradient(logits, by_logits), expected)
+    stacked = torch.stack([by_logits, by_logits.flip(0)])
+    for model in (lm, low):
+        both = model.head_gradient(logits, stacked)
+        for found, alone in zip(both, stacked, strict=True):
+            torch.testing.assert_close(found, model.head_gradient(logits, alone))
     torch.testing.assert_close(
         low.head_gradient(logits, by_logits),
         expected,
