@@ -156,7 +156,7 @@ class TrainingState(BaseModel):
     first_budget: int | None
     """Nodes of a token tree when the base side was cached."""
     member: int = 0
-    """Members that have ended."""
+    """Members that have ended. This and the next are left out of the file before one has."""
     begun: int = 0
     """Optimiser steps that they took."""
     seconds: float
@@ -165,3 +165,10 @@ class TrainingState(BaseModel):
     """What an adapter saved now would say of its training; the recorder's part."""
     history_bytes: int = 0
     """Size of history.jsonl: what a killed run wrote after it is cut off; the recorder's part."""
+
+    @model_serializer(mode="wrap")
+    def _without_members(self, handler: SerializerFunctionWrapHandler) -> Any:
+        fields = handler(self)
+        if not self.member:
+            del fields["member"], fields["begun"]
+        return fields
