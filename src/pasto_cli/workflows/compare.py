@@ -12,9 +12,8 @@ from pasto_cli.core.evaluation.disturbance import (
     NeutralProbe,
     coefficient_at_budget,
 )
-from pasto_cli.core.evaluation.evaluator import NEEDED, evaluate, tokenise
+from pasto_cli.core.evaluation.evaluator import NEEDED, evaluate
 from pasto_cli.core.evaluation.metrics import Table
-from pasto_cli.core.evaluation.questions import TokenisedQuestion
 from pasto_cli.core.evaluation.scores import selectivity_difference, slope_difference
 from pasto_cli.core.models.activations import collect_activations
 from pasto_cli.core.models.chat import tokenise_pairs
@@ -26,7 +25,9 @@ from pasto_cli.core.steering.steerer import Mix, Scaled, Steerer
 from pasto_cli.workflows.dials import Dial, pairs_of, recipe_of
 from pasto_cli.workflows.evaluate import (
     LOW_MEMORY,
+    Asked,
     Plan,
+    ask_base,
     disturbances,
     keep_evaluation,
     neutral_probe,
@@ -165,7 +166,8 @@ def _compare(
             steerers |= _baselines(dial, new)
     with watch.task("the base model's own answers to neutral prompts"):
         probe = neutral_probe(dial.lm)
-    questions = tokenise(dial.lm, plan.benchmark)
+    with enough_memory(LOW_MEMORY):
+        asked = ask_base(dial.lm, plan, watch)
     methods: list[Method] = []
     for name, steerer in steerers.items():
         sizes = (1.0, 1.0)
@@ -180,7 +182,7 @@ def _compare(
         if name == TOGETHER:
             facts["together"] = [_member(one, len(each)) for one in each]
         own = plan._replace(provenance=plan.provenance | facts)
-        run = _measure(dial, steerer, own, questions, probe, watch)
+        run = _measure(dial, steerer, own, asked, probe, watch)
         if methods:
             run = _with_differences(run, methods[0].run, plan.settings.seed)
         file = _name_of_run(name) if _is_run(name) else name
@@ -215,7 +217,7 @@ def _measure(
     dial: Dial,
     steerer: Steerer,
     plan: Plan,
-    questions: Sequence[TokenisedQuestion],
+    asked: Asked,
     probe: NeutralProbe,
     watch: Watcher,
 ) -> EvalRun:
@@ -230,7 +232,8 @@ def _measure(
             plan.settings,
             provenance=plan.provenance,
             progress=advance,
-            questions=questions,
+            questions=asked.questions,
+            base=asked.base,
         )
     found = disturbances(dial, steerer, probe, NEEDED, seed)
     return run.model_copy(update={"disturbance": found})

@@ -9,6 +9,7 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import NotWritten, write_text
 from pasto_cli.base.provenance import now, versions
 from pasto_cli.base.statistics import Spread
+from pasto_cli.core.evaluation.base_answers import base_answers
 from pasto_cli.core.evaluation.benchmarks import Benchmark, load_benchmark, subset
 from pasto_cli.core.evaluation.benchmarks.item import plain
 from pasto_cli.core.evaluation.details import with_details
@@ -18,8 +19,14 @@ from pasto_cli.core.evaluation.disturbance import (
     measure_disturbance,
     summarise_disturbance,
 )
-from pasto_cli.core.evaluation.evaluator import EvalSettings, evaluate, require_value
+from pasto_cli.core.evaluation.evaluator import (
+    EvalSettings,
+    evaluate,
+    require_value,
+    tokenise,
+)
 from pasto_cli.core.evaluation.oracles import OracleScore, score_oracles
+from pasto_cli.core.evaluation.questions import Answers, TokenisedQuestion
 from pasto_cli.core.evaluation.seeds import across_seeds, sentiment_across_seeds
 from pasto_cli.core.evaluation.sentiment import score_texts
 from pasto_cli.core.models import distributed
@@ -60,6 +67,14 @@ class Plan(NamedTuple):
     provenance: dict[str, Any]
     precision: str = "float32"
     """`evaluation.precision` of the recipe."""
+
+
+class Asked(NamedTuple):
+    """What all methods have in common on one benchmark."""
+
+    questions: Sequence[TokenisedQuestion]
+    base: Answers
+    """At coefficient 0."""
 
 
 class Measured(NamedTuple):
@@ -151,20 +166,21 @@ def only_value(benchmark: Benchmark) -> str | None:
 
 def evaluate_dial(dial: Dial, plan: Plan, watch: Watcher) -> Measured:
     """Run a benchmark with a dial, and measure what the dial disturbs."""
-    questions = len(plan.benchmark.items)
-    with (
-        enough_memory(LOW_MEMORY),
-        layer_precision(dial.lm, plan.precision),
-        watch.task(f"{plan.benchmark.name}: {questions} questions", questions) as advance,
-    ):
-        run = evaluate(
-            dial.lm,
-            dial.steerer,
-            plan.benchmark,
-            plan.settings,
-            provenance=plan.provenance,
-            progress=advance,
-        )
+    count = len(plan.benchmark.items)
+    label = f"{plan.benchmark.name}: {count} questions"
+    with enough_memory(LOW_MEMORY), layer_precision(dial.lm, plan.precision):
+        asked = ask_base(dial.lm, plan, watch)
+        with watch.task(label, count) as advance:
+            run = evaluate(
+                dial.lm,
+                dial.steerer,
+                plan.benchmark,
+                plan.settings,
+                provenance=plan.provenance,
+                progress=advance,
+                questions=asked.questions,
+                base=asked.base,
+            )
     with (
         layer_precision(dial.lm, plan.precision),
         watch.task(f"disturbance on {PROBE_PROMPTS} neutral prompts"),
@@ -174,6 +190,15 @@ def evaluate_dial(dial: Dial, plan: Plan, watch: Watcher) -> Measured:
         )
     run = run.model_copy(update={"disturbance": found})
     return Measured(with_details(run), keep_evaluation(dial, run, watch))
+
+
+def ask_base(lm: LoadedModel, plan: Plan, watch: Watcher) -> Asked:
+    """A benchmark's questions, and what the base answers to them."""
+    questions = tokenise(lm, plan.benchmark)
+    label = f"{plan.benchmark.name}: the base model's answers"
+    with watch.task(label, len(questions)) as advance:
+        base = base_answers(lm, questions, plan.settings.node_budget, advance)
+    return Asked(questions, base)
 
 
 def neutral_probe(lm: LoadedModel) -> NeutralProbe:

@@ -8,10 +8,11 @@ Legend: c coefficients, q questions, a answers.
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.evaluation.benchmarks.item import YES_NO, Benchmark, Item
@@ -58,6 +59,7 @@ def evaluate(
     provenance: dict[str, Any],
     progress: Callable[[int], None] = lambda _: None,
     questions: Sequence[TokenisedQuestion] | None = None,
+    base: Answers | None = None,
 ) -> EvalRun:
     """Run a benchmark.
 
@@ -69,13 +71,15 @@ def evaluate(
         provenance: Where adapter and data came from.
         progress: Told how many items each pass has answered.
         questions: The items in tokens (`tokenise`), so that several methods share them.
+        base: What the base answers to them (`base_answers`), which is the column at 0 then; None
+            asks it now.
 
     Raises:
         PastoError: If no row of the benchmark carries the value.
     """
     require_value(benchmark, settings.value)
     wanted = settings.wanted
-    found = _answers(lm, steerer, benchmark, settings, progress, questions)
+    found = _answers(lm, steerer, benchmark, settings, progress, questions, base)
     rows = _rows(benchmark.items, wanted, found)
     table = Table(
         rows, settings.value, wanted, settings.pmass_threshold, label_sign=settings.label_sign
@@ -103,21 +107,33 @@ def _answers(
     settings: EvalSettings,
     progress: Callable[[int], None],
     questions: Sequence[TokenisedQuestion] | None,
+    base: Answers | None,
 ) -> Answers:
     """Log-probabilities of all answers at all coefficients, (c, q, a)."""
-    wanted, budget = settings.wanted, settings.node_budget
+    budget = settings.node_budget
+    steered = [a for a in settings.wanted if a or base is None]
     if steerer.prompt_prefix(0.0) is None:
         # Weights or activations are steered: one pass answers a question at every coefficient.
         asked = questions or tokenise(lm, benchmark)
-        return score_answers(lm, steerer, asked, wanted, budget, progress)
-    # A steerer that works by words asks other questions at each coefficient: one pass each.
-    each: list[Answers] = []
-    for position, a in enumerate(wanted):
-        words = steerer.prompt_prefix(a) or ""
-        asked = tokenise(lm, benchmark, words) if words or questions is None else questions
-        told = progress if position == 0 else lambda _: None  # each question counts once
-        each.append(score_answers(lm, steerer, asked, [0.0], budget, told))
-    return Answers(torch.cat([x.log_p for x in each]), [x.top_token[0] for x in each])
+        found = [score_answers(lm, steerer, asked, steered, budget, progress)]
+    else:  # by words: other questions at each coefficient, one pass each
+        found = []
+        for position, a in enumerate(steered):
+            words = steerer.prompt_prefix(a) or ""
+            asked = tokenise(lm, benchmark, words) if words or questions is None else questions
+            told = progress if position == 0 else lambda _: None  # each question counts once
+            found.append(score_answers(lm, steerer, asked, [0.0], budget, told))
+    columns = {a: column for a, column in zip(steered, _columns(found), strict=True)}
+    if base is not None:
+        columns[0.0] = next(_columns([base]))
+    log_p, top_token = zip(*(columns[a] for a in settings.wanted), strict=True)
+    return Answers(torch.stack(log_p), list(top_token))
+
+
+def _columns(found: Sequence[Answers]) -> Iterator[tuple[Tensor, list[str]]]:
+    """One coefficient after the other: log-probabilities (q, a), likeliest tokens [q]."""
+    for answers in found:
+        yield from zip(answers.log_p, answers.top_token, strict=True)
 
 
 def _rows(items: Sequence[Item], wanted: Sequence[float], found: Answers) -> list[Row]:

@@ -1,16 +1,18 @@
 """The clean base's answers to prompts, kept on disk: asking again costs a file, not the model.
 
-One JSON file of token ids per set of answers in $PASTO_CACHE/answers. Its name is a hash of all
-that they depend on: the prompts in tokens, how they are decoded, the base, how it is computed with.
+One JSON file per set of answers in $PASTO_CACHE/answers, here of token ids. Its name is a hash of
+all that they depend on: the prompts in tokens, how they are decoded, the base, how it is computed
+with.
 A run with a full cache has the same answers as one with an empty one. The folder may be deleted at
 any time.
 """
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -62,9 +64,25 @@ def kept_answers(
         ask: Answers the rows, and tells its progress itself.
         progress: Told how many answers the cache gave.
     """
-    facts = {
-        "prompts": rows,
-        "decoding": how._asdict(),
+    path = answers_file({"prompts": rows, "decoding": how._asdict()} | base_facts(lm, base))
+    found = None if path is None else _read(path, len(rows))
+    if found is not None:
+        progress(len(rows))
+        return found
+    found = ask()
+    text = json.dumps(found)
+    keep(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    return found
+
+
+def base_facts(lm: LoadedModel, base: str) -> dict[str, Any]:
+    """What a base's answers depend on, beside the questions.
+
+    Args:
+        lm: The base model.
+        base: What names the weights and the configuration.
+    """
+    return {
         "base": base,
         "spec": lm.spec.model_dump(mode="json", exclude={"source", "revision"}),
         "dtype": str(lm.dtype),
@@ -74,16 +92,12 @@ def kept_answers(
         "torch": torch.__version__,
         "transformers": version("transformers"),
     }
+
+
+def answers_file(facts: Mapping[str, Any]) -> Path | None:
+    """The place in the cache of what depends on these facts alone; None where there is no cache."""
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
-    path = cached_file("answers", f"{name}.json")
-    found = None if path is None else _read(path, len(rows))
-    if found is not None:
-        progress(len(rows))
-        return found
-    found = ask()
-    text = json.dumps(found)
-    keep(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
-    return found
+    return cached_file("answers", f"{name}.json")
 
 
 def _read(path: Path, count: int) -> Rows | None:
