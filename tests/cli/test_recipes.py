@@ -43,7 +43,8 @@ def test_ls_json_says_model_and_description(pasto):
         "model": "random:llama",
         "description": "Random weights: the whole machinery in seconds.",
     }
-    assert all(one["description"] for one in found.values())
+    # A whole sentence each, not the beginning of one.
+    assert all(re.fullmatch(r"[A-Z].*\.", one["description"]) for one in found.values())
 
 
 @pytest.mark.parametrize("name", ["tiny", "honesty/gemma-3-1b-it"])
