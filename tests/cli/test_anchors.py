@@ -55,6 +55,20 @@ def test_questions_asked_both_ways_are_trained_on_and_certified(pasto, project):
     assert "asked both ways" in (run / "report.html").read_text()
 
 
+def test_seeds_are_compared_by_questions_asked_both_ways(pasto, project):
+    lines = [f"Is {n} even? Yes or No?\tSo:\tIs {n} odd? Yes or No?" for n in range(8)]
+    (project.root / "both.txt").write_text("\n".join(lines) + "\n")
+    spec = "losses.anchor={prompts: both.txt, opposites: 5, opposites_count: 2, tokens: 3}"
+    said = pasto("train", "tiny.yaml", *SHORT, "--set", spec, "--seeds", 2)
+    assert said.code in (0, 1), said.err
+    runs = sorted((project.root / "runs").glob("*-seed*"))
+    certificates = [strict((r / "adapter" / "pasto.json").read_text())["certificate"] for r in runs]
+    for end, key in (("+1", "1"), ("-1", "-1")):
+        row = next(x for x in said.out.splitlines() if f"asked both ways, nats at {end}" in x)
+        each = ", ".join(f"{found['opposites'][key]['value']:+.2f}" for found in certificates)
+        assert each in row and "2 of 2" in row
+
+
 def test_questions_asked_both_ways_need_their_weight(pasto, project):
     lines = [f"Is {n} even?\t\tIs {n} odd?" for n in range(8)]
     (project.root / "both.txt").write_text("\n".join(lines) + "\n")

@@ -75,7 +75,8 @@ def test_train_seeds_sums_up_their_strength_and_names_the_next_command(trained_t
         ]
         row = next(line for line in said.out.splitlines() if name in line)
         assert f"{values[0]:+.2f}, {values[1]:+.2f}" in row and f"{sum(values) / 2:+.2f} [" in row
-    assert f"pasto eval {' '.join(f'runs/{name}' for name in names)}\n" in said.out
+    assert f"pasto eval {' '.join(f'runs/{name}' for name in names)} --together\n" in said.out
+    assert "asked both ways" not in said.out  # nothing was asked both ways
 
 
 def test_a_seed_does_not_depend_on_those_before_it(pasto, trained_twice):

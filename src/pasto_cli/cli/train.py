@@ -127,20 +127,28 @@ def record_of(trained: "Trained") -> dict[str, Any]:
 
 
 def _show_seeds(found: "list[Trained]") -> None:
-    """Strength over the seeds, and the command that measures them together."""
+    """What certificates say over the seeds, and the command that measures them."""
     from pasto_cli.base.statistics import spread
     from pasto_cli.cli.console import print_line
     from pasto_cli.cli.tables import show_spread
 
     certificates = [trained.certificate for trained in found if trained.certificate]
     if len(certificates) > 1:
-        spreads = {
-            f"strength at {shown}": spread([c.strength[key].value for c in certificates])
-            for shown, key in (("+1", "1"), ("-1", "-1"))
+        ends = (("+1", "1"), ("-1", "-1"))
+        figures = {
+            f"strength at {end}": [c.strength[key] for c in certificates] for end, key in ends
         }
+        # One recipe: either all of them were asked both ways or none was.
+        both_ways = [c.opposites for c in certificates if c.opposites is not None]
+        for end, key in ends if both_ways else ():
+            figures[f"asked both ways, nats at {end}"] = [one[key] for one in both_ways]
+        spreads = {name: spread([x.value for x in each]) for name, each in figures.items()}
         show_spread(spreads, len(certificates))
     names = " ".join(str(trained.folder) for trained in found)
-    print_line(f"measure them together: pasto eval {names}")
+    if len(found) > 1:
+        print_line(f"measure each, and all turned at once: pasto eval {names} --together")
+    else:  # interrupted in the first
+        print_line(f"measure it: pasto eval {names}")
 
 
 def show_trained(trained: "Trained") -> None:
