@@ -1,10 +1,11 @@
 """How long a training takes here: what a step computes and moves, at speeds that are timed here.
 
-    seconds = products in half precision / their speed + products in single precision / theirs
-        + bytes of everything else / speed of memory
+    seconds = products in single precision / their speed
+        + 1.6 (products in half precision / theirs + bytes of everything else / speed of memory)
 
 Three speeds, since they have little to do with one another: a processor with matrix units takes
-bfloat16 eight times as fast as float32, and then a step is mostly output head and memory.
+bfloat16 eight times as fast as float32, and then a step is mostly output head and memory. Large
+products in float32 run as fast as the one that is timed, the rest does not.
 """
 
 import math
@@ -18,7 +19,7 @@ from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.plan import Duration
 
 OVERHEAD = 1.6
-"""A step over that: products of other shapes, attention, and what stands between them."""
+"""What is not a product in single precision, over that: other shapes, attention, conversions."""
 FORWARD = 0.35
 """A batch that is only looked at, at both ends, over a step."""
 AROUND = 30
@@ -52,7 +53,7 @@ def duration(
     head = (stage.lm.hidden_size, HEAD_ROWS)
     rate = product_speed(HEAD_POSITIONS, head, device, torch.float32)
     memory = memory_speed(device)
-    step = OVERHEAD * (run.low / low_rate + run.single / rate + run.moved / memory)
+    step = run.single / rate + OVERHEAD * (run.low / low_rate + run.moved / memory)
     spec = recipe.training
     batches = math.ceil(pairs / spec.batch_size)
     per_epoch = math.ceil(batches / spec.accumulation)
@@ -64,8 +65,9 @@ def duration(
         step=step,
         total=step * (per_epoch * epochs + extra + AROUND),
         source=f"{_products(run, half, low_rate, rate)}{run.moved / 1e9:.3g} GB of memory read "
-        f"and written at {memory / 1e9:.3g} GB per second, each timed here, times {OVERHEAD}; the "
-        f"total has {AROUND} steps for what comes before and after training",
+        f"and written at {memory / 1e9:.3g} GB per second, each timed here, what is not a product "
+        f"in float32 times {OVERHEAD}; the total has {AROUND} steps for what comes before and "
+        f"after training",
     )
 
 
