@@ -7,6 +7,7 @@ from pasto_cli.core.models.configuration import BaseFiles
 from pasto_cli.core.models.residual_writers import find_writers
 from pasto_cli.core.models.tokentree import pack
 from pasto_cli.core.pairs.anchors import Anchor
+from pasto_cli.core.planning import speed
 from pasto_cli.core.planning.planner import Known, Planner, Target
 from pasto_cli.core.planning.remedies import remedies
 from pasto_cli.core.planning.sizes import CONTEXT, Kind, weight_bytes
@@ -59,6 +60,17 @@ def test_members_take_as_many_times_the_steps(planner):
     spec = plan.recipe.training.model_copy(update={"members": 3})
     three = plan.recipe.model_copy(update={"training": spec})
     assert plan.steps(three) == 3 * plan.steps(plan.recipe) == 3 * 30 * 2
+
+
+def test_only_products_in_float32_take_the_time_that_was_timed(planner, monkeypatch):
+    recipe = planner.known.recipe
+    stage = planner.stage(recipe, FLOAT)
+    run = planner.run(recipe, FLOAT)._replace(low=3_000, single=500, moved=70)
+    rates = {torch.bfloat16: 1_000.0, torch.float32: 50.0}
+    monkeypatch.setattr(speed, "product_speed", lambda _r, _s, _d, dtype: rates[dtype])
+    monkeypatch.setattr(speed, "memory_speed", lambda _: 10.0)
+    found = speed.duration(stage, recipe, run, torch.device("cpu"), True, len(planner.known.train))
+    assert found.step == pytest.approx(500 / 50 + 1.6 * (3_000 / 1_000 + 70 / 10))
 
 
 def test_a_rehearsal_counts_nodes_and_kept_base_sides_as_they_are(planner, tiny, tiny_pairs):
