@@ -12,21 +12,20 @@ from pasto_cli.core.evaluation.disturbance import (
     NeutralProbe,
     coefficient_at_budget,
 )
-from pasto_cli.core.evaluation.evaluator import NEEDED, evaluate
+from pasto_cli.core.evaluation.evaluator import NEEDED
 from pasto_cli.core.evaluation.metrics import Table
 from pasto_cli.core.evaluation.scores import selectivity_difference, slope_difference
 from pasto_cli.core.models.activations import collect_activations
 from pasto_cli.core.models.chat import tokenise_pairs
 from pasto_cli.core.models.devices import layer_precision
-from pasto_cli.core.models.memory import enough_memory
 from pasto_cli.core.records.adapter import Meta
 from pasto_cli.core.records.evaluation import EvalRun
 from pasto_cli.core.steering.steerer import Mix, Scaled, Steerer
 from pasto_cli.workflows.dials import Dial, pairs_of, recipe_of
 from pasto_cli.workflows.evaluate import (
-    LOW_MEMORY,
     Asked,
     Plan,
+    answer,
     ask_base,
     disturbances,
     keep_evaluation,
@@ -166,8 +165,7 @@ def _compare(
             steerers |= _baselines(dial, new)
     with watch.task("the base model's own answers to neutral prompts"):
         probe = neutral_probe(dial.lm)
-    with enough_memory(LOW_MEMORY):
-        asked = ask_base(dial.lm, plan, watch)
+    asked = ask_base(dial.lm, plan, watch)
     methods: list[Method] = []
     for name, steerer in steerers.items():
         sizes = (1.0, 1.0)
@@ -222,20 +220,8 @@ def _measure(
     watch: Watcher,
 ) -> EvalRun:
     """One method on the benchmark, and what it disturbs."""
-    count, seed = len(plan.benchmark.items), plan.settings.seed
-    label = f"{plan.provenance['method']}: {count} questions"
-    with enough_memory(LOW_MEMORY), watch.task(label, count) as advance:
-        run = evaluate(
-            dial.lm,
-            steerer,
-            plan.benchmark,
-            plan.settings,
-            provenance=plan.provenance,
-            progress=advance,
-            questions=asked.questions,
-            base=asked.base,
-        )
-    found = disturbances(dial, steerer, probe, NEEDED, seed)
+    run = answer(dial.lm, steerer, plan, asked, plan.provenance["method"], watch)
+    found = disturbances(dial, steerer, probe, NEEDED, plan.settings.seed)
     return run.model_copy(update={"disturbance": found})
 
 

@@ -166,21 +166,9 @@ def only_value(benchmark: Benchmark) -> str | None:
 
 def evaluate_dial(dial: Dial, plan: Plan, watch: Watcher) -> Measured:
     """Run a benchmark with a dial, and measure what the dial disturbs."""
-    count = len(plan.benchmark.items)
-    label = f"{plan.benchmark.name}: {count} questions"
-    with enough_memory(LOW_MEMORY), layer_precision(dial.lm, plan.precision):
+    with layer_precision(dial.lm, plan.precision):
         asked = ask_base(dial.lm, plan, watch)
-        with watch.task(label, count) as advance:
-            run = evaluate(
-                dial.lm,
-                dial.steerer,
-                plan.benchmark,
-                plan.settings,
-                provenance=plan.provenance,
-                progress=advance,
-                questions=asked.questions,
-                base=asked.base,
-            )
+        run = answer(dial.lm, dial.steerer, plan, asked, plan.benchmark.name, watch)
     with (
         layer_precision(dial.lm, plan.precision),
         watch.task(f"disturbance on {PROBE_PROMPTS} neutral prompts"),
@@ -196,9 +184,36 @@ def ask_base(lm: LoadedModel, plan: Plan, watch: Watcher) -> Asked:
     """A benchmark's questions, and what the base answers to them."""
     questions = tokenise(lm, plan.benchmark)
     label = f"{plan.benchmark.name}: the base model's answers"
-    with watch.task(label, len(questions)) as advance:
+    with enough_memory(LOW_MEMORY), watch.task(label, len(questions)) as advance:
         base = base_answers(lm, questions, plan.settings.node_budget, advance)
     return Asked(questions, base)
+
+
+def answer(
+    lm: LoadedModel, steerer: Steerer, plan: Plan, asked: Asked, name: str, watch: Watcher
+) -> EvalRun:
+    """A benchmark by one method; what it disturbs is not measured yet.
+
+    Args:
+        lm: The base model, with its layers in the plan's precision.
+        steerer: The method.
+        plan: Items and settings.
+        asked: From `ask_base`.
+        name: What the method is called while it runs.
+        watch: Told of progress.
+    """
+    count = len(asked.questions)
+    with enough_memory(LOW_MEMORY), watch.task(f"{name}: {count} questions", count) as advance:
+        return evaluate(
+            lm,
+            steerer,
+            plan.benchmark,
+            plan.settings,
+            provenance=plan.provenance,
+            progress=advance,
+            questions=asked.questions,
+            base=asked.base,
+        )
 
 
 def neutral_probe(lm: LoadedModel) -> NeutralProbe:
