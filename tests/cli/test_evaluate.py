@@ -33,6 +33,10 @@ def test_eval_writes_every_row_and_says_that_scores_are_undefined(pasto, project
     )
     assert "Scores are undefined" in said.out and "invalid answers began with" in said.out
     assert "every row:" in said.out
+    assert [line.split()[1:4:2] for line in said.out.splitlines() if "arithmetic" in line] == [
+        ["arithmetic", "-1"],
+        ["arithmetic", "+1"],
+    ]
     assert contents(project.run / "adapter") == before
 
 

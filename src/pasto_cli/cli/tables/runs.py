@@ -18,6 +18,7 @@ from pasto_cli.cli.console import out, print_json
 from pasto_cli.cli.tables.common import format_f1, new_table, say, warn_of_sign, what_was_asked
 from pasto_cli.cli.tables.seeds import show_spread
 from pasto_cli.core.records.evaluation import (
+    ControlKind,
     EvalDetails,
     EvalRun,
     Evaluated,
@@ -65,6 +66,8 @@ def _show_dilemmas(run: EvalRun, details: EvalDetails) -> None:
     say(f"{what_was_asked(run)}{part}")
     _show_coefficients(run)
     _show_disturbance(run)
+    if len(details.controls) > 1:
+        _show_controls(details.controls)
     _show_summary(s)
     if details.shifts is not None:
         _show_values(details.shifts)
@@ -131,6 +134,21 @@ def _show_disturbance(run: EvalRun) -> None:
             format_estimate(d.nll_shift),
             format_optional(run.scores.at(c).control_shift, signed=False),
         )
+    out.print(table)
+
+
+def _show_controls(kinds: Sequence[ControlKind]) -> None:
+    say("Which controls it moves, by how much, and how far towards Yes:")
+    table = new_table("controls", "coefficient", "size, nats [95 %]", "towards Yes [95 %]", "n")
+    for kind in kinds:
+        for c in ("-1", "1"):
+            table.add_row(
+                kind.name,
+                format_coefficient(float(c)),
+                format_estimate(kind.sizes[c], signed=False),
+                format_estimate(kind.means[c]),
+                str(kind.rows),
+            )
     out.print(table)
 
 

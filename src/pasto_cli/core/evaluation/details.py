@@ -6,6 +6,7 @@ Worked out whenever it is shown, so that an old file gains whatever is new here.
 from collections import Counter
 from collections.abc import Sequence
 
+from pasto_cli.core.evaluation.control_kinds import control_kinds
 from pasto_cli.core.evaluation.values import value_shifts
 from pasto_cli.core.records.evaluation import EvalDetails, EvalRun, Evaluated, Flips, Row
 from pasto_cli.core.records.scores import key
@@ -18,6 +19,7 @@ def with_details(run: EvalRun) -> Evaluated:
     details = EvalDetails(
         flips_up=flips(run, 1.0),
         flips_down=flips(run, -1.0),
+        controls=control_kinds(run),
         shifts=shifts,
         invalid_top_tokens=invalid_top_tokens(run.rows, run.pmass_threshold),
     )

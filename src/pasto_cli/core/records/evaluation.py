@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pasto_cli.base.statistics import Number
+from pasto_cli.base.statistics import Estimate, Number
 from pasto_cli.core.records.scores import Disturbance, LabelSign, Scores, SentimentScores, key
 
 FORMAT_VERSION = 2
@@ -192,6 +192,17 @@ class Flips(NamedTuple):
     controls: float
 
 
+class ControlKind(NamedTuple):
+    """What a dial does to one kind of controls; sizes and means by `1` and `-1`, nats."""
+
+    name: str
+    rows: int
+    sizes: dict[str, Estimate]
+    """Mean |y_c - y_0|."""
+    means: dict[str, Estimate]
+    """Mean y_c - y_0: above 0 towards Yes."""
+
+
 class EvalDetails(NamedTuple):
     """What the rows of an evaluation show beyond its scores; worked out again, never stored."""
 
@@ -199,6 +210,8 @@ class EvalDetails(NamedTuple):
     """At +1."""
     flips_down: Flips
     """At -1."""
+    controls: list[ControlKind]
+    """In the order of the benchmark."""
     shifts: ValueShifts | None
     """None under the published label sign, which says nothing about values."""
     invalid_top_tokens: list[tuple[str, int]]

@@ -61,6 +61,14 @@ def _facts(run: EvalRun, details: EvalDetails) -> list[tuple[str, str]]:
     ]
     if s.selectivity is None:  # a file of before these were measured
         facts = [fact for fact in facts if fact[1] and not fact[1].startswith("None")]
+    if len(details.controls) > 1:
+        facts += [
+            (
+                f"control shift of {kind.name}, +1 and -1",
+                " and ".join(format_estimate(kind.sizes[c], signed=False) for c in ("1", "-1")),
+            )
+            for kind in details.controls
+        ]
     if details.invalid_top_tokens:
         tokens = ", ".join(f"{text!r} ({n})" for text, n in details.invalid_top_tokens)
         facts.append(("invalid answers began with", tokens))
