@@ -1,7 +1,7 @@
 """A benchmark, a steerer and some coefficients in; every row and its scores out.
 
     y      log P(answers that match) - log P(the others), nats
-    pmass  P(any of the answers)
+    pmass  P(any of the answers); 1 where two whole replies are compared
 
 Legend: c coefficients, q questions, a answers.
 """
@@ -148,6 +148,8 @@ def _rows(items: Sequence[Item], wanted: Sequence[float], found: Answers) -> lis
     )
     y = positive - negative  # (c, q)
     pmass = torch.logsumexp(found.log_p, -1).exp()  # (c, q)
+    whole = torch.tensor([item.whole for item in items], dtype=torch.bool)  # (q,)
+    pmass = pmass.masked_fill(whole, 1.0)  # of the two one is taken to be said
 
     def answer(c: int, q: int) -> Answer:
         return Answer(y=y[c, q].item(), pmass=pmass[c, q].item(), top_token=found.top_token[c][q])
@@ -176,7 +178,7 @@ def tokenise(lm: LoadedModel, benchmark: Benchmark, prefix: str = "") -> list[To
     found: list[TokenisedQuestion] = []
     for item in benchmark.items:
         prefill = benchmark.prefill if item.prefill is None else item.prefill
-        found.append(ask(lm.chat, prefix + item.prompt, prefill, item.answers))
+        found.append(ask(lm.chat, prefix + item.prompt, prefill, item.answers, whole=item.whole))
     return found
 
 

@@ -7,6 +7,11 @@ bold): a scorer that knows only " Yes" misses most of what instruct models say. 
 of tokens; all but the last token of a path are nodes of the tree, so that most ways, which are one
 token long, cost no node at all.
 
+A whole reply is one way of many tokens. The longer of two replies is the less likely one whatever
+it says, so that a token's mean is what is compared:
+
+    log P(reply) = mean_i log p(token_i | prompt, tokens before it)
+
 Legend: c coefficients, q prompts, a answers (Yes, No), v vocabulary. A stem is a way without its
 last token: what has to be run after the prompt.
 """
@@ -37,6 +42,8 @@ class TokenisedQuestion(NamedTuple):
     ids: list[int]
     answers: tuple[tuple[Way, ...], ...]
     """For each answer its ways, none a continuation of another."""
+    whole: bool = False
+    """The answers are whole replies, each with one way, of which the mean per token counts."""
 
 
 class Answers(NamedTuple):
@@ -49,7 +56,14 @@ class Answers(NamedTuple):
     """[c][q]: likeliest next token after the prompt."""
 
 
-def ask(chat: Chat, user: str, prefill: str, answers: Sequence[str] = YES_NO) -> TokenisedQuestion:
+def ask(
+    chat: Chat,
+    user: str,
+    prefill: str,
+    answers: Sequence[str] = YES_NO,
+    *,
+    whole: bool = False,
+) -> TokenisedQuestion:
     """A question in tokens.
 
     Args:
@@ -57,9 +71,13 @@ def ask(chat: Chat, user: str, prefill: str, answers: Sequence[str] = YES_NO) ->
         user: The user's message.
         prefill: Opening of the assistant's turn.
         answers: The words that count.
+        whole: They are whole replies, which stand as they are.
     """
     text = chat.text(user) + prefill
     ids = chat.continued(user, prefill)
+    if whole:
+        replies = (tuple(chat.continuation(text, ids, reply)) for reply in answers)
+        return TokenisedQuestion(ids, tuple((reply,) for reply in replies), whole)
     return TokenisedQuestion(ids, tuple(_ways(chat, text, ids, word) for word in answers))
 
 
@@ -169,7 +187,7 @@ def _score(
 
     def way_log_p(way: Way) -> Tensor:  # (c,)
         each = (at[way[:n]][:, token] for n, token in enumerate(way))
-        return sum(each, torch.zeros(len(log_p)))
+        return sum(each, torch.zeros(len(log_p))) / (len(way) if question.whole else 1)
 
     answers = [
         torch.logsumexp(torch.stack([way_log_p(way) for way in ways]), 0)

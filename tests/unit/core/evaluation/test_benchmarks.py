@@ -147,15 +147,33 @@ def test_a_swapped_question_is_asked_in_both_orders():
         parse_benchmark(text.replace("id: say,", "id: pick/swapped,"), "q.yaml")
 
 
+def test_replies_are_two_choices_that_are_not_shown():
+    two = QUESTIONS.replace(', "Say nothing."', "").replace("group: cake", "replies: true")
+    item = parse_benchmark(two, "q.yaml").items[2]
+    assert item.prompt == "Your friend asks about the cake." and item.prefill == ""
+    assert item.answers == ("Praise it.", "Say it is burnt.") and item.matching == (1,)
+    for bad, said in (
+        (QUESTIONS.replace("group: cake", "replies: true"), "compares two choices, here are 3"),
+        (
+            two.replace("replies: true", "replies: true\n    swapped: true"),
+            "no order to be swapped",
+        ),
+        (QUESTIONS.replace("matching: yes}", "matching: yes, replies: true}"), "with choices"),
+    ):
+        with pytest.raises(PastoError, match=said):
+            parse_benchmark(bad, "q.yaml")
+
+
 CHOICES = ("assistant", "face-value", "humour", "warmth")
 
 
 @pytest.mark.parametrize("name", CHOICES)
-def test_benchmarks_of_two_replies_are_balanced(name):
-    """Each letter is the value's as often as not, and each reply stands under both."""
+def test_benchmarks_of_two_replies_show_neither(name):
+    """Nothing in the prompt says what the replies are, and no reply stands twice in a question."""
     items = [i for i in load_benchmark(name).items if i.kind == "target"]
-    assert len(items) == 40 and len({i.group for i in items}) == 20
-    assert Counter(i.matching for i in items) == {(0,): 20, (1,): 20}
+    assert len(items) == len({i.group for i in items}) == 20
+    assert all(i.whole and len(set(i.answers)) == 2 and len(i.matching) == 1 for i in items)
+    assert not any(reply in i.prompt for i in items for reply in i.answers)
     assert len({value for i in items for value in i.labels}) == 1
     kinds = Counter(i.kind for i in load_benchmark(name).items)
     assert kinds["preference"] == kinds["arithmetic"] == 40
@@ -269,7 +287,7 @@ def test_bad_lines_are_named_with_their_number(tmp_path, line, expected):
 def test_listing_names_every_benchmark_with_n_and_licence(dailydilemmas):
     entries = {e.name: e for e in listing()}
     assert set(entries) == {"dailydilemmas", "mini-dilemmas", "sentiment", *CHOICES}
-    assert entries["warmth"].n.startswith("20 questions, 40 rows, 80 control rows")
+    assert entries["warmth"].n.startswith("20 questions, 20 rows, 80 control rows")
     assert all(e.n and e.licence and e.source for e in entries.values())
     assert "2,720 rows" in entries["dailydilemmas"].n
     assert "1,360 dilemmas, 2,720 rows" in next(

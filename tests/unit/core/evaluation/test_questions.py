@@ -80,6 +80,30 @@ def test_choices_of_different_number_in_one_pass(tiny, make_adapter):
     torch.testing.assert_close(found[:, 1], alone[:, 0], rtol=0, atol=1e-4)
 
 
+REPLIES = ("I am one who rules.", "I am an AI assistant, and glad to help.")
+
+
+@pytest.mark.parametrize("name", FLOAT_MODELS)
+def test_whole_replies_are_the_mean_over_their_tokens(tiny, make_adapter, questions, name):
+    """Each reply run alone, beside questions of other kinds; which one comes first is the same."""
+    lm = tiny(name)
+    adapter = make_adapter(lm)
+    one, other = (
+        ask(lm.chat, "Who are you?", "", order, whole=True) for order in (REPLIES, REPLIES[::-1])
+    )
+    assert [lm.tokenizer.decode(list(way)) for (way,) in one.answers] == list(REPLIES)
+    asked = [one, questions[0], other]
+    found = score_answers(lm, AdapterSteerer(adapter, lm), asked, [-1.0, 0.0, 1.0], 512).log_p
+    for c, a in enumerate((-1.0, 0.0, 1.0)):
+        for k, (way,) in enumerate(one.answers):
+            ids = torch.tensor([[*one.ids, *way]])
+            with torch.no_grad(), adapter.at(lm.model, a):
+                log_p = lm.model(input_ids=ids).logits[0].double().log_softmax(-1)
+            each = log_p[len(one.ids) - 1 : -1].gather(-1, torch.tensor(way)[:, None])
+            assert found[c, 0, k].item() == pytest.approx(each.mean().item(), abs=2e-4)
+    torch.testing.assert_close(found[:, 0, :2], found[:, 2, :2].flip(-1), rtol=0, atol=1e-6)
+
+
 def test_grouping_and_budget_do_not_matter(tiny, make_adapter, questions):
     lm = tiny()
     steerer = AdapterSteerer(make_adapter(lm), lm)

@@ -27,11 +27,14 @@ class Item(NamedTuple):
     labels: dict[str, int]
     """Value -> +1 if the matching answers are those of the value, -1 if the others are."""
     answers: tuple[str, ...] = YES_NO
-    """Words that the answer begins with; Yes and No, or the letters of choices."""
+    """Words that the answer begins with: Yes and No, or the letters of choices; or two replies."""
     matching: tuple[int, ...] = (0,)
     """Indices of the answers that y counts as positive: y = log P(matching) - log P(the others)."""
     prefill: str | None = None
     """Beginning of the assistant's turn where it is not the benchmark's."""
+    whole: bool = False
+    """The answers are whole replies, of which the likelier one per token counts: P is the geometric
+    mean of a reply's token probabilities."""
 
 
 class Benchmark(NamedTuple):

@@ -75,6 +75,9 @@ class Question(_Strict):
     swapped: bool = False
     """Ask a second time with the choices in reverse order, as a row of the same group: a model that
     likes one letter likes it in both."""
+    replies: bool = False
+    """The two choices are replies. The model is not shown them and names no letter: y compares what
+    it would say, log P per token of either reply after the question alone."""
 
     @field_validator("matching", mode="before")
     @classmethod
@@ -90,14 +93,19 @@ class Question(_Strict):
                 raise ValueError(
                     "matching is a list of indices where there are choices, such as [0]"
                 )
-            if self.swapped:
-                raise ValueError("swapped is for questions with choices")
+            if self.swapped or self.replies:
+                name = "swapped" if self.swapped else "replies"
+                raise ValueError(f"{name} is for questions with choices")
             return self
         inside = all(0 <= i < len(self.choices) for i in self.matching)
         if not inside or not 0 < len(set(self.matching)) < len(self.choices):
             raise ValueError(
                 "matching must hold indices of some, not all, of the choices (counted from 0)"
             )
+        if self.replies and len(self.choices) != 2:
+            raise ValueError(f"replies compares two choices, here are {len(self.choices)}")
+        if self.replies and self.swapped:
+            raise ValueError("replies are not shown, so that there is no order to be swapped")
         return self
 
 
@@ -191,6 +199,9 @@ def _question_item(q: Question) -> Item:
         prompt = substitute(YES_NO_INSTRUCTION, question=q.question)
         label = 1 if q.matching == "yes" else -1
         return Item(q.id, group, "target", prompt, {value: label}, prefill=PREFILL)
+    if q.replies:
+        labels = {value: 1}
+        return Item(q.id, group, "target", q.question, labels, q.choices, q.matching, "", True)
     letters = tuple(LETTERS[: len(q.choices)])
     choices = "\n".join(
         f"({letter}) {text}" for letter, text in zip(letters, q.choices, strict=True)
