@@ -299,7 +299,8 @@ def test_the_examples_of_the_documentation_run(tmp_path):
     text = (Path(__file__).parents[4] / "docs" / "benchmarks.md").read_text()
     whole = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0]
     items = parse_benchmark(whole, "docs.yaml").items
-    assert Counter(i.kind for i in items) == {"target": 5, "preference": 2, "arithmetic": 2}
+    assert Counter(i.kind for i in items) == {"target": 6, "preference": 2, "arithmetic": 2}
+    assert [i.id for i in items if i.whole] == ["scratch"]
     examples = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
     for number, example in enumerate(examples):
         path = tmp_path / f"e{number}.jsonl"
