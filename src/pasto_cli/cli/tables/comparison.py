@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
-
 from pasto_cli.base.format import (
     format_coefficient,
     format_estimate,
@@ -13,7 +11,7 @@ from pasto_cli.base.format import (
     format_share,
 )
 from pasto_cli.cli.console import out, print_json
-from pasto_cli.cli.tables.common import format_f1, new_table, say, what_was_asked
+from pasto_cli.cli.tables.common import Figures, format_f1, say, what_was_asked
 from pasto_cli.cli.tables.seeds import show_spread
 from pasto_cli.core.evaluation.disturbance import LARGEST_COEFFICIENT
 from pasto_cli.core.evaluation.seeds import across_seeds
@@ -54,8 +52,8 @@ def _comparison_record(method: Method) -> dict[str, Any]:
     }
 
 
-def _cost_table(methods: Sequence[Method]) -> Table:
-    table = new_table(
+def _cost_table(methods: Sequence[Method]) -> Figures:
+    table = Figures(
         "method",
         "at",
         "coefficient",
@@ -63,6 +61,7 @@ def _cost_table(methods: Sequence[Method]) -> Table:
         "NLL shift, nats [95 %]",
         "P(answers)",
         "invalid",
+        labels=2,
     )
     for method in methods:
         for end, size in zip((1.0, -1.0), method.coefficients, strict=True):
@@ -85,13 +84,14 @@ def _own_coefficient(method: str, coefficient: float) -> str:
     return f"{coefficient:+.3g}" if abs(coefficient) < LARGEST_COEFFICIENT else "none found"
 
 
-def _ends_table(methods: Sequence[Method]) -> Table:
-    table = new_table(
+def _ends_table(methods: Sequence[Method]) -> Figures:
+    table = Figures(
         "method",
         "at",
         "score shift [95 %]",
         "acquiescence [95 %]",
         "control shift [95 %]",
+        labels=2,
     )
     for method in methods:
         for end in (1.0, -1.0):
@@ -102,8 +102,8 @@ def _ends_table(methods: Sequence[Method]) -> Table:
     return table
 
 
-def _whole_table(methods: Sequence[Method]) -> Table:
-    table = new_table(
+def _whole_table(methods: Sequence[Method]) -> Figures:
+    table = Figures(
         "method",
         "slope, nats [95 %]",
         "minus the adapter's",
@@ -122,8 +122,8 @@ def _whole_table(methods: Sequence[Method]) -> Table:
     return table
 
 
-def _f1_table(methods: Sequence[Method]) -> Table:
-    table = new_table(
+def _f1_table(methods: Sequence[Method]) -> Figures:
+    table = Figures(
         "method",
         "Steering F1 [95 %]",
         "by chance",
@@ -140,8 +140,8 @@ def _f1_table(methods: Sequence[Method]) -> Table:
     return table
 
 
-def _rows_table(methods: Sequence[Method]) -> Table:
-    table = new_table(
+def _rows_table(methods: Sequence[Method]) -> Figures:
+    table = Figures(
         "method", "rows fixed, broken", "rows against the dial [95 %]", "KL on the task +1 / -1"
     )
     for method in methods:

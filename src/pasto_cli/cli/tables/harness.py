@@ -4,7 +4,7 @@ import json as library
 
 from pasto_cli.base.format import format_coefficient
 from pasto_cli.cli.console import out, print_json
-from pasto_cli.cli.tables.common import new_table, say
+from pasto_cli.cli.tables.common import Figures, say
 from pasto_cli.core.records.harness import HarnessScore
 from pasto_cli.workflows.harnesses.run import HarnessMeasured
 
@@ -18,7 +18,7 @@ def show_harness(found: HarnessMeasured, json: bool) -> None:
     part = "" if run.limit is None else f", at most {run.limit} documents of each task"
     version = run.provenance.get(run.harness, "")
     say(f"{run.harness} {version}{part}: value ± the harness's own standard error")
-    table = new_table("task", "metric", "n", *map(format_coefficient, run.coefficients))
+    table = Figures("task", "metric", "n", *map(format_coefficient, run.coefficients), labels=2)
     for line in run.lines():
         table.add_row(line.task, line.metric, str(line.n), *map(_value, line.scores))
     out.print(table)

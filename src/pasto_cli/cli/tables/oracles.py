@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pasto_cli.cli.console import out, print_json
-from pasto_cli.cli.tables.common import format_f1, new_table, say, warn_of_sign
+from pasto_cli.cli.tables.common import Figures, format_f1, say, warn_of_sign
 from pasto_cli.core.evaluation.benchmarks import Benchmark
 from pasto_cli.core.evaluation.oracles import OracleScore
 from pasto_cli.core.records.scores import LabelSign
@@ -31,7 +31,7 @@ def show_oracles(
         return
     warn_of_sign(label_sign)
     say(f"Simulated steerers on {benchmark.title}: {value}, n = {labelled} labelled rows")
-    table = new_table(
+    table = Figures(
         "steerer",
         "Steering F1 [95 %]",
         "mean of 20 draws",

@@ -15,7 +15,7 @@ from pasto_cli.base.format import (
 )
 from pasto_cli.base.statistics import Estimate, Spread
 from pasto_cli.cli.console import out, print_json
-from pasto_cli.cli.tables.common import format_f1, new_table, say, warn_of_sign, what_was_asked
+from pasto_cli.cli.tables.common import Figures, format_f1, say, warn_of_sign, what_was_asked
 from pasto_cli.cli.tables.seeds import show_spread
 from pasto_cli.core.records.evaluation import (
     ControlKind,
@@ -89,7 +89,7 @@ def _show_dilemmas(run: EvalRun, details: EvalDetails) -> None:
 
 
 def _show_coefficients(run: EvalRun) -> None:
-    table = new_table(
+    table = Figures(
         "coefficient",
         "mean score, nats [95 %]",
         "shift from 0 [95 %]",
@@ -118,7 +118,7 @@ def _show_disturbance(run: EvalRun) -> None:
         f"What it disturbs, on {n} neutral prompts (KL to the base on its own answers; NLL of the "
         f"prompts), and on control questions:"
     )
-    table = new_table(
+    table = Figures(
         "coefficient",
         "KL p95, nats [95 %]",
         "mean KL, nats [95 %]",
@@ -139,7 +139,9 @@ def _show_disturbance(run: EvalRun) -> None:
 
 def _show_controls(kinds: Sequence[ControlKind]) -> None:
     say("Which controls it moves, by how much, and how far towards Yes:")
-    table = new_table("controls", "coefficient", "size, nats [95 %]", "towards Yes [95 %]", "n")
+    table = Figures(
+        "controls", "coefficient", "size, nats [95 %]", "towards Yes [95 %]", "n", labels=2
+    )
     for kind in kinds:
         for c in ("-1", "1"):
             table.add_row(
@@ -220,7 +222,7 @@ def _show_sentiment(run: SentimentRun) -> None:
     say(
         f"{run.title}: n = {s.n_prompts} prompts, greedy answers, VADER compound score from -1 to 1"
     )
-    table = new_table(
+    table = Figures(
         "coefficient", "sentiment [95 %]", "distinct words, share [95 %]", "words [95 %]"
     )
     for c in run.coefficients:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pasto_cli.base.format import format_estimate
 from pasto_cli.base.statistics import Spread
 from pasto_cli.cli.console import out
-from pasto_cli.cli.tables.common import new_table, say
+from pasto_cli.cli.tables.common import Figures, say
 
 
 def show_spread(across: Mapping[str, Spread], runs: int) -> None:
@@ -16,7 +16,7 @@ def show_spread(across: Mapping[str, Spread], runs: int) -> None:
         f"degrees of freedom)",
         style="bold",
     )
-    table = new_table("", "mean [95 %]", "SD", "sign agrees", "each")
+    table = Figures("", "mean [95 %]", "SD", "sign agrees", "each")
     for name, s in across.items():
         rest = ["", "", ""]
         if not math.isnan(s.mean):

@@ -5,7 +5,7 @@ from rich.table import Table
 from pasto_cli.base.format import format_estimate, format_settings
 from pasto_cli.base.statistics import spread
 from pasto_cli.cli.console import out
-from pasto_cli.cli.tables.common import new_table, say
+from pasto_cli.cli.tables.common import Figures, say
 from pasto_cli.core.records.study import Finalist, StudyRecord
 
 
@@ -40,7 +40,7 @@ def show_study(study: StudyRecord) -> None:
 
 def _show_finalists(finalists: list[Finalist]) -> None:
     say("trained again on other seeds, which is what counts (mean [95 %] over n seeds):")
-    table = new_table("trial", "strength", "disturbance", "n")
+    table = Figures("trial", "strength", "disturbance", "n")
     for finalist in finalists:
         strength = spread([found.strength for found in finalist.each])
         disturbance = spread([found.disturbance for found in finalist.each])
