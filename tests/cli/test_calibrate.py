@@ -10,6 +10,7 @@ from pasto_cli.core.evaluation.disturbance import measure_disturbance
 from pasto_cli.core.steering.steerer import AdapterSteerer
 from pasto_cli.workflows import dials, progress
 from pasto_cli.workflows.evaluate import neutral_probe
+from pasto_cli.workflows.kept_results import kept_results
 from tests.support.terminal import Finished, call_in, strict
 
 CALIBRATE = ("calibrate", "--kl", "0.05", "--json")
@@ -160,3 +161,44 @@ def test_training_finds_the_ends_itself(pasto, project):
     assert strict(out_of_reach.out)["calibration"] is None
     wrong = pasto("calibrate", "--kl", 49)
     assert wrong.code == 1 and "49 nats" in wrong.error and "--kl" in wrong.next_step
+
+
+def test_what_was_measured_between_other_ends_is_left_out(pasto, loose):
+    """Report, card and server speak of the dial as it stands; the files stay."""
+    asked = ("eval", "-b", "mini-dilemmas", "--limit", 3)
+    assert pasto(*asked).code == 0
+    assert pasto("report", "--samples", 1).code == 0
+    page, texts = (loose.run / name for name in ("report.html", "samples.json"))
+    before = texts.read_bytes()
+    assert "n = 6 rows of 3 dilemmas" in page.read_text()
+    said = pasto(*CALIBRATE)
+    assert said.code == 0 and "left out: mini-dilemmas.json. Measure again: pasto eval" in said.err
+    assert "n = 6 rows" not in (loose.run / "adapter" / "README.md").read_text()
+    said = pasto("report", "--samples", 1)
+    assert said.code == 0 and "left out: mini-dilemmas.json" in said.err
+    assert "n = 6 rows of 3 dilemmas" not in page.read_text()
+    assert "Calibrated: +1 is coefficient" in page.read_text()
+    assert texts.read_bytes() != before  # those were the old dial's
+    said = pasto("push", "user/dial", "--dry-run")
+    assert said.code == 0 and "left out: mini-dilemmas.json" in said.err
+    assert pasto(*asked).code == 0
+    said = pasto("report", "--samples", 1)
+    assert said.code == 0 and "left out" not in said.err
+    assert "n = 6 rows of 3 dilemmas" in page.read_text()
+
+
+def test_neither_a_part_nor_raw_coefficients_replace_what_is_known(pasto, calibrated):
+    kept = calibrated.run / "eval"
+    asked = ("eval", "-b", "mini-dilemmas", "--limit")
+    assert pasto(*asked, 4).code == 0
+    whole = (kept / "mini-dilemmas.json").read_bytes()
+    said = pasto(*asked, 2)
+    assert said.code == 0 and "mini-dilemmas-part.json" in said.out
+    said = pasto(*asked, 5, "--raw")
+    assert said.code == 0 and "mini-dilemmas-raw.json" in said.out
+    assert (kept / "mini-dilemmas.json").read_bytes() == whole
+    found = kept_results(calibrated.run, dials.open_dial(None, progress.Silent()).meta.ends)
+    assert [run.scores.n_target for run in found.evaluations] == [8]
+    assert found.outdated == ["mini-dilemmas-raw.json"]
+    assert pasto(*asked, 5).code == 0  # more than was known
+    assert (kept / "mini-dilemmas.json").read_bytes() != whole

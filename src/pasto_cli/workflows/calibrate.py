@@ -62,7 +62,7 @@ def calibrate(
     turned = Dial(dial.lm, dial.adapter, meta, dial.folder)
     meta = meta.model_copy(update={"certificate": _certificate_there(turned, watch)})
     if distributed.rank() == 0:  # all have found the same
-        rewrite_card(dial.folder, meta)
+        rewrite_card(dial.folder, meta, watch)
     return dial.folder, found.calibration
 
 

@@ -38,6 +38,7 @@ from pasto_cli.core.records.evaluation import EvalRun, Evaluated, SentimentRun, 
 from pasto_cli.core.records.scores import Disturbance, LabelSign, key
 from pasto_cli.core.steering.steerer import Steerer
 from pasto_cli.workflows.dials import Dial, recipe_of
+from pasto_cli.workflows.kept_results import SENTIMENT, between, fuller, read_evaluation
 from pasto_cli.workflows.progress import Watcher
 
 PROBE_PROMPTS = 24
@@ -45,7 +46,6 @@ PROBE_PROMPTS = 24
 LOW_MEMORY = (
     "Lower evaluation.node_budget in the recipe, or load the base with --quantization 4bit."
 )
-SENTIMENT = "sentiment"
 
 
 class Wanted(NamedTuple):
@@ -234,10 +234,23 @@ def disturbances(
 
 
 def keep_evaluation(dial: Dial, run: EvalRun, watch: Watcher, method: str = "") -> Path | None:
-    """Write an evaluation beside the run that it belongs to; None where that is not possible."""
+    """Write an evaluation beside the run that it belongs to; None where that is not possible.
+
+    What was measured of the coefficients of training, and of a part of a benchmark of which more is
+    known, gets a name of its own.
+    """
     sign = "" if run.label_sign == "own" else "-original-sign"
-    name = f"{run.benchmark}{sign}{f'-{method}' if method else ''}.json"
-    return keep(dial, name, dump(run), watch)
+    name = f"{run.benchmark}{sign}{f'-{method}' if method else ''}{_raw(dial)}"
+    folder = runs.run_of(dial.folder)
+    known = None if folder is None else read_evaluation(folder / "eval" / f"{name}.json")
+    if known is not None and between(known.provenance, dial.ends) and fuller(known, run):
+        name += "-part"
+    return keep(dial, f"{name}.json", dump(run), watch)
+
+
+def _raw(dial: Dial) -> str:
+    """What the name of a result has more where it is not of the calibrated dial."""
+    return "" if dial.ends == dial.meta.ends else "-raw"
 
 
 def keep(dial: Dial, name: str, text: str, watch: Watcher) -> Path | None:
@@ -286,7 +299,9 @@ def evaluate_sentiment(
     with enough_memory(LOW_MEMORY), watch.task(label, len(prompts)) as advance:
         texts = generate_many(dial.lm, dial.steerer, prompts, wanted, progress=advance)
     run = score_texts(prompts, wanted, texts, spec.seed, provenance_of(dial, spec.seed, limit))
-    return Measured(run, keep(dial, f"{SENTIMENT}.json", run.model_dump_json(indent=1), watch))
+    return Measured(
+        run, keep(dial, f"{SENTIMENT}{_raw(dial)}.json", run.model_dump_json(indent=1), watch)
+    )
 
 
 def across_runs(found: Sequence[Measured]) -> dict[str, Spread]:

@@ -1,6 +1,5 @@
 """Adapters to and from the Hub, and the card that goes with them."""
 
-import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +11,10 @@ from pasto_cli.base.files import replace_folder
 from pasto_cli.base.hub_ids import is_hub_id
 from pasto_cli.core.artifact import store
 from pasto_cli.core.records.adapter import Meta
-from pasto_cli.core.records.evaluation import EvalRun, parse
+from pasto_cli.core.records.evaluation import EvalRun
 from pasto_cli.core.report.card import card
 from pasto_cli.workflows.dials import recipe_of
+from pasto_cli.workflows.kept_results import kept_results, say_outdated
 from pasto_cli.workflows.progress import Watcher
 
 
@@ -69,7 +69,7 @@ def push_adapter(
     recipe_of(meta, folder)
     # A dry run asks nothing of the Hub.
     meta = _with_base(meta, base_model, (lambda _: "main") if dry_run else hub.commit_of, watch)
-    text = card(meta, _own_evaluations(folder)).replace("THIS", repo)
+    text = card(meta, _own_evaluations(folder, meta, watch)).replace("THIS", repo)
     if meta.certificate is None or not meta.certificate.passed:
         watch.warn("this adapter has no passed certificate; its card says so")
     if not (folder / store.TENSORS).is_file():
@@ -153,21 +153,15 @@ def pull_adapter(
     return Pulled(folder, found.name, meta)  # the client's cache names folders by commit
 
 
-def rewrite_card(folder: Path, meta: Meta) -> None:
+def rewrite_card(folder: Path, meta: Meta, watch: Watcher) -> None:
     """Store changed facts with an adapter, and its card made from them."""
-    store.replace_meta(folder, meta, card(meta, _own_evaluations(folder)))
+    store.replace_meta(folder, meta, card(meta, _own_evaluations(folder, meta, watch)))
 
 
-def evaluations_of(run: Path) -> list[EvalRun]:
-    """Everything measured with a run's adapter, comparisons included; other files are skipped."""
-    found = []
-    for path in sorted((run / "eval").glob("*.json")):
-        with contextlib.suppress(ValueError, OSError):
-            found.append(parse(path.read_text(encoding="utf-8")))
-    return found
-
-
-def _own_evaluations(folder: Path) -> list[EvalRun]:
+def _own_evaluations(folder: Path, meta: Meta, watch: Watcher) -> list[EvalRun]:
     """What a card shows: a comparison has a table of its own."""
-    found = evaluations_of(folder.parent) if folder.name == "adapter" else []
-    return [run for run in found if run.method is None]
+    if folder.name != "adapter":
+        return []
+    found = kept_results(folder.parent, meta.ends)
+    say_outdated(found, watch)
+    return [run for run in found.evaluations if run.method is None]

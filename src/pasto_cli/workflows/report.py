@@ -12,13 +12,11 @@ from pasto_cli.base.format import format_coefficient
 from pasto_cli.core.artifact import store
 from pasto_cli.core.evaluation.details import with_details
 from pasto_cli.core.pairs.anchors import load_anchors, read_anchors
-from pasto_cli.core.records.evaluation import SentimentRun
 from pasto_cli.core.records.training import Step
 from pasto_cli.core.report.page import Contents, Sample, render
 from pasto_cli.workflows.dials import open_dial, recipe_of
-from pasto_cli.workflows.evaluate import SENTIMENT
+from pasto_cli.workflows.kept_results import kept_results, say_outdated
 from pasto_cli.workflows.progress import Watcher
-from pasto_cli.workflows.publish import evaluations_of
 from pasto_cli.workflows.screen import read_screen
 from pasto_cli.workflows.telling import everyday_prompts
 
@@ -56,17 +54,17 @@ def write_report(name: str | None, samples: int, out: Path | None, watch: Watche
         watch.note(f"run: {root}")
     meta = store.read_meta(folder)
     recipe, history = _recipe_of(root), _history_of(root, watch)
-    evaluations = evaluations_of(root)
-    sentiment = sentiment_of(root)
-    texts = _samples(name or str(root), root, samples, watch)
+    found = kept_results(root, meta.ends)
+    say_outdated(found, watch)
+    texts = _samples(name or str(root), root, samples, meta.ends, watch)
     with watch.task("drawing"):
         contents = Contents(
             meta=meta,
             recipe=recipe,
             history=history,
-            evaluations=[with_details(run) for run in evaluations if run.method is None],
-            comparisons=[run for run in evaluations if run.method is not None],
-            sentiment=sentiment,
+            evaluations=[with_details(run) for run in found.evaluations if run.method is None],
+            comparisons=[run for run in found.evaluations if run.method is not None],
+            sentiment=found.sentiment,
             samples=texts,
             candidates=CANDIDATES if any(sample.control for sample in texts) else None,
             screen=read_screen(root),
@@ -118,20 +116,13 @@ def _history_of(root: Path, watch: Watcher) -> list[Step]:
     return steps
 
 
-def sentiment_of(root: Path) -> SentimentRun | None:
-    """The sentiment benchmark in a run's folder, if it was run and can be read."""
-    path = root / "eval" / f"{SENTIMENT}.json"
-    try:
-        return SentimentRun.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _samples(name: str, root: Path, count: int, watch: Watcher) -> list[Sample]:
+def _samples(
+    name: str, root: Path, count: int, ends: tuple[float, float], watch: Watcher
+) -> list[Sample]:
     """Texts kept before, or new ones: `count` that show the dial, then the control."""
     if count == 0:
         return []
-    kept = _kept_samples(root / SAMPLES)
+    kept = [x for x in _kept_samples(root / SAMPLES) if x.ends in (None, ends)]
     shown = [sample for sample in kept if not sample.control]
     if len(shown) < count:
         kept = _new_samples(name, root, count, watch)
@@ -164,7 +155,13 @@ def _new_samples(name: str, root: Path, count: int, watch: Watcher) -> list[Samp
     with watch.task(f"answers to {len(prompts)} prompts", len(prompts)) as advance:
         found = generate_many(dial.lm, dial.steerer, prompts, coefficients, progress=advance)
     made = [
-        Sample(prompt, dict(zip(map(_shown, coefficients), row, strict=True)), distance, alike)
+        Sample(
+            prompt,
+            dict(zip(map(_shown, coefficients), row, strict=True)),
+            distance,
+            alike,
+            dial.ends,
+        )
         for (prompt, distance, alike), row in zip(chosen, found, strict=True)
     ]
     kept = json.dumps([sample._asdict() for sample in made], indent=1, ensure_ascii=False)

@@ -19,9 +19,8 @@ from pasto_cli.core.serving.transformers_engine import TransformersEngine
 from pasto_cli.core.steering.mixing_cache import MixingCache
 from pasto_cli.core.steering.steerer import AdapterSteerer, Scaled, Steerer
 from pasto_cli.workflows.dials import Dial, LoadOptions, open_dial, open_set, split_coefficient
+from pasto_cli.workflows.kept_results import kept_results
 from pasto_cli.workflows.progress import Watcher
-from pasto_cli.workflows.publish import evaluations_of
-from pasto_cli.workflows.report import sentiment_of
 from pasto_cli.workflows.upstreams import UpstreamOptions, open_engine, upstream_options
 
 if TYPE_CHECKING:  # it needs the packages that `require_server` looks for
@@ -115,13 +114,14 @@ def open_service(
 
 def _facts(name: str, named: Named, dial: Dial) -> DialFacts:
     run = runs.run_of(dial.folder)
+    found = kept_results(run, dial.ends) if run else None
     return facts_of(
         name,
         named.own,
         dial.meta,
         raw=dial.ends != dial.meta.ends,
-        evaluations=evaluations_of(run) if run else (),
-        sentiment=sentiment_of(run) if run else None,
+        evaluations=found.evaluations if found else (),
+        sentiment=found.sentiment if found else None,
     )
 
 

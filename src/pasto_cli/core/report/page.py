@@ -41,6 +41,8 @@ class Sample(NamedTuple):
     """How far the dial's ends are apart on the prompt, nats per token (`ends_apart`)."""
     control: bool = False
     """A held-out anchor: the dial should change nothing there."""
+    ends: tuple[float, float] | None = None
+    """What +1 and -1 stood for; older files do not say."""
 
 
 class Contents(NamedTuple):

@@ -10,7 +10,7 @@ from pasto_cli.core.records.evaluation import SentimentRun
 from pasto_cli.core.records.screen import Screen
 from pasto_cli.core.records.training import ImportRecord, Step
 from pasto_cli.core.report import plots
-from pasto_cli.core.report.card import anchor_lines
+from pasto_cli.core.report.card import anchor_lines, ends_line
 
 DIAGNOSTICS = (
     (
@@ -72,6 +72,8 @@ def certificate_section(meta: Meta) -> Section:
         f"One prompt-equivalent is {certificate.span_nats / 2:.3f} nats per token here, "
         "half the distance between the two persona prompts."
     )
+    if meta.calibration is not None:
+        lead += f" {ends_line(meta.calibration)}"
     facts = [
         ("strength at +1", format_estimate(up)),
         ("strength at -1", format_estimate(down)),
