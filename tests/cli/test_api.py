@@ -46,6 +46,11 @@ def test_python_interface(trained, tiny):
     assert one == two
     with pytest.raises(PastoError, match="not finite"), dial.at(math.nan):
         pass
+    assert list(dial.generate(PROMPT, coeffs=[])) == []
+    with pytest.raises(PastoError, match="range is -1000 to 1000"):
+        list(dial.generate(PROMPT, coeffs=[2000.0]))
+    with pytest.raises(PastoError, match="of 0 tokens"):
+        list(dial.generate(PROMPT, max_new_tokens=0))
 
 
 def test_steering_a_model_without_a_dial():

@@ -86,6 +86,10 @@ def test_verbs_speak_in_what_a_user_turns(pasto, calibrated):
     assert turned == raw
     said = pasto("generate", "--max-new-tokens", "2", "-c", "1.5", "Hello")
     assert said.code == 0 and "beyond the calibrated range" in said.err
+    two = ("generate", "--max-new-tokens", "2", "Hello", "-a", str(calibrated.run), "-a")
+    said = pasto(*two, f"{calibrated.run}:-2")
+    assert said.code == 0 and "beyond the calibrated range" in said.err
+    assert "beyond" not in pasto(*two, f"{calibrated.run}:-1").err
     assert "beyond" not in pasto("generate", "--max-new-tokens", "2", "--raw", "-c", "2", "x").err
     assert pasto("export", "--coeff", "-1", "--out", "out").code == 0
     facts = json.loads(

@@ -130,6 +130,29 @@ PAIR = '{"chosen": "a", "rejected": "b", "neutral": "c", "suffix": "d"}\n'
 
 MISTAKES = {
     # recipes
+    "a run that is not in the folder of runs": Mistake(
+        ("generate", "-a", "runs/nope", "Hi"), "no such run in runs", "ls runs"
+    ),
+    "no coefficient after the colon": Mistake(
+        ("generate", "-a", "runs/latest:x", "Hi"), "'x' is no coefficient", "runs/latest:-0.5"
+    ),
+    "a typing error in sentiment": Mistake(
+        ("eval", "-b", "sentimnet"), "unknown benchmark 'sentimnet'", "Did you mean sentiment?"
+    ),
+    "a recipe with an unknown benchmark": Mistake(
+        ("recipe", "tiny", "--set", "evaluation.benchmark=nope"),
+        "unknown benchmark 'nope'",
+        "mini-dilemmas",
+    ),
+    "empty words": Mistake(
+        ("make-pairs", "", ""), "two words are needed", "pasto make-pairs honest dishonest"
+    ),
+    "one word of two": Mistake(
+        ("recipe", "tiny", "--set", "pairs.words=[honest, ]"), "write 2 values in the list", ""
+    ),
+    "an empty prompt for a new dial": Mistake(
+        ("dial", "random:llama", "a", "b", "--prompt", " "), "the prompt is empty", "leave it out"
+    ),
     "unknown recipe key": Mistake(
         ("train", "bad.yaml"),
         "bad.yaml:4: training.epohcs: unknown key; did you mean 'epochs'?",

@@ -7,6 +7,7 @@ runs/latest         link to the last finished run (where there are no links, a t
 
 import contextlib
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Generator
 from datetime import datetime
@@ -130,11 +131,21 @@ def adapter_folder(name: str | None, root: Path = RUNS) -> Path | None:
         if holds_adapter(candidate):
             return candidate
     if name is not None and "/" in name and not looks_like_path(name) and not start.exists():
-        return None
+        if not _holds_runs(start.parent):
+            return None
+        raise PastoError(
+            f"{start}: there is no such run in {start.parent}",
+            f"See what there is: ls {shlex.quote(str(start.parent))}",
+        )
     raise PastoError(
         f"{start}: no adapter here",
         "Give the folder of a run, its adapter/ folder or a Hub id (user/name).",
     )
+
+
+def _holds_runs(folder: Path) -> bool:
+    """Whether a folder is one of runs, so that what is named in it cannot be meant for the Hub."""
+    return next(folder.glob("*/recipe.yaml"), None) is not None
 
 
 def holds_adapter(folder: Path) -> bool:

@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pasto_cli.base.errors import PastoError
+from pasto_cli.base.shell import pasto
+from pasto_cli.base.text import is_blank
 from pasto_cli.cli import options
 from pasto_cli.cli.tune import require_optuna
 
@@ -74,6 +77,8 @@ def dial(
     """
     from pasto_cli.workflows import dial as workflow
 
+    if prompt is not None and is_blank(prompt):
+        raise PastoError("the prompt is empty", "Write what the dial is asked, or leave it out.")
     wanted = workflow.Wanted(model, positive, negative, recipe, set_ or (), seed, quick)
     resolved = workflow.dial_recipe(wanted)
     from pasto_cli.cli.console import Screen, print_json
@@ -120,7 +125,9 @@ def _show(made: "Made", name: str) -> None:
         return
     show_texts(made.prompt, COEFFICIENTS, made.texts)
     run = made.trained.folder
-    print_line(f"again: pasto train {run}/recipe.yaml")
+    named = f"{name}={run}"
+    print_line(f"again: {pasto('train', run / 'recipe.yaml')}")
     print_line(
-        f"now: pasto chat {name}={run}, pasto serve {name}={run}, or pasto push you/{name} -a {run}"
+        f"now: {pasto('chat', named)}, {pasto('serve', named)}, "
+        f"or {pasto('push', f'you/{name}', '-a', run)}"
     )

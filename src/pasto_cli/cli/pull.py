@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pasto_cli.base.shell import pasto
 from pasto_cli.cli import options
 
 
@@ -42,4 +43,4 @@ def pull(
         print_json({"repo": repo, "folder": str(folder), "commit": commit, "base": base})
         return
     print_line(f"adapter: {folder} (commit {commit[:12]}, for {base})")
-    print_line(f"check it: pasto verify {folder}")
+    print_line(f"check it: {pasto('verify', folder)}")

@@ -32,6 +32,7 @@ def recipe(
     """
     from pasto_cli.cli.console import print_json, print_text
     from pasto_cli.cli.streams import fits_output
+    from pasto_cli.core.evaluation.benchmarks import check_benchmark
     from pasto_cli.core.recipe.load import dump_recipe, load_recipe
     from pasto_cli.core.recipe.schema import Recipe
 
@@ -41,5 +42,6 @@ def recipe(
     if file is None:
         raise PastoError("no recipe given", "pasto recipe quickstart, or pasto recipe --schema")
     resolved = load_recipe(file, set_ or [])
+    check_benchmark(resolved.evaluation.benchmark)
     text = dump_recipe(resolved)
     print_text(text if fits_output(text) else dump_recipe(resolved, ascii_only=True))

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pasto_cli.base.shell import pasto
 from pasto_cli.cli import options
 
 app = typer.Typer(help="Recipes that ship with pasto.", no_args_is_help=True)
@@ -73,5 +74,5 @@ def cp(
 
     path = copy(name, out, force)
     console.out.print(
-        f"{path}; now: pasto train {path}", highlight=False, markup=False, soft_wrap=True
+        f"{path}; now: {pasto('train', path)}", highlight=False, markup=False, soft_wrap=True
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.shell import pasto
 from pasto_cli.cli import options
 
 if TYPE_CHECKING:
@@ -144,11 +145,11 @@ def _show_seeds(found: "list[Trained]") -> None:
             figures[f"asked both ways, nats at {end}"] = [one[key] for one in both_ways]
         spreads = {name: spread([x.value for x in each]) for name, each in figures.items()}
         show_spread(spreads, len(certificates))
-    names = " ".join(str(trained.folder) for trained in found)
+    measure = pasto("eval", *(trained.folder for trained in found))
     if len(found) > 1:
-        print_line(f"measure each, and all turned at once: pasto eval {names} --together")
+        print_line(f"measure each, and all turned at once: {measure} --together")
     else:  # interrupted in the first
-        print_line(f"measure it: pasto eval {names}")
+        print_line(f"measure it: {measure}")
 
 
 def show_trained(trained: "Trained") -> None:

@@ -1,11 +1,13 @@
 """`pasto tune`: search over keys of a recipe."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pasto_cli.base.errors import PastoError
+from pasto_cli.base.shell import pasto
 from pasto_cli.cli import options
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ def tune(
     if json:
         print_json(tuned.record.model_dump(mode="json"))
     else:
-        _show(tuned, recipe, wanted)
+        _show(tuned, recipe, set_ or (), wanted)
     if tuned.interrupted:
         raise typer.Exit(130)
 
@@ -115,7 +117,7 @@ def require_optuna() -> None:
         ) from None
 
 
-def _show(tuned: "Tuned", recipe: Path, wanted: "Wanted") -> None:
+def _show(tuned: "Tuned", recipe: Path, set_: Sequence[str], wanted: "Wanted") -> None:
     """What was found, and what to do with it."""
     from pasto_cli.cli.console import print_line
     from pasto_cli.cli.tables.study import show_study
@@ -123,8 +125,26 @@ def _show(tuned: "Tuned", recipe: Path, wanted: "Wanted") -> None:
     show_study(tuned.record)
     if tuned.page is not None:
         print_line(f"page: {tuned.page}")
-    again = f"pasto tune {recipe}" + (f" --study {wanted.study}" if wanted.study else "")
     if tuned.interrupted:
-        print_line(f"go on with: {again} --resume")
+        print_line(f"go on with: {_again(recipe, set_, wanted, '--resume', all_of_it=True)}")
     elif tuned.record.front:
-        print_line(f"the run of a trial: {again} --pick {tuned.record.front[0].number}")
+        number = str(tuned.record.front[0].number)
+        print_line(f"the run of a trial: {_again(recipe, set_, wanted, '--pick', number)}")
+
+
+def _again(
+    recipe: Path, set_: Sequence[str], wanted: "Wanted", *more: str, all_of_it: bool = False
+) -> str:
+    """The command that finds this study again, or goes on with all that it was asked."""
+    words = [str(recipe)]
+    for name, value in (("--study", wanted.study), ("--out", wanted.out)):
+        if value is not None and value != Path("runs"):
+            words += [name, str(value)]
+    for setting in set_:  # the name of the study may be among them
+        words += ["--set", setting]
+    if all_of_it and wanted.trials is not None:
+        words += ["--trials", str(wanted.trials)]
+    if all_of_it and wanted.force:
+        words.append("--force")
+    # An address holds a password: who typed it knows it.
+    return pasto("tune", *words, *more) + (" --storage ..." if wanted.storage else "")

@@ -254,6 +254,7 @@ def open_set(
         folder, meta = find_adapter(name, watch)
         adapter = store.load_adapter(folder, meta, first.lm, options.verify)
         dials.append(Dial(first.lm, adapter, meta, folder, options.raw))
+        _warn_of_other_quantization(dials[-1], watch)
     return DialSet(dials, [1.0 if own is None else own for _, own in split], coefficients)
 
 
@@ -279,16 +280,25 @@ def open_dials(
     """
     require_coefficients(coefficients or (), "--coeff")
     if names is not None and len(names) > 1:
-        return open_set(names, watch, options, coefficients=coefficients or (1.0,), packing=False)
+        dials = open_set(names, watch, options, coefficients=coefficients or (1.0,), packing=False)
+        _warn_beyond_ends(dials, watch)
+        return dials
     name, own = split_coefficient(names[0]) if names else (None, None)
     if names and own is not None and coefficients:
         raise PastoError(f"{names[0]} has its coefficient already", "Leave --coeff out.")
     dial = open_dial(name, watch, options, packing=False)
     if own is not None:
         coefficients = [own]
-    if dial.ends != (1.0, 1.0) and any(abs(c) > 1 for c in coefficients or ()):
+    dials = DialSet([dial], [1.0], coefficients or default)
+    _warn_beyond_ends(dials, watch)
+    return dials
+
+
+def _warn_beyond_ends(dials: DialSet, watch: Watcher) -> None:
+    largest = max(map(abs, dials.coefficients))
+    turned = zip(dials.dials, dials.own, strict=True)
+    if any(dial.ends != (1.0, 1.0) and abs(own) * largest > 1 for dial, own in turned):
         watch.warn("beyond the calibrated range of -1 to 1: text may fall apart")
-    return DialSet([dial], [1.0], coefficients or default)
 
 
 def _warn_of_other_quantization(dial: Dial, watch: Watcher) -> None:
@@ -304,6 +314,10 @@ def split_coefficient(text: str) -> tuple[str, float | None]:
     try:
         own = float(number)
     except ValueError:
+        if name and Path(name).exists() and not Path(text).exists():
+            raise PastoError(
+                f"{text}: {number!r} is no coefficient", f"Write {name}:-0.5, or {name} alone."
+            ) from None
         return text, None
     if not (name and colon):
         return text, None

@@ -73,9 +73,12 @@ def pairs_spec(origin: Origin) -> PairsSpec:
     try:
         return PairsSpec.model_validate(data)
     except ValidationError as error:
+        about_words = any(set(e["loc"]) & {"words", "personas"} for e in error.errors())
         raise PastoError(
             "\n".join(e["msg"].removeprefix("Value error, ") for e in error.errors()),
-            "A template holds {persona} once and no other braces; see pasto make-pairs --help.",
+            "Give two words that differ: pasto make-pairs honest dishonest"
+            if about_words
+            else "A template holds {persona} once and no other braces; see make-pairs --help.",
         ) from None
 
 

@@ -17,6 +17,7 @@ from pasto_cli.base.errors import PastoError
 from pasto_cli.base.files import NotWritten, write_text
 from pasto_cli.base.limits import LARGEST_SEED
 from pasto_cli.base.provenance import now, versions
+from pasto_cli.base.shell import pasto
 from pasto_cli.core.artifact import store
 from pasto_cli.core.artifact.verify import describe_base, reference_logits
 from pasto_cli.core.evaluation.benchmarks import check_benchmark
@@ -170,7 +171,7 @@ def _refuse_finished(run: Path, watch: Watcher) -> None:
         mark_latest(run, watch)
         checkpoint.remove(run)
         raise PastoError(
-            f"{run} is finished: there is nothing to resume", f"Measure it: pasto eval {run}"
+            f"{run} is finished: there is nothing to resume", f"Measure it: {pasto('eval', run)}"
         )
 
 
@@ -224,15 +225,14 @@ def _says_how_to_go_on(folder: Path) -> Generator[None, None, None]:
         yield
     except NotWritten as error:
         if checkpoint.begun(folder):
-            error.hint += (
-                f" Nothing is lost but the step in progress; then: pasto train --resume {folder}"
-            )
+            again = pasto("train", "--resume", folder)
+            error.hint += f" Nothing is lost but the step in progress; then: {again}"
         raise
 
 
 def _report_interruption(run: "_Run", result: TrainResult, watch: Watcher) -> None:
     """Save what there is after Ctrl-C, and say how to go on."""
-    again = f"go on with: pasto train --resume {run.folder}"
+    again = f"go on with: {pasto('train', '--resume', run.folder)}"
     if not result.steps:
         watch.warn(f"interrupted before the first step: there is no adapter; {again}")
         return
@@ -320,7 +320,7 @@ class _Run:
         except PastoError as error:
             watch.warn(
                 f"{error.message}: the dial stands without ends, at the coefficients of training; "
-                f"ends for another budget: pasto calibrate {self.folder} --kl ..."
+                f"ends for another budget: {pasto('calibrate', self.folder)} --kl ..."
             )
             return None
 

@@ -301,6 +301,8 @@ def _explain(item: Any, location: KeyPath) -> str:
         return "unknown key; " + (
             f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
         )
+    if kind == "missing" and isinstance(location[-1], int):
+        return f"required and missing; write {location[-1] + 1} values in the list"
     if kind == "missing":
         return f"required and missing; write '{location[-1]}: ...'"
     if kind == "literal_error":

@@ -14,7 +14,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from pasto_cli.base.errors import PastoError
-from pasto_cli.base.limits import require_seed, require_temperature
+from pasto_cli.base.limits import require_coefficients, require_seed, require_temperature
 from pasto_cli.base.text import half_character
 from pasto_cli.core.models import distributed
 from pasto_cli.core.models.loaded import LoadedModel
@@ -55,7 +55,7 @@ def generate(
         lm: The base model.
         steerer: Sets the coefficients.
         prompt: The user's message.
-        coefficients: Any finite numbers.
+        coefficients: Numbers from -1000 to 1000.
         max_new_tokens: Upper limit.
         temperature: 0 is greedy.
         seed: Seed of sampling.
@@ -65,10 +65,15 @@ def generate(
         Texts without special tokens, in the order of the coefficients.
 
     Raises:
-        PastoError: For a temperature or seed out of range, or a coefficient at which states
-            overflow.
+        PastoError: For a temperature, seed, coefficient or number of tokens out of range, or a
+            coefficient at which states overflow.
     """
     require_seed(seed)
+    require_coefficients(coefficients, "coefficients")
+    if max_new_tokens < 1:
+        raise PastoError(f"an answer of {max_new_tokens} tokens is none", "Ask for 1 or more.")
+    if not coefficients:
+        return []
     how = Decoding(max_new_tokens, temperature, seed)
     rows = [_prompt(lm, steerer, prompt, a) for a in coefficients]
     if len(coefficients) == 1:

@@ -136,7 +136,7 @@ def load_benchmark(name: str, data: str | None = None) -> Benchmark:
     path = expanded(name)
     if path.suffix in SUFFIXES and path.is_file():
         return _read_file(path, name)
-    names = benchmark_names()
+    names = [*benchmark_names(), "sentiment"]  # which has no items, and a scorer of its own
     near = difflib.get_close_matches(name, names, 1)
     there = f"There are {', '.join(names)}, or a {', '.join(SUFFIXES)} file."
     raise PastoError(f"unknown benchmark {name!r}", f"Did you mean {near[0]}?" if near else there)
