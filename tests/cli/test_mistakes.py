@@ -150,6 +150,9 @@ MISTAKES = {
     "one word of two": Mistake(
         ("recipe", "tiny", "--set", "pairs.words=[honest, ]"), "write 2 values in the list", ""
     ),
+    "a file where exports are to go": Mistake(
+        ("export", "--out", "x.txt"), "x.txt is a file", "another --out", write("x.txt", "x")
+    ),
     "an empty prompt for a new dial": Mistake(
         ("dial", "random:llama", "a", "b", "--prompt", " "), "the prompt is empty", "leave it out"
     ),

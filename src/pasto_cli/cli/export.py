@@ -52,7 +52,7 @@ def export(
     from pasto_cli.workflows import export as workflow
     from pasto_cli.workflows.dials import open_dials
 
-    workflow.check_export(format_, coeff or ())
+    workflow.check_export(format_, coeff or (), out)
     screen = Screen()
     dials = open_dials(
         adapter,

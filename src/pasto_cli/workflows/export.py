@@ -33,12 +33,14 @@ class Exported(NamedTuple):
     """Largest logit there."""
 
 
-def check_export(kind: str, coefficients: Sequence[float]) -> None:
+def check_export(kind: str, coefficients: Sequence[float], out: Path | None) -> None:
     """Refuse what cannot be exported, before a model is loaded.
 
     Raises:
-        PastoError: For an unknown format, or coefficient 0.
+        PastoError: For an unknown format, coefficient 0, or a file where a folder is to be.
     """
+    if out is not None and out.exists() and not out.is_dir():
+        raise PastoError(f"{out} is a file: exports go into a folder", "Give another --out.")
     if kind not in FORMATS:
         raise PastoError(f"--format {kind!r} is not known", f"Write {', '.join(FORMATS)}.")
     if 0.0 in coefficients:
@@ -64,7 +66,7 @@ def export_dials(
         PastoError: For an unknown format, coefficient 0, a name that exists, or a disk that is
             full.
     """
-    check_export(kind, dials.coefficients)
+    check_export(kind, dials.coefficients, out)
     root = out or (runs.run_of(dials.dials[0].folder) or Path()) / "export"
     found = []
     for a in dict.fromkeys(dials.coefficients):
