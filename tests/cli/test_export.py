@@ -57,7 +57,7 @@ def test_nothing_is_replaced_unasked(pasto, project):
         (("--coeff", "0"), "nothing to export"),
         (("--format", "onnx"), "'onnx' is not known"),
         (("--coeff", "nan"), "nan is not a coefficient"),
-        (("--out", "tiny.yaml"), "cannot write"),
+        (("--out", "tiny.yaml"), "tiny.yaml is a file"),
     ],
 )
 def test_what_cannot_be_exported_is_a_clear_line(pasto, project, options, error):
