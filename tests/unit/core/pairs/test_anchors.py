@@ -45,12 +45,13 @@ def test_yes_and_no_are_both_right_often():
     assert "My choice:" not in openings  # the benchmarks' own
 
 
-def test_no_bundled_anchor_or_question_comes_from_mini_dilemmas():
-    asked = questions_of("mini-dilemmas")
-    require_no_overlap(load_anchors("bundled"), asked, "mini-dilemmas")
+@pytest.mark.parametrize("name", ["mini-dilemmas", "truthful-replies"])
+def test_no_bundled_anchor_or_question_comes_from_a_bundled_benchmark(name):
+    asked = questions_of(name)
+    require_no_overlap(load_anchors("bundled"), asked, name)
     questions = [Anchor(line, "questions") for line in bundled.lines("questions.txt")]
     assert len(questions) >= 120 and len(set(questions)) == len(questions)
-    require_no_overlap(questions, asked, "mini-dilemmas")
+    require_no_overlap(questions, asked, name)
 
 
 def test_no_bundled_anchor_or_question_comes_from_dailydilemmas(dailydilemmas):
