@@ -18,6 +18,7 @@ from pasto_cli.base.hub_reach import prefer_cache_off_network
 from pasto_cli.base.paths import expanded
 from pasto_cli.core.models.gguf import dequantised_folder, file_in_package
 from pasto_cli.core.models.load_errors import load_failure
+from pasto_cli.core.models.quiet import quiet_libraries
 from pasto_cli.core.models.random_models import random_config
 from pasto_cli.core.recipe.schema import ModelSpec
 
@@ -50,6 +51,7 @@ def base_files(spec: ModelSpec, recipe: Path | None = None) -> BaseFiles:
     Raises:
         PastoError: If there is no such model, or nothing is known of it.
     """
+    quiet_libraries()
     source = spec.source
     if source.startswith("random:"):
         config = random_config(source.removeprefix("random:"))

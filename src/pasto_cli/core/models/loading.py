@@ -4,9 +4,7 @@ Whether token trees are exact on it is settled afterwards, by `forward.settle_pa
 """
 
 import contextlib
-import logging
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from pasto_cli.core.models.published_quantization import (
     loading_arguments,
     published,
 )
+from pasto_cli.core.models.quiet import quiet_libraries
 from pasto_cli.core.models.random_models import build_random, byte_tokenizer
 from pasto_cli.core.models.residual_writers import decoder_layers
 from pasto_cli.core.models.sources import Found, resolve_source
@@ -44,7 +43,7 @@ def load_model(spec: ModelSpec, notify: Notify = lambda _: None) -> LoadedModel:
         PastoError: If the source is not a causal language model, cannot be reached, or does not
             hold all its weights.
     """
-    _quiet_libraries()
+    quiet_libraries()
     device = pick_device(spec.device)
     dtype = pick_dtype(spec, device)
     found = Found() if spec.source.startswith("random:") else resolve_source(spec, notify)
@@ -114,7 +113,7 @@ def load_chat(spec: ModelSpec, notify: Notify = lambda _: None) -> Chat:
     Raises:
         PastoError: As `load_model`.
     """
-    _quiet_libraries()
+    quiet_libraries()
     if spec.source.startswith("random:"):
         return Chat(byte_tokenizer(), spec.system)
     from transformers import AutoTokenizer
@@ -140,7 +139,7 @@ def load_skeleton(spec: ModelSpec, notify: Notify = lambda _: None) -> LoadedMod
     Raises:
         PastoError: As `load_model`.
     """
-    _quiet_libraries()
+    quiet_libraries()
     found = Found() if spec.source.startswith("random:") else resolve_source(spec, notify)
     if found.source is None:
         return load_model(spec, notify)
@@ -253,13 +252,3 @@ def _quantization_config(kind: str, dtype: torch.dtype) -> Any:
         raise PastoError(
             "model.quantization needs bitsandbytes", "Install it: pip install bitsandbytes."
         ) from None
-
-
-def _quiet_libraries() -> None:
-    """Keep stderr for what a user can act on: no progress bars or advice from libraries."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="MatMul8bitLt")
