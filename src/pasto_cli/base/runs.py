@@ -135,7 +135,7 @@ def adapter_folder(name: str | None, root: Path = RUNS) -> Path | None:
             return None
         raise PastoError(
             f"{start}: there is no such run in {start.parent}",
-            f"See what there is: ls {shlex.quote(str(start.parent))}",
+            f"Try {start.parent / LATEST}, or see: ls {shlex.quote(str(start.parent))}",
         )
     raise PastoError(
         f"{start}: no adapter here",
