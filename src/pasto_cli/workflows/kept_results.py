@@ -66,8 +66,8 @@ def between(provenance: dict[str, Any], ends: Sequence[float]) -> bool:
 
 
 def fuller(one: EvalRun, other: EvalRun) -> bool:
-    """Whether the first result is of more rows than the second."""
-    return one.scores.n_target > other.scores.n_target
+    """Whether the first result is of more rows than the second, of the same value."""
+    return one.value == other.value and one.scores.n_target > other.scores.n_target
 
 
 def say_outdated(results: Results, watch: Watcher) -> None:
