@@ -73,7 +73,10 @@ def facts_of(
     kept = None if raw else meta.calibration
     benchmarks = [
         BenchmarkFacts(
-            benchmark=run.benchmark, title=run.title, slope=run.scores.slope, unit="nats per unit"
+            benchmark=run.benchmark,
+            title=run.title + (" (part of the benchmark)" if run.partial else ""),
+            slope=run.scores.slope,
+            unit="nats per unit",
         )
         for run in evaluations
         if run.method is None and run.label_sign == "own"
