@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pasto_cli.core.evaluation.control_kinds import control_kinds
-from pasto_cli.core.evaluation.metrics import ENDS, Table
-from pasto_cli.core.evaluation.scores import scores
-from pasto_cli.core.records.evaluation import Answer, EvalRun, Row
+from pasto_cli.core.records.evaluation import Answer, Row
+from tests.support.evaluations import evaluation_of
 from tests.support.examples import examples
 
 KINDS = ("preference", "arithmetic")
@@ -24,21 +23,9 @@ def row(kind, n, ys, pmass=0.9):
     return Row(id=f"{kind}{n}", group=f"{kind}{n // 2}", kind=kind, labels=labels, answers=at)
 
 
-def run_of(controls, coefficients=ENDS):
+def run_of(controls):
     rows = [row("target", 0, (-1.0, 0.0, 1.0)), row("target", 2, (-0.5, 0.1, 0.4)), *controls]
-    return EvalRun(
-        benchmark="b",
-        title="t",
-        licence="l",
-        source="s",
-        value="honesty",
-        coefficients=list(coefficients),
-        pmass_threshold=0.05,
-        partial=False,
-        rows=rows,
-        scores=scores(Table(rows, "honesty", ENDS, 0.05)),
-        provenance={"bootstrap_seed": 0},
-    )
+    return evaluation_of(rows, provenance={"bootstrap_seed": 0})
 
 
 answers = st.lists(st.tuples(*[st.floats(-4, 4)] * 3), min_size=2, max_size=8)

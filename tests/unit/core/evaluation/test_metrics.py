@@ -14,8 +14,9 @@ from pasto_cli.core.evaluation.details import invalid_top_tokens
 from pasto_cli.core.evaluation.metrics import Ends, Table, steering_f1
 from pasto_cli.core.evaluation.oracles import ORACLES, oracle_tables, score_oracles, simulate
 from pasto_cli.core.evaluation.scores import scores, slope_difference
-from pasto_cli.core.records.evaluation import Answer, EvalRun, dump, parse
+from pasto_cli.core.records.evaluation import Answer, dump, parse
 from pasto_cli.core.records.scores import key
+from tests.support.evaluations import evaluation_of
 from tests.support.examples import examples
 
 C = (-1.0, 0.0, 1.0)
@@ -112,19 +113,7 @@ def test_scores_carry_n_and_intervals(items):
     assert e.low < e.value < e.high and e.n == s.n_target + s.n_control
     shift = s.at(1.0).shift
     assert shift.clusters * 2 == shift.n == s.n_target
-    run = EvalRun(
-        benchmark="b",
-        title="t",
-        licence="l",
-        source="s",
-        value="honesty",
-        coefficients=list(C),
-        pmass_threshold=0.05,
-        partial=False,
-        rows=rows,
-        scores=s,
-        provenance={},
-    )
+    run = evaluation_of(rows, C)
     assert parse(dump(run)).model_dump() == run.model_dump()
 
 

@@ -7,13 +7,12 @@ import pytest
 
 from pasto_cli.base.statistics import Estimate
 from pasto_cli.core.evaluation.benchmarks import load_benchmark
-from pasto_cli.core.evaluation.metrics import ENDS, Table
 from pasto_cli.core.evaluation.oracles import simulate
-from pasto_cli.core.evaluation.scores import scores
 from pasto_cli.core.evaluation.sentiment import score_texts
 from pasto_cli.core.records.adapter import Calibration
-from pasto_cli.core.records.evaluation import Answer, EvalRun, SentimentRun, dump, parse
+from pasto_cli.core.records.evaluation import Answer, SentimentRun, dump, parse
 from pasto_cli.core.records.scores import Disturbance
+from tests.support.evaluations import evaluation_of
 
 CLUSTERED = ["value", "low", "high", "n", "clusters"]
 SCORES = [
@@ -43,20 +42,7 @@ def run():
     items += [i for i in load_benchmark("mini-dilemmas").items if "honesty" in i.labels][:20]
     rows = simulate(items, "honesty", "perfect", 0)
     disturbance = Disturbance(kl_p95=E12, kl_mean=E12, nll=E12, nll_shift=E12)
-    return EvalRun(
-        benchmark="b",
-        title="t",
-        licence="l",
-        source="s",
-        value="honesty",
-        coefficients=list(ENDS),
-        pmass_threshold=0.05,
-        partial=False,
-        rows=rows,
-        scores=scores(Table(rows, "honesty", ENDS, 0.05)),
-        disturbance={"1": disturbance},
-        provenance={},
-    )
+    return evaluation_of(rows, disturbance={"1": disturbance})
 
 
 def test_the_keys_of_an_evaluation(run):
