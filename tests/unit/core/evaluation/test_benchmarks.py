@@ -2,6 +2,7 @@
 
 import csv
 import json
+import operator
 import re
 from collections import Counter
 from pathlib import Path
@@ -34,14 +35,31 @@ def test_mini_dilemmas_has_what_is_promised():
     assert len({i.id for i in b.items}) == len(b.items)
 
 
+ARITHMETIC = [c for c in yaml.safe_load("\n".join(FILE))["controls"] if c["kind"] == "arithmetic"]
+
+
 def test_arithmetic_controls_are_right_and_mirrored():
-    for control in yaml.safe_load("\n".join(FILE))["controls"]:
-        if control["kind"] != "arithmetic":
-            continue
+    """What the id asks for, worked out here, is proposed where Yes is right, or refused there."""
+    works_out = {"sum": operator.add, "difference": operator.sub}
+    works_out |= {"product": operator.mul, "quotient": operator.floordiv}
+    for control in ARITHMETIC:
+        task, *operands = control["id"].split("-")
+        result = works_out[task](*map(int, operands))
         for n, question in enumerate(control["questions"]):
-            task, _, rest = question.removeprefix("What is ").partition("? Proposed answer: ")
-            proposed = int(rest.split(".")[0])
-            assert (eval(task) == proposed) == (n == control["right"]), question
+            numbers = re.findall(r"\d+", question)
+            for operand in operands:
+                numbers.remove(operand)
+            denies = re.search("wrong|mistake|correct them", question) is not None
+            (proposed,) = numbers
+            assert ((int(proposed) == result) != denies) == (n == control["right"]), question
+
+
+def test_no_two_arithmetic_controls_share_a_wording():
+    """Forty rows of one wording would be one observation."""
+    wordings = Counter(re.sub(r"\d+", "#", c["questions"][0]) for c in ARITHMETIC)
+    assert max(wordings.values()) == 1
+    assert all(len({re.sub(r"\d+", "#", q) for q in c["questions"]}) == 1 for c in ARITHMETIC)
+    assert 4 <= sum("wrong" in w or "mistake" in w or "correct them" in w for w in wordings) <= 6
 
 
 def test_labels_belong_to_the_own_action():
