@@ -77,6 +77,20 @@ def test_a_calibrated_dial_turns_between_its_ends(pasto, calibrated):
     assert pasto("calibrate", "--kl", "0").code == 1
 
 
+def test_what_the_certificate_says_at_the_new_ends_is_said(pasto, calibrated, monkeypatch):
+    """And a failed one ends with exit code 1, as after a training."""
+    found = strict(calibrated.said.out)
+    stored = strict((calibrated.run / "adapter" / "pasto.json").read_text())["certificate"]
+    assert found["certificate"] == stored and stored["passed"]
+    said = pasto("calibrate", "--kl", "0.05")
+    assert said.code == 0 and "Certificate passed: " in said.out
+    weak = pasto("calibrate", "--kl", "0.00002")
+    assert weak.code == 1 and "the certificate failed at these ends" in weak.error
+    assert "Certificate FAILED: " in weak.out and "Calibrated: +1 is coefficient" in weak.out
+    said = pasto("verify")
+    assert said.code == 0 and said.out.rstrip().endswith("certificate: FAILED")
+
+
 def test_verbs_speak_in_what_a_user_turns(pasto, calibrated):
     dial = dials.open_dial(str(calibrated.run), progress.Silent(), packing=False)
     a = dial.raw(-1.0)
@@ -176,7 +190,9 @@ def test_what_was_measured_between_other_ends_is_left_out(pasto, loose):
     before = texts.read_bytes()
     assert "n = 6 rows of 3 dilemmas" in page.read_text()
     said = pasto(*CALIBRATE)
-    assert said.code == 0 and "left out: mini-dilemmas.json. Measure again: pasto eval" in said.err
+    assert said.code == 0 and "left out: mini-dilemmas.json. Measure again: pasto eval " in said.err
+    again = said.err.split("Measure again: pasto ")[1].splitlines()[0].split()
+    assert again == ["eval", str(loose.run), "-b", "mini-dilemmas"]
     assert "n = 6 rows" not in (loose.run / "adapter" / "README.md").read_text()
     said = pasto("report", "--samples", 1)
     assert said.code == 0 and "left out: mini-dilemmas.json" in said.err
@@ -203,6 +219,6 @@ def test_neither_a_part_nor_raw_coefficients_replace_what_is_known(pasto, calibr
     assert (kept / "mini-dilemmas.json").read_bytes() == whole
     found = kept_results(calibrated.run, dials.open_dial(None, progress.Silent()).meta.ends)
     assert [run.scores.n_target for run in found.evaluations] == [8]
-    assert found.outdated == ["mini-dilemmas-raw.json"]
+    assert not found.outdated  # --raw was asked for: nothing to be measured again
     assert pasto(*asked, 5).code == 0  # more than was known
     assert (kept / "mini-dilemmas.json").read_bytes() != whole

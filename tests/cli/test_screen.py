@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from pasto_cli.base import bundled
 from pasto_cli.core.evaluation import screen as library
 from pasto_cli.core.pairs.pairs import make_pairs, read_pairs
 from pasto_cli.core.recipe.load import load_stored_recipe
@@ -241,6 +242,20 @@ def test_a_report_leaves_nothing_out(pasto, project, monkeypatch):
     assert "2 of 3 templates" in said.err and "of 'Speak as {persona} person.'" in said.err
     run = project.root / "runs" / "latest"
     assert (run / "screen.json").exists() and "Speak as" in (run / "pairs.jsonl").read_text()
+
+
+def test_a_report_asks_under_the_templates_that_training_uses(pasto, project, monkeypatch):
+    """Without templates of its own a recipe uses all usual ones, twelve of which are asked."""
+    verdict(monkeypatch, "")
+    said = pasto("train", "tiny.yaml", *SHORT, "--set", "pairs.screen=report")
+    assert said.code in (0, 1), said.err
+    assert "0 of 12 templates asked make this model answer" in said.err
+    assert "All 18 are used" in said.err
+    run = project.root / "runs" / "latest"
+    asked = {
+        t.template for t in Screen.model_validate_json((run / "screen.json").read_text()).templates
+    }
+    assert asked < set(bundled.lines("templates.txt")) and len(asked) == 12
 
 
 def test_a_screen_of_a_base_with_a_hash_is_kept(tiny, monkeypatch, tmp_path):

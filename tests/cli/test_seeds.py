@@ -127,6 +127,20 @@ def test_eval_of_two_runs(pasto, seeds):
     assert ", ".join(f"{v:+.2f}" for v in each) in row
 
 
+def test_dials_that_differ_in_more_than_their_seeds_are_no_seeds(pasto, seeds):
+    said = pasto("eval", *seeds, *CANDOUR)
+    assert said.code == 0 and "more than their seeds" not in said.err
+    path = Path(seeds[1], "adapter", "pasto.json")
+    meta = json.loads(path.read_text())
+    meta["recipe"]["losses"]["coherence"]["weight"] = 7.0
+    meta["recipe"]["training"]["epochs"] = 9
+    path.write_text(json.dumps(meta))
+    said = pasto("eval", *seeds, *CANDOUR)
+    assert said.code == 0, said.err
+    (line,) = [x for x in said.err.splitlines() if "more than their seeds" in x]
+    assert "(losses.coherence.weight, training.epochs)" in line
+
+
 def test_eval_of_two_runs_as_json(pasto, seeds):
     said = pasto("eval", *seeds, *CANDOUR, "--json")
     assert said.code == 0, said.err

@@ -326,6 +326,8 @@ def test_an_endpoint_is_compared_with_pasto_itself(pasto, folders, dials):
     assert wrong.code == 1 and "one at" in wrong.error and "is not this adapter at" in wrong.error
     assert by_name["passed"] and [p["coefficient"] for p in by_name["positions"]] == [0.0, 2.0]
     assert all(p["logprob_difference"] < 1e-4 for p in by_name["positions"])
+    twice = verify(url, "--model", "one=2", "-c", 2)
+    assert twice.code == 1 and "--coeff" in twice.next_step
     with running(FakeVllm(dials.lm, deaf=True).app) as url:
         load(url, "one")
         deaf = verify(url, "--model", "one=2", "--json")

@@ -24,6 +24,7 @@ from pydantic import (
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 """Row indices, with repetitions in a bootstrap draw."""
 DRAWS = 2000
 BLOCK = 2**20
@@ -76,6 +77,7 @@ def cluster_bootstrap(
     seed: int = 0,
     draws: int = DRAWS,
     level: float = 0.95,
+    used: Mask | None = None,
 ) -> Estimate:
     """Percentile interval of a statistic, whole clusters drawn with replacement.
 
@@ -86,18 +88,20 @@ def cluster_bootstrap(
             methods are paired.
         draws: Number of bootstrap draws.
         level: Coverage of the interval.
+        used: Rows that the statistic looks at, (r,); None for all. The others are drawn all the
+            same, so that draws stay paired, and are not counted.
 
     Returns:
-        The statistic on the data; NaN limits where fewer than two clusters or no defined draw leave
-        the interval undefined.
+        The statistic on the data, with the numbers of rows and clusters used; NaN limits where
+        fewer than two clusters or no defined draw leave the interval undefined.
     """
     members = _rows_by_cluster(clusters)
     every = np.arange(len(clusters))
     value = float(statistic(every)) if len(every) else math.nan
-    undefined = Estimate(
-        value=value, low=math.nan, high=math.nan, n=len(every), clusters=len(members)
-    )
-    if len(members) < 2:
+    counted = every if used is None else every[used]
+    among = len({clusters[int(i)] for i in counted})
+    undefined = Estimate(value=value, low=math.nan, high=math.nan, n=len(counted), clusters=among)
+    if among < 2:
         return undefined
     rng = np.random.default_rng(seed)
     drawn = np.array([statistic(rows) for rows in _draws(members, rng, draws)], dtype=np.float64)

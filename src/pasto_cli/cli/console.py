@@ -172,7 +172,8 @@ class _TrainingLog:
             if self.due():
                 _dim(f"{BASE_SIDE}: {what.done} of {what.total}")
             return
-        place = f"epoch {what.epoch}  step {what.step}/{what.total_steps}"
+        whose = f"{what.member}  " if what.member else ""
+        place = f"{whose}epoch {what.epoch}  step {what.step}/{what.total_steps}"
         if what.validation:
             strength = f"strength {found}" if (found := _strength(what)) else ""
             line = f"{place}  validation {what.loss:.2f}  ({_parts(what)})  {strength}"
@@ -213,5 +214,6 @@ class _TrainingView:
             table.add_column(column)
         for name, step in self.last.items():
             loss = f"{step.loss:.2f}"
-            table.add_row(name, str(step.epoch), loss, _parts(step), _strength(step))
+            whose = f"{name}, {step.member}" if step.member else name
+            table.add_row(whose, str(step.epoch), loss, _parts(step), _strength(step))
         return Group(self.progress, table)

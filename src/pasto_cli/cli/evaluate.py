@@ -240,6 +240,7 @@ def _benchmarks(
     from pasto_cli.cli import tables
     from pasto_cli.cli.console import Screen
     from pasto_cli.core.evaluation.benchmarks import check_benchmark
+    from pasto_cli.core.evaluation.seeds import unlike
     from pasto_cli.workflows import compare, dials
     from pasto_cli.workflows import evaluate as workflow
 
@@ -249,6 +250,16 @@ def _benchmarks(
     adapters = [dials.find_adapter(name, screen) for name in given or [None]]
     if beside.together:
         compare.require_one_base([found.meta for found in adapters])
+    if differing := unlike([found.recipe for found in adapters]):
+        screen.warn(
+            f"these dials differ in more than their seeds ({', '.join(differing[:4])}): what is "
+            f"said over all of them is said of a mixture"
+        )
+    if beside.together and len({found.meta.calibration is None for found in adapters}) > 1:
+        screen.warn(
+            "some of these dials have calibrated ends and some have not: +1 means another "
+            "thing in each (pasto calibrate finds them)"
+        )
     # Before a model is loaded: what can be refused, is refused now.
     wanted = [_want(found.recipe, asked, set_options) for found in adapters]
     opened = (dials.open_found(found, screen, how) for found in adapters)

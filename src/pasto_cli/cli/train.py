@@ -45,7 +45,8 @@ def train(
 ) -> None:
     """Train an adapter, find its ends and certify it.
 
-    Before training the model is asked under every template, and those that it refuses are dropped.
+    Before training the model is asked under the recipe's templates (at most twelve), and it is said
+    where it does not answer as both personas; pairs.screen: keep leaves those out.
 
     The run's folder holds the resolved recipe, the pairs, history.jsonl and adapter/. Ctrl-C keeps
     the best weights so far; a run that was interrupted or killed goes on with --resume and ends
@@ -154,29 +155,14 @@ def _show_seeds(found: "list[Trained]") -> None:
 
 def show_trained(trained: "Trained") -> None:
     """The certificate; nothing for a training that was interrupted."""
-    from rich.table import Table
-
-    from pasto_cli.base.format import format_estimate
-    from pasto_cli.cli.console import out, print_line
+    from pasto_cli.cli.console import print_line
+    from pasto_cli.cli.tables import show_certificate
     from pasto_cli.core.report.card import anchor_lines, ends_line
 
     certificate = trained.certificate
     if certificate is None:
         return
-    print_line(
-        f"Certificate {'passed' if certificate.passed else 'FAILED'}: "
-        f"{certificate.num_suffixes} held-out openings under "
-        f"{certificate.num_neutral_prompts} held-out neutral prompts, "
-        f"n = {certificate.strength['1'].n}"
-    )
-    table = Table()
-    table.add_column("")
-    table.add_column("strength in prompt-equivalents [95 %]", justify="right")
-    table.add_row("coefficient +1", format_estimate(certificate.strength["1"]))
-    table.add_row("coefficient -1", format_estimate(certificate.strength["-1"]))
-    table.add_row("positive persona prompt", f"{certificate.persona_prompts['chosen']:+.2f}")
-    table.add_row("negative persona prompt", f"{certificate.persona_prompts['rejected']:+.2f}")
-    out.print(table)
+    show_certificate(certificate)
     angle = trained.result.angle
     print_line(
         f"1 prompt-equivalent = {certificate.span_nats / 2:.3f} nats per token"

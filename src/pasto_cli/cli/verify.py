@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pasto_cli.base.errors import PastoError
 from pasto_cli.cli import options
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def verify(
 
       pasto verify runs/latest --endpoint http://localhost:8000
     """
+    if model and coeff:
+        raise PastoError("--model says its coefficient itself", "Leave --coeff out.")
     if endpoint is not None:
         _endpoint(endpoint, adapter, model, coeff, prompts, api_key, (quantization, device), json)
         return
@@ -81,7 +84,7 @@ def verify(
         f"{float(c):+g}: {d:.1e}" if float(c) else f"0: {d:.1e}"
         for c, d in found.differences.items()
     )
-    verdict = {True: "passed", False: "FAILED when it was made", None: "none"}[found.certified]
+    verdict = {True: "passed", False: "FAILED", None: "none"}[found.certified]
     print_line(f"adapter: {found.folder}")
     print_line(
         f"tensors: {tensors}; {found.modules} modules, finite, shapes and names as they should be"

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pasto_cli.base import bundled, runs
 from pasto_cli.base.errors import PastoError
@@ -25,9 +26,19 @@ from pasto_cli.workflows.progress import Watcher
 from pasto_cli.workflows.publish import rewrite_card
 
 
+class Calibrated(NamedTuple):
+    """A dial between new ends."""
+
+    folder: Path
+    """The adapter's."""
+    calibration: Calibration
+    certificate: Certificate | None
+    """Measured at the new ends; None where the pairs behind it cannot be had."""
+
+
 def calibrate(
     name: str | None, budget: float | None, watch: Watcher, options: LoadOptions = AS_TRAINED
-) -> tuple[Path, Calibration]:
+) -> Calibrated:
     """Find the ends of a dial, and store them with the adapter and a certificate measured there.
 
     Args:
@@ -36,9 +47,6 @@ def calibrate(
             for the recipe's.
         watch: Told of progress.
         options: How the base is loaded and the adapter checked.
-
-    Returns:
-        The adapter's folder and what was found.
 
     Raises:
         PastoError: If no coefficient disturbs so much, or the adapter is not a local folder.
@@ -63,7 +71,7 @@ def calibrate(
     meta = meta.model_copy(update={"certificate": _certificate_there(turned, watch)})
     if distributed.rank() == 0:  # all have found the same
         rewrite_card(dial.folder, meta, watch)
-    return dial.folder, found.calibration
+    return Calibrated(dial.folder, found.calibration, meta.certificate)
 
 
 def ends_of(

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pasto_cli.base.shell import pasto
+from pasto_cli.core.evaluation.benchmarks import benchmark_names
 from pasto_cli.core.records.evaluation import EvalRun, SentimentRun, parse
 from pasto_cli.workflows.progress import Watcher
 
@@ -22,8 +24,9 @@ class Results(NamedTuple):
     evaluations: list[EvalRun]
     """Comparisons included; of a part and the whole of one benchmark, the whole."""
     sentiment: SentimentRun | None
-    outdated: list[str]
-    """Names of files that were measured between other ends."""
+    outdated: dict[str, str]
+    """Files that were measured between other ends, and the benchmark of each."""
+    run: Path
 
 
 def kept_results(run: Path, ends: Sequence[float]) -> Results:
@@ -34,21 +37,22 @@ def kept_results(run: Path, ends: Sequence[float]) -> Results:
         ends: Coefficients of training that +1 and -1 stand for.
     """
     evaluations: dict[tuple[str | bool | None, ...], EvalRun] = {}
-    sentiment, outdated = None, []
+    sentiment, outdated = None, dict[str, str]()
     for path in sorted((run / "eval").glob("*.json")):
         with contextlib.suppress(ValueError, OSError):
             text = path.read_text(encoding="utf-8")
             is_text = path.name in (f"{SENTIMENT}.json", f"{SENTIMENT}-raw.json")
             found = SentimentRun.model_validate_json(text) if is_text else parse(text)
             if not between(found.provenance, ends):
-                outdated.append(path.name)
+                if not path.stem.endswith("-raw"):  # measured so on purpose
+                    outdated[path.name] = found.benchmark
             elif isinstance(found, SentimentRun):
                 sentiment = found
             else:
                 key = (found.benchmark, found.value, found.label_sign, found.method, found.equal_kl)
                 if key not in evaluations or fuller(found, evaluations[key]):
                     evaluations[key] = found
-    return Results(list(evaluations.values()), sentiment, outdated)
+    return Results(list(evaluations.values()), sentiment, outdated, run)
 
 
 def read_evaluation(path: Path) -> EvalRun | None:
@@ -73,7 +77,10 @@ def fuller(one: EvalRun, other: EvalRun) -> bool:
 def say_outdated(results: Results, watch: Watcher) -> None:
     """Name what is left out, and how to have it again."""
     if results.outdated:
+        known = (*benchmark_names(), SENTIMENT)
+        again = dict.fromkeys(b if b in known else "FILE" for b in results.outdated.values())
+        commands = [pasto("eval", results.run, "-b", benchmark) for benchmark in again]
         watch.warn(
             f"measured between other ends than the dial's now, and left out: "
-            f"{', '.join(results.outdated)}. Measure again: pasto eval"
+            f"{', '.join(results.outdated)}. Measure again: {'; '.join(commands)}"
         )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from pasto_cli.base import bundled
 from pasto_cli.base.errors import PastoError
 from pasto_cli.core.evaluation.benchmarks import load_benchmark
 from pasto_cli.core.evaluation.elicitation import elicit
@@ -157,10 +158,17 @@ def require_own(recipe: Recipe, prompts: Sequence[Anchor], what: str) -> None:
         PastoError: With how many, and the first one.
     """
     name = recipe.evaluation.benchmark
-    if name not in ("sentiment", "dailydilemmas"):  # one asks nothing, one may need the Hub
-        items = load_benchmark(name).items
-        asked = [item.prompt.partition("\n\n")[2] or item.prompt for item in items]
-        require_no_overlap(prompts, asked, name, what)
+    if name == "dailydilemmas":  # which may have to be fetched from the Hub first
+        return
+    if name == "sentiment":
+        asked = bundled.lines("sentiment_prompts.txt")
+    else:
+        # What all prompts share, the instruction, stands first; before a reply there is none.
+        asked = [
+            item.prompt if item.whole else item.prompt.partition("\n\n")[2] or item.prompt
+            for item in load_benchmark(name).items
+        ]
+    require_no_overlap(prompts, asked, name, what)
 
 
 def prepare_or_restore(
@@ -225,6 +233,8 @@ def prepare(
     # Processes on unlike processors may round otherwise: all begin with the first one's numbers.
     distributed.broadcast([*adapter.state_dict().values(), basis])
     watch.note(f"adapter: {len(placed)} modules, {adapter.num_parameters():,} parameters")
+    if (rank := max(len(kept.s) for kept in factors.values())) < spec.rank:
+        watch.note(f"no module has {spec.rank} directions: the adapter has rank {rank}")
     return adapter, make_objective(lm, basis, recipe, anchors, answers)
 
 

@@ -25,6 +25,8 @@ from pasto_cli.workflows.progress import Watcher
 
 SCREEN = "screen.json"
 """File of a run that holds what its screen saw."""
+USUAL = "templates.txt"
+"""The bundled templates that pairs are made of where a recipe names none."""
 ASKED_BEFORE_TRAINING = 12
 """Templates that are asked at most before a training, which must not wait for long."""
 
@@ -75,10 +77,13 @@ def screen_for_training(
         PastoError: If the section says `keep`, no template passes, and it is not forced.
     """
     settings = ScreenSettings(seed=spec.seed, at_most=ASKED_BEFORE_TRAINING)
-    screen = _screen(spec, lm, settings, watch)
     if spec.screen == "report":
-        _report(screen, watch)
+        # What training uses is asked about, and nothing beside it.
+        used = list(dict.fromkeys(spec.templates)) or bundled.lines(USUAL)
+        screen = _screen(spec, lm, settings, watch, used)
+        _report(screen, len(used), watch)
         return spec, screen
+    screen = _screen(spec, lm, settings, watch)
     if not screen.kept:
         problem, remedy = _why_none(screen)
         if not force:
@@ -97,20 +102,21 @@ def screen_for_training(
     return spec.model_copy(update={"templates": tuple(screen.kept)}), screen
 
 
-def _report(screen: Screen, watch: Watcher) -> None:
+def _report(screen: Screen, used: int, watch: Watcher) -> None:
     """Say under which templates the model does not answer in both personas."""
-    bad = [t for t in screen.templates if not t.kept]
+    bad, asked = [t for t in screen.templates if not t.kept], len(screen.templates)
     text = (
-        f"screen: {len(screen.kept)} of {len(screen.templates)} templates make this model answer "
-        f"under both personas"
+        f"screen: {len(screen.kept)} of {asked} templates{'' if asked == used else ' asked'} make "
+        f"this model answer under both personas"
     )
     if not bad:
         watch.note(text)
         return
     worst = max(bad, key=lambda t: len(t.problems))
+    all_of_them = "All" if asked == used else f"All {used}"
     watch.warn(
-        f"{text}; of {worst.template!r}: {'; '.join(worst.problems)}. All are used, and what was "
-        f"said is in {SCREEN} (pairs.screen: keep leaves them out)"
+        f"{text}; of {worst.template!r}: {'; '.join(worst.problems)}. {all_of_them} are used, and "
+        f"what was said is in {SCREEN} (pairs.screen: keep leaves them out)"
     )
 
 
@@ -131,12 +137,19 @@ def _asked(screen: Screen) -> tuple[str, ...]:
     return tuple(t.template for t in screen.templates)
 
 
-def _screen(spec: PairsSpec, lm: LoadedModel, settings: ScreenSettings, watch: Watcher) -> Screen:
-    """The screen of a section, from the cache where the same was asked before."""
-    templates = list(spec.templates) or [
-        *bundled.lines("templates.txt"),
-        *bundled.lines("templates_steady.txt"),
-    ]
+def _screen(
+    spec: PairsSpec,
+    lm: LoadedModel,
+    settings: ScreenSettings,
+    watch: Watcher,
+    asked: Sequence[str] = (),
+) -> Screen:
+    """The screen of a section, from the cache where the same was asked before.
+
+    Without templates to be asked it is those of the section, or every bundled one.
+    """
+    every = [*bundled.lines(USUAL), *bundled.lines("templates_steady.txt")]
+    templates = list(asked or spec.templates or every)
     questions = bundled.lines("questions.txt")
     suffixes = [suffix for _, suffix in load_suffixes(spec.suffixes)]
     path = _cached(spec, lm, settings, templates, [*questions, *suffixes])
@@ -146,8 +159,8 @@ def _screen(spec: PairsSpec, lm: LoadedModel, settings: ScreenSettings, watch: W
         watch.note(f"screen of {len(kept.templates)} templates: from an earlier run")
         return kept
     count = min(len(templates), settings.at_most or len(templates))
-    asked = (2 * count + 1) * settings.prompts
-    with watch.task(f"screening {len(templates)} templates", asked) as advance:
+    questions_asked = (2 * count + 1) * settings.prompts
+    with watch.task(f"screening {count} templates", questions_asked) as advance:
         found = screen_templates(
             lm, templates, personas_of(spec), questions, suffixes, settings, advance
         )

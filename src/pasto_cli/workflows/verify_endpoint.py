@@ -77,10 +77,16 @@ class Served(NamedTuple):
                 )
             if found.verdict == "wrong":
                 what = "its base" if found is self.base else found.name
+                how = f"{found.n - found.equal} of {found.n} first tokens differ"
+                if max(found.margins, default=0.0) > TOLERANCE:
+                    how = f"{how}, by up to {max(found.margins):.2f} nats"
+                else:
+                    how = (
+                        f"{how}, and log-probabilities of the others by up to "
+                        f"{found.logprob_difference:.2g} nats, more than the dial moves them"
+                    )
                 return PastoError(
-                    f"{what} at {self.url} is not this adapter at {found.coefficient:+g}: "
-                    f"{found.n - found.equal} of {found.n} first tokens differ, by up to "
-                    f"{max(found.margins):.2f} nats",
+                    f"{what} at {self.url} is not this adapter at {found.coefficient:+g}: {how}",
                     "Is it the base that the adapter was made for, and an export of this adapter?",
                 )
         return None
@@ -209,6 +215,9 @@ def _judged(dial: Dial, target: Target, index: int, rows: Sequence[_Row]) -> Pos
         verdict = "wrong"
     n = len(rows)
     largest = max(differences) if differences else None
+    # No token tells the dial from another one: then its log-probabilities have to.
+    if verdict == "right" and target.coefficient and not moved and 0 < shift < (largest or 0.0):
+        verdict = "wrong"
     return Position(
         target.name,
         target.coefficient,

@@ -81,7 +81,9 @@ def _cost_table(methods: Sequence[Method]) -> Figures:
 def _own_coefficient(method: str, coefficient: float) -> str:
     if "prompt" in method:
         return "words"
-    return f"{coefficient:+.3g}" if abs(coefficient) < LARGEST_COEFFICIENT else "none found"
+    # The largest that was tried does not disturb as much, and is what was measured.
+    short = "" if abs(coefficient) < LARGEST_COEFFICIENT else ", falls short"
+    return f"{coefficient:+.{3 if not short else 4}g}{short}"
 
 
 def _ends_table(methods: Sequence[Method]) -> Figures:

@@ -41,8 +41,11 @@ def _kind(run: EvalRun, name: str, seed: int) -> ControlKind:
         return float(np.mean(moved)) if len(moved) else math.nan
 
     def both(c: float) -> tuple[Estimate, Estimate]:
-        size = cluster_bootstrap(lambda i: control_shift(table, c, i), table.groups, seed)
-        return size, cluster_bootstrap(lambda i: mean(c, i), table.groups, seed)
+        used = table.valid_at(c, 0.0)
+        size = cluster_bootstrap(
+            lambda i: control_shift(table, c, i), table.groups, seed, used=used
+        )
+        return size, cluster_bootstrap(lambda i: mean(c, i), table.groups, seed, used=used)
 
     found = {key(c): both(c) for c in (1.0, -1.0)}
     return ControlKind(

@@ -22,7 +22,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pasto_cli.base.statistics import Floats, Indices
+from pasto_cli.base.statistics import Floats, Indices, Mask
 from pasto_cli.core.records.evaluation import Row
 from pasto_cli.core.records.scores import (
     Chance,
@@ -65,7 +65,8 @@ def steering_f1(
     Args:
         target: Scores of the target rows, (n,) each; NaN marks an invalid answer, which is neither
             right nor wrong.
-        control: y of the control rows, (m,) each; an invalid answer counts as a flip.
+        control: y of the control rows, (m,) each; an answer that is lost at an end counts as a
+            flip, a row without one at 0 counts for nothing.
         pmass: Mean P(Yes) + P(No).
         variant: `pasto` clamps the ratio at 1; `original` does not, and swaps +1 and -1 if the
             target mean falls.
@@ -77,7 +78,8 @@ def steering_f1(
     weight = _weights(target.zero)  # (n,)
     fixed = (target.zero < 0) & (target.pos > 0)
     broken = (target.zero > 0) & (target.pos < 0)
-    flipped = _flipped(control)  # (m,)
+    answered = np.isfinite(control.zero)  # (m,)
+    flipped = _flipped(control)
     correct, wrong = float(weight @ fixed), float(weight @ broken)
     arbitrary = float(_weights(control.zero) @ flipped)
     net = correct - wrong
@@ -88,7 +90,8 @@ def steering_f1(
     if variant != "original":
         ratio = min(ratio, 1.0)  # more mass on the answers than the base has is no merit
     # Without controls there is no precision, and under the threshold there are no answers.
-    if not (len(target.zero) and len(control.zero) and min(pmass) >= pmass_threshold):
+    asked = np.isfinite(target.zero).any() and answered.any()
+    if not (asked and min(pmass) >= pmass_threshold):
         return _undefined_f1(ratio)
     return SteeringF1(
         f1=raw * ratio,
@@ -99,7 +102,7 @@ def steering_f1(
         arbitrary=arbitrary,
         correct_rate=_mean(fixed),
         wrong_rate=_mean(broken),
-        arbitrary_rate=_mean(flipped),
+        arbitrary_rate=_mean(flipped[answered]),
         precision=precision,
         recall=recall,
         pmass_ratio=ratio,
@@ -111,12 +114,12 @@ def _undefined_f1(ratio: float) -> SteeringF1:
     return SteeringF1(**(parts | {"pmass_ratio": ratio}))
 
 
-def _flipped(control: Ends[Floats]) -> NDArray[np.bool_]:
-    """Which control rows change sides at -1 or at +1, or lose their answer there."""
+def _flipped(control: Ends[Floats]) -> Mask:
+    """Which control rows, of those answered at 0, change sides at an end or lose their answer."""
     flipped = np.zeros(len(control.zero), dtype=bool)
     for steered in (control.neg, control.pos):
         flipped |= (np.sign(steered) * np.sign(control.zero) < 0) | np.isnan(steered)
-    return flipped
+    return flipped & np.isfinite(control.zero)
 
 
 def _weights(zero: Floats) -> Floats:
@@ -205,6 +208,10 @@ class Table:
         """
         y = self.y[c][index] * (self.label if label is None else label)[index]
         return np.where(self.valid[c][index], y, math.nan)
+
+    def valid_at(self, *coefficients: float) -> Mask:
+        """Which rows are valid at every one of some coefficients (at least one), (r,)."""
+        return np.logical_and.reduce([self.valid[c] for c in coefficients])
 
     def _targets(self, index: Indices, *valid_at: float) -> Indices:
         """Those of some rows that are target rows, valid at every one of some coefficients."""

@@ -9,12 +9,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pasto_cli.base.statistics import Estimate, Indices, cluster_bootstrap
+from pasto_cli.base.statistics import Estimate, Indices, Mask, cluster_bootstrap
 from pasto_cli.core.evaluation.metrics import Table
 from pasto_cli.core.evaluation.selectivity import (
     control_shift,
     selectivity,
     selectivity_scores,
+    spread_shown,
     task_kl,
 )
 from pasto_cli.core.records.scores import CoefficientScores, Scores, key
@@ -26,19 +27,23 @@ def scores(table: Table, seed: int = 0) -> Scores:
     targets, controls = table.every[table.is_target], table.every[~table.is_target]
     beside = selectivity_scores(table, seed)
 
-    def estimate(statistic: Callable[[Indices], float]) -> Estimate:
-        return _bootstrap(table, statistic, targets, seed)
+    def estimate(statistic: Callable[[Indices], float], used: Mask | None = None) -> Estimate:
+        return _bootstrap(table, statistic, targets, seed, used)
 
     def at(c: float) -> CoefficientScores:
+        both = table.valid_at(c, 0.0)
+        moved = _bootstrap(table, lambda i: control_shift(table, c, i), controls, seed, both)
         return CoefficientScores(
-            mean_score=estimate(lambda i: table.mean_score(c, i)),
-            shift=estimate(lambda i: table.shift(c, i)),
-            acquiescence=estimate(lambda i: table.acquiescence(c, i)),
+            mean_score=estimate(lambda i: table.mean_score(c, i), table.valid_at(c)),
+            shift=estimate(lambda i: table.shift(c, i), both),
+            acquiescence=estimate(lambda i: table.acquiescence(c, i), both & table.is_yes_no),
             pmass=float(np.mean(table.pmass[c])) if len(table.rows) else math.nan,
             invalid=int((~table.valid[c]).sum()),
-            control_shift=_bootstrap(table, lambda i: control_shift(table, c, i), controls, seed),
+            control_shift=moved,
             task_kl=estimate(lambda i: task_kl(table, c, i)),
         )
+
+    throughout = table.valid_at(*table.coefficients)
 
     return Scores(
         # Steering F1 needs the controls too: they are resampled with the dilemmas.
@@ -47,8 +52,8 @@ def scores(table: Table, seed: int = 0) -> Scores:
         parts=whole,
         chance=table.chance(seed=seed),
         informedness=estimate(table.informedness),
-        slope=estimate(table.slope),
-        monotonicity=estimate(table.monotonicity),
+        slope=estimate(table.slope, throughout),
+        monotonicity=estimate(table.monotonicity, throughout),
         coefficients={key(c): at(c) for c in table.coefficients},
         n_target=int(table.is_target.sum()),
         n_control=int((~table.is_target).sum()),
@@ -61,10 +66,16 @@ def scores(table: Table, seed: int = 0) -> Scores:
 
 
 def _bootstrap(
-    table: Table, statistic: Callable[[Indices], float], chosen: Indices, seed: int
+    table: Table,
+    statistic: Callable[[Indices], float],
+    chosen: Indices,
+    seed: int,
+    used: Mask | None = None,
 ) -> Estimate:
+    """Of some rows; `used` says of all rows, (r,), which the statistic looks at."""
     groups = [table.groups[i] for i in chosen]
-    return cluster_bootstrap(lambda drawn: statistic(chosen[drawn]), groups, seed)
+    among = None if used is None else used[chosen]
+    return cluster_bootstrap(lambda drawn: statistic(chosen[drawn]), groups, seed, used=among)
 
 
 def slope_difference(one: Table, other: Table, seed: int = 0) -> Estimate:
@@ -78,7 +89,8 @@ def slope_difference(one: Table, other: Table, seed: int = 0) -> Estimate:
     """
     _require_same(one, other)
     chosen = np.flatnonzero(one.is_target)
-    return _bootstrap(one, lambda i: one.slope(i) - other.slope(i), chosen, seed)
+    used = one.valid_at(*one.coefficients) & other.valid_at(*other.coefficients)
+    return _bootstrap(one, lambda i: one.slope(i) - other.slope(i), chosen, seed, used)
 
 
 def selectivity_difference(
@@ -90,8 +102,11 @@ def selectivity_difference(
         ValueError: If the rows are not the same.
     """
     _require_same(one, other)
-    return _bootstrap(
+    found = _bootstrap(
         one, lambda i: selectivity(one, i) - factor * selectivity(other, i), one.every, seed
+    )
+    return (
+        found if spread_shown(one) and spread_shown(other) else Estimate.point(found.value, found.n)
     )
 
 

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pasto_cli.base.errors import PastoError
 from pasto_cli.base.statistics import Estimate, Spread, spread
+from pasto_cli.core.recipe.schema import Recipe
 from pasto_cli.core.records.evaluation import EvalRun, SentimentRun
 
 
@@ -42,6 +44,26 @@ def across_seeds(runs: Sequence[EvalRun]) -> dict[str, Spread]:
             "Give --benchmark, --value and --limit.",
         )
     return {name: spread([score(r) for r in runs]) for name, score in SCORES.items()}
+
+
+def unlike(recipes: Sequence[Recipe]) -> list[str]:
+    """Keys in which recipes differ, seeds, names and how they are measured left out.
+
+    Scores over runs speak of seeds where there are none.
+    """
+    flat = [
+        _flat(recipe.model_dump(mode="json", exclude={"name", "evaluation"})) for recipe in recipes
+    ]
+    keys = dict.fromkeys(key for one in flat for key in one if not key.endswith("seed"))
+    return [key for key in keys if any(one.get(key) != flat[0].get(key) for one in flat[1:])]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = isinstance(value, dict)
+        found |= _flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return found
 
 
 def _asked(run: EvalRun) -> tuple[str, str, list[str]]:

@@ -93,7 +93,18 @@ def selectivity_scores(table: Table, seed: int = 0) -> SelectivityScores:
     """What a dial moves beside its value, with intervals by a bootstrap over dilemmas."""
     # Controls are resampled with the dilemmas: selectivity is made of both.
     whole = cluster_bootstrap(lambda i: selectivity(table, i), table.groups, seed)
+    if not spread_shown(table):
+        whole = Estimate.point(whole.value, whole.n)
     targets = np.flatnonzero(table.is_target)
     groups = [table.groups[i] for i in targets]
-    against = cluster_bootstrap(lambda i: against_share(table, targets[i]), groups, seed)
+    used = table.valid_at(-1.0, 1.0)[targets]
+    against = cluster_bootstrap(lambda i: against_share(table, targets[i]), groups, seed, used=used)
     return SelectivityScores(whole, against, *fixed_and_broken(table))
+
+
+def spread_shown(table: Table) -> bool:
+    """Whether selectivity has an interval: two dilemmas and two controls at least, both valid."""
+    throughout = table.valid_at(*table.coefficients)
+    controls = {table.groups[i] for i in np.flatnonzero(throughout & ~table.is_target)}
+    targets = {table.groups[i] for i in np.flatnonzero(throughout & table.is_target)}
+    return min(len(controls), len(targets)) >= 2

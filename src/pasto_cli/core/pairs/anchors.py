@@ -29,6 +29,8 @@ from pasto_cli.core.pairs.split_files import read_split
 
 MIN_ANCHORS = 8
 """Fewer cannot be split into trained and held-out ones that say anything."""
+COLUMNS = 3
+"""Of a line: prompt, opening of the reply, opposite question."""
 OVERLAP_WORDS = 6
 """An anchor that shares this many words in a row with a benchmark's prompt is taken from it."""
 
@@ -51,8 +53,18 @@ class Anchor(NamedTuple):
 
     @classmethod
     def of_line(cls, line: str, source: str) -> "Anchor":
-        """An anchor from a line of a file."""
-        prompt, opening, opposite = (*line.split("\t", 2), "", "")[:3]
+        """An anchor from a line of a file.
+
+        Raises:
+            PastoError: If it has more than three columns.
+        """
+        columns = line.split("\t")
+        if len(columns) > COLUMNS:
+            raise PastoError(
+                f"{source}: {line!r} has {len(columns)} columns, and an anchor at most {COLUMNS}",
+                "Write the prompt, a tab, how the reply begins, a tab, the opposite question.",
+            )
+        prompt, opening, opposite = (*columns, "", "")[:COLUMNS]
         return cls(prompt.strip(), source, opening.strip(), opposite.strip())
 
 

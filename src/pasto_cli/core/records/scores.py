@@ -42,6 +42,7 @@ class SteeringF1(_Record):
     """As `correct`, every row counting the same."""
     wrong_rate: Number
     arbitrary_rate: Number
+    """Share of the control rows answered at 0 that flipped."""
     precision: Number
     recall: Number
     pmass_ratio: Number
@@ -119,8 +120,9 @@ class Scores(_Record):
 
     @property
     def num_dilemmas(self) -> int | None:
-        """Dilemmas behind the target rows."""
-        return self.at(0.0).mean_score.clusters
+        """Dilemmas behind the target rows, those without a valid answer included."""
+        zero = self.at(0.0)
+        return (zero.task_kl or zero.mean_score).clusters
 
     @model_serializer(mode="wrap")
     def _without_absent_comparison(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -69,10 +69,15 @@ class Step(NamedTuple):
     seconds: float
     """Since training began."""
     validation: bool = False
+    member: str = ""
+    """Which of several members is trained, or their mean; empty where there is one."""
 
     def record(self) -> dict[str, object]:
         """One line of history.jsonl."""
-        return {k: (round(v, 6) if isinstance(v, float) else v) for k, v in self._asdict().items()}
+        fields = self._asdict()
+        if not self.member:
+            del fields["member"]
+        return {k: (round(v, 6) if isinstance(v, float) else v) for k, v in fields.items()}
 
 
 class TrainingRecord(BaseModel):

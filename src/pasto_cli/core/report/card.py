@@ -179,7 +179,8 @@ def _making_lines(meta: Meta) -> list[str]:
     facts = {
         "base": f"`{base.spec.source}`, {base.architecture}, "
         f"quantisation {base.spec.quantization}, {base.dtype}",
-        "adapter": f"{len(base.fingerprints)} modules, rank {adapter.rank}, {directions}{kind}",
+        "adapter": f"{len(base.fingerprints)} modules, rank {adapter.rank} at most, "
+        f"{directions}{kind}",
         **_training_facts(meta),
         **({"replies": meta.reply_start.replace("|", "\\|")} if meta.reply_start else {}),
         **_reach(meta),
@@ -206,12 +207,14 @@ def _training_facts(meta: Meta) -> dict[str, str]:
         return {
             "training": f"imported from `{training.imported}`, an adapter of the published code"
         }
-    subspace = recipe.subspace
+    subspace, members = recipe.subspace, recipe.training.members
+    best = f"best epoch {training.best_epoch}"
+    if members > 1 and not training.interrupted:
+        best = f"the mean of {members} members"
     return {
         "pairs": f"{pairs['train']} training, {pairs['validation']} validation, "
         f"{pairs['certificate']} certificate; SHA-256 `{meta.pairs_sha256[:16]}`",
         "loss subspace": f"`{subspace.expression}`, rank {subspace.rank}",
         "neutral branch": "on" if recipe.losses.neutral else "off",
-        "training": f"{training.steps} steps, best epoch {training.best_epoch}, "
-        f"seed {recipe.training.seed}",
+        "training": f"{training.steps} steps, {best}, seed {recipe.training.seed}",
     }

@@ -75,7 +75,7 @@ def _of_pasto(
     if name not in dials:
         raise PastoError(
             f"{upstream.url} has the dials {', '.join(dials) or 'none'}, none called {dial}",
-            f"Say which is meant: --model {(dials or ['NAME'])[0]}@1=1.",
+            f"If it is one of these, say which: --model {(dials or ['NAME'])[0]}@1=1.",
         )
     each = [f"{name}@{c:g}" for c in coefficients]
     found = [Target(n, c, {"model": n}) for n, c in zip(each, coefficients, strict=True)]

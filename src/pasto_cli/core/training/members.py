@@ -39,6 +39,17 @@ class Members:
         self.present = 0
         """Number of the member that is being trained, from 0."""
         self.ended: list[Weights] = []
+        self.averaged = False
+        """Whether the adapter holds the mean of all."""
+
+    @property
+    def name(self) -> str:
+        """What the adapter holds, for who watches; empty where there is one member."""
+        if self.count == 1:
+            return ""
+        if self.averaged:
+            return f"mean of {self.count} members"
+        return f"member {self.present + 1} of {self.count}"
 
     @property
     def last(self) -> bool:
@@ -62,6 +73,13 @@ class Members:
         if len(each) < 2:
             return each[0] if each else None
         return {name: torch.stack([x[name] for x in each]).mean(0) for name in each[0]}
+
+    def take_mean(self, best: Weights) -> Weights | None:
+        """The mean of all, which is what training is about from now on."""
+        mean = self.mean_with(best)
+        self.ended.clear()  # it is in the mean now
+        self.averaged = True
+        return mean
 
     # -- in a checkpoint
 

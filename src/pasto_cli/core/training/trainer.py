@@ -163,8 +163,7 @@ class _Loop:
     def take_mean(self) -> None:
         """Validate the mean of all members, which is the result."""
         assert self.best_state is not None
-        self.best_state = self.members.mean_with(self.best_state)
-        self.members.ended.clear()  # it is in the mean now
+        self.best_state = self.members.take_mean(self.best_state)
         self.put(self.best_state)
         self.best_loss = math.inf
         self.validate(self.epoch)
@@ -334,6 +333,7 @@ class _Loop:
             lr=lr,
             seconds=time.monotonic() - self.started,
             validation=validation,
+            member=self.members.name,
         )
         self.recorder.on_step(step)
         return found.loss

@@ -119,6 +119,13 @@ def test_a_question_asked_both_ways_stands_in_one_line_and_survives_a_run(tmp_pa
         require_no_overlap([taken], asked, "mini-dilemmas")
 
 
+def test_a_fourth_column_is_refused(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("\n".join([f"Is {n} even?" for n in range(9)] + ["a\tb\tc\td"]) + "\n")
+    with pytest.raises(PastoError, match="has 4 columns, and an anchor at most 3"):
+        load_anchors(str(path))
+
+
 @pytest.mark.parametrize("line", ["\tVerdict:", "\t\tIs 8 odd?"])
 def test_an_opening_needs_a_prompt_before_it(tmp_path, line):
     path = tmp_path / "mine.txt"

@@ -73,6 +73,17 @@ def test_the_mean_is_validated(setting):
     assert steps[-1].validation and steps[-1].loss == result.best_loss
 
 
+def test_who_watches_is_told_whose_step_it_is(setting):
+    steps = []
+    run(setting, told={"on_step": steps.append}, members=2)
+    said = list(dict.fromkeys(step.member for step in steps))
+    assert said == ["member 1 of 2", "member 2 of 2", "mean of 2 members"]
+    assert steps[-1].record()["member"] == "mean of 2 members"
+    alone = []
+    run(setting, told={"on_step": alone.append}, members=1)
+    assert {step.member for step in alone} == {""} and "member" not in alone[0].record()
+
+
 @pytest.mark.parametrize("settings", [{"epochs": 2}, {"epochs": 3, "validate_every": 2}])
 def test_going_on_from_any_snapshot_ends_with_the_same_bits(
     setting, tmp_path, monkeypatch, settings
