@@ -179,8 +179,7 @@ def _making_lines(meta: Meta) -> list[str]:
     facts = {
         "base": f"`{base.spec.source}`, {base.architecture}, "
         f"quantisation {base.spec.quantization}, {base.dtype}",
-        "adapter": f"{len(base.fingerprints)} modules, rank {adapter.rank} at most, "
-        f"{directions}{kind}",
+        "adapter": f"{len(base.fingerprints)} modules, rank {adapter.rank}, {directions}{kind}",
         **_training_facts(meta),
         **({"replies": meta.reply_start.replace("|", "\\|")} if meta.reply_start else {}),
         **_reach(meta),
