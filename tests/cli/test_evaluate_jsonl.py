@@ -78,6 +78,7 @@ def test_a_jsonl_file_of_our_own_form(pasto, project):
 
 def test_a_jsonl_file_of_model_written_evaluations(pasto, project):
     (project.root / "self-report.jsonl").write_text(as_jsonl(WRITTEN))
+    score_every_answer(project.run)
     said = pasto(
         "eval", "-b", "self-report.jsonl", "--value", "self-report", "--json"
     )  # no value is given: the file's name
@@ -94,7 +95,8 @@ def test_a_jsonl_file_of_model_written_evaluations(pasto, project):
         3,
         80,
     )  # controls are the bundled ones
-    assert run.scores.at(0.0).acquiescence.n == 3
+    zero = run.scores.at(0.0)
+    assert zero.mean_score.n == 3 and zero.acquiescence.n == 1  # of the Yes/No question
     assert all(row.labels == {"self-report": 1} for row in rows)
 
 
