@@ -24,8 +24,9 @@ from pydantic import (
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 """Row indices, with repetitions in a bootstrap draw."""
+Mask = NDArray[np.bool_]
+"""For each row, whether it is meant."""
 DRAWS = 2000
 BLOCK = 2**20
 """Clusters that are drawn at a time."""

@@ -81,9 +81,9 @@ def _cost_table(methods: Sequence[Method]) -> Figures:
 def _own_coefficient(method: str, coefficient: float) -> str:
     if "prompt" in method:
         return "words"
-    # The largest that was tried does not disturb as much, and is what was measured.
-    short = "" if abs(coefficient) < LARGEST_COEFFICIENT else ", falls short"
-    return f"{coefficient:+.{3 if not short else 4}g}{short}"
+    if abs(coefficient) < LARGEST_COEFFICIENT:
+        return f"{coefficient:+.3g}"
+    return f"{coefficient:+g}, falls short"  # the largest that was tried, and what was measured
 
 
 def _ends_table(methods: Sequence[Method]) -> Figures:
